@@ -1,0 +1,1 @@
+"""Fast implementations: numba on CPUs (`cpu`), Triton on GPUs (`gpu`). No public names; `fastwarp.ops` calls them."""

@@ -1,0 +1,1 @@
+"""numba kernels and their launchers, one file per family."""
