@@ -1,0 +1,1 @@
+"""`torch.library` operators: schemas, fakes, autograd, autocast and vmap, one file per family."""

@@ -1,0 +1,1 @@
+"""Where saliency comes from."""
