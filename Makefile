@@ -1,0 +1,64 @@
+# `make demo` and `make test` are all a fresh clone needs: both set up .venv first, once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(abspath $(VENV))/bin
+PIP := $(BIN)/python -m pip
+STAMP := $(VENV)/.installed
+# Results of `make bench` and `make gpu`, as JSON.
+OUT ?= bench/results
+# Further arguments, as in `make test ARGS="-k axis"` or `make demo ARGS="--image photo.jpg"`.
+ARGS ?=
+# A wheel unpacked by pip, which is what users get: mypy and the doctests run on it.
+SITE := build/site
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench check gpu clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+# torch comes first and by itself: asked for without its version, it brings several GB of CUDA packages.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"constraints.txt pins versions for Python 3.11 or newer, but $(PYTHON) is Python {v[0]}.{v[1]}: run make with PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt torch==2.13.0
+	$(PIP) install -c constraints.txt setuptools
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## zoom and unzoom a real photo: writes a picture into demo/, prints times and errors
+	$(BIN)/fastwarp demo $(ARGS)
+
+test: $(STAMP) ## run the tests
+	$(BIN)/pytest -n auto --maxprocesses 4 $(ARGS)
+
+bench: $(STAMP) ## time the operators and their peers on two CPU threads
+	mkdir -p $(OUT)
+	OMP_NUM_THREADS=2 $(BIN)/pytest bench -m "not gpu" --benchmark-json=$(OUT)/cpu.json $(ARGS)
+
+check: $(STAMP) ## lint, format, types and doctests of the built wheel
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	rm -rf build
+	$(BIN)/python -m build --wheel --no-isolation --outdir build/dist
+	$(PIP) install --quiet --no-deps --target $(SITE) build/dist/*.whl
+	cd build && MYPYPATH=site $(BIN)/mypy --config-file ../pyproject.toml -p fastwarp
+	cd build && PYTHONPATH=site $(BIN)/pytest -c ../pyproject.toml --doctest-modules --pyargs fastwarp
+
+# Such a machine has its own torch and often no network: nothing is installed, and `python3` is used as it is. The rooms
+# are laid out under build/ as a wheel would, and pytest starts there because it puts its folder on sys.path.
+gpu: ## on a machine that has a GPU and torch: the GPU tests, then the GPU benchmarks
+	@$(PYTHON) -c 'import torch; assert torch.cuda.is_available(), "torch sees no GPU"; print(torch.cuda.get_device_name())'
+	rm -rf $(SITE)
+	mkdir -p $(SITE) $(OUT)
+	cp -R fastwarp $(SITE)/fastwarp
+	cp -R kernels reference $(SITE)/fastwarp/
+	cd build && export PYTHONPATH=site && failed=0; \
+	$(PYTHON) -m pytest -c ../pyproject.toml ../tests -m gpu $(ARGS) || failed=1; \
+	$(PYTHON) -m pytest -c ../pyproject.toml ../bench -m gpu --benchmark-json=$(abspath $(OUT))/gpu.json $(ARGS) || failed=1; \
+	exit $$failed
+
+clean: ## remove what the other targets made, except the environment in .venv
+	rm -rf build dist demo fastwarp.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find fastwarp kernels reference tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
