@@ -41,7 +41,7 @@ check: $(STAMP) ## lint, format, types and doctests of the built wheel
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	rm -rf build
-	$(BIN)/python -m build --wheel --no-isolation --outdir build/dist
+	$(BIN)/python -m build --quiet --wheel --no-isolation --outdir build/dist
 	$(PIP) install --quiet --no-deps --target $(SITE) build/dist/*.whl
 	cd build && MYPYPATH=site $(BIN)/mypy --config-file ../pyproject.toml -p fastwarp
 	cd build && PYTHONPATH=site $(BIN)/pytest -c ../pyproject.toml --doctest-modules --pyargs fastwarp
