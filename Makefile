@@ -44,7 +44,7 @@ check: $(STAMP) ## lint, format, types and doctests of the built wheel
 	$(BIN)/python -m build --quiet --wheel --no-isolation --outdir build/dist
 	$(PIP) install --quiet --no-deps --target $(SITE) build/dist/*.whl
 	cd build && MYPYPATH=site $(BIN)/mypy --config-file ../pyproject.toml -p fastwarp
-	cd build && PYTHONPATH=site $(BIN)/pytest -c ../pyproject.toml --doctest-modules --pyargs fastwarp
+	cd build && PYTHONPATH=$(abspath $(SITE)) $(BIN)/pytest -c ../pyproject.toml --doctest-modules --pyargs fastwarp
 
 # Such a machine has its own torch and often no network: nothing is installed, and `python3` is used as it is. The rooms
 # are laid out under build/ as a wheel would, and pytest starts there because it puts its folder on sys.path.
@@ -54,11 +54,11 @@ gpu: ## on a machine that has a GPU and torch: the GPU tests, then the GPU bench
 	mkdir -p $(SITE) $(OUT)
 	cp -R fastwarp $(SITE)/fastwarp
 	cp -R kernels reference $(SITE)/fastwarp/
-	cd build && export PYTHONPATH=site && failed=0; \
+	cd build && export PYTHONPATH=$(abspath $(SITE))$${PYTHONPATH:+:$$PYTHONPATH} && failed=0; \
 	$(PYTHON) -m pytest -c ../pyproject.toml ../tests -m gpu $(ARGS) || failed=1; \
 	$(PYTHON) -m pytest -c ../pyproject.toml ../bench -m gpu --benchmark-json=$(abspath $(OUT))/gpu.json $(ARGS) || failed=1; \
 	exit $$failed
 
 clean: ## remove what the other targets made, except the environment in .venv
 	rm -rf build dist demo fastwarp.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
-	find fastwarp kernels reference tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

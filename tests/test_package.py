@@ -68,7 +68,8 @@ print(*sorted(after - set(sys.stdlib_module_names)))
 
 
 def test_kernels_and_reference_are_no_names_of_ours(tmp_path: Path) -> None:
-    # Hugging Face has a package `kernels`, and `transformers` looks for it: our root must not be on sys.path.
+    # Hugging Face has a package `kernels`, and `transformers` looks for it: our root must not be on sys.path. The
+    # probe runs as under the command `pytest`, which, unlike `python -m pytest`, does not put the root there itself.
     probe = tmp_path / "test_probe.py"
     probe.write_text(
         "import importlib.util\n"
@@ -79,7 +80,7 @@ def test_kernels_and_reference_are_no_names_of_ours(tmp_path: Path) -> None:
         "        spec = importlib.util.find_spec(name)\n"
         f"        assert spec is None or not Path(spec.origin).is_relative_to({str(ROOT)!r}), spec\n"
     )
-    script = "import sys, pytest; sys.path.remove(''); sys.exit(pytest.main(sys.argv[1:]))"  # as the command `pytest`
+    script = "import sys, pytest; sys.path[:] = filter(None, sys.path); sys.exit(pytest.main(sys.argv[1:]))"
     run(sys.executable, "-c", script, "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-p", "no:cacheprovider", probe)
 
 
