@@ -1,0 +1,88 @@
+"""Compiles every Triton kernel for GPUs that need not be there; prints a JSON list of what each one uses.
+
+Run as a script, without TRITON_INTERPRET. The launchers are called as they are, on CPU tensors; instead of launching,
+each kernel is compiled for the arguments it was given. `--short` leaves out the rarer variants.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import JITFunction, create_function_from_signature
+
+from fastwarp.kernels.gpu import axis
+
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+def compile_for(kernel: Any, args: tuple, kwargs: dict, capability: int) -> Any:
+    """What `kernel[grid](*args, **kwargs)` compiles on a GPU of that compute capability."""
+    target = GPUTarget("cuda", capability, 32)
+    backend = make_backend(target)
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    bound, specialization, options = bind(*args, **kwargs, debug=False)
+    options, signature, constexprs, attrs = kernel._pack_args(backend, kwargs, bound, specialization, options)
+    source = ASTSource(kernel, signature, constexprs, attrs)
+    return triton.compile(source, target=target, options=options.__dict__)
+
+
+def resources(compiled: Any) -> dict[str, int]:
+    """Registers per thread, and bytes of stack and local memory (spills) per thread."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = subprocess.run(
+            [CUOBJDUMP, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        )
+    fields = dict(f.split(":")[:2] for line in usage.stdout.splitlines() if "REG:" in line for f in line.split())
+    return {key: int(fields[key]) for key in ("REG", "STACK", "LOCAL", "SHARED")}
+
+
+def launches(short: bool) -> Iterator[str]:
+    """Calls every launcher; yields a name for what was launched."""
+    for dtype in (torch.float32, torch.float64):
+        saliency = torch.rand(2, 31, 51, dtype=dtype)
+        for anti_crop in (True, False):
+            y, x = axis.lz_knots(saliency, saliency.mT, 13.0, anti_crop)
+            axis.lz_knots_backward(y, x, saliency, saliency.mT, 13.0, anti_crop)
+            yield f"{dtype} anti_crop={anti_crop}"
+        sizes, sources = [75, 120, 38, 60, 19, 30, 10, 15, 5, 8], [75, 120, 38, 60, 19, 30, 10, 15, 5, 8]
+        valid = torch.zeros(2, 5, 2, dtype=torch.int64)
+        for inverse in (False, True):
+            axis.axis_map_backward(axis.axis_map(y, y, inverse), y, y, inverse)
+            for antialias in (False, True):
+                args = (y, x, sizes, sources, inverse, antialias, False, valid, None)
+                axis.axis_windows_backward(axis.axis_windows(*args), *args)
+                yield f"{dtype} inverse={inverse} antialias={antialias}"
+
+
+def main() -> None:
+    rows: list[dict[str, Any]] = []
+    seen = set()
+
+    def run(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        pending.append((kernel, args, kwargs))
+
+    pending: list[tuple] = []
+    JITFunction.run = run  # type: ignore[method-assign]
+    for case in launches("--short" in sys.argv):
+        for kernel, args, kwargs in pending:
+            for capability in (80, 90):
+                compiled = compile_for(kernel, args, kwargs, capability)
+                if (compiled.hash, capability) not in seen:
+                    seen.add((compiled.hash, capability))
+                    rows.append({"kernel": kernel.__name__, "case": case, "sm": capability, **resources(compiled)})
+        pending.clear()
+    print(json.dumps(rows, indent=None))
+
+
+if __name__ == "__main__":
+    main()
