@@ -1,0 +1,392 @@
+"""numba kernels of the `axis` family: saliency -> knots, evaluation and inverse of T~, windows.
+
+All arithmetic is float64 and sequential: the vectors hold tens to thousands of values.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastwarp.kernels.cpu._parallel import inline, jit
+
+_NO_EXTENTS = np.zeros((0, 0, 0), np.int64)
+
+_FLOOR = 1e-6  # uniform saliency added to every map, relative to its mean
+_TINY = 2.0**-962  # uniform saliency of an all-zero map
+
+
+def _array(tensor: Tensor | None) -> np.ndarray:
+    return _NO_EXTENTS if tensor is None else tensor.detach().numpy()
+
+
+# --- saliency -> knots (LZU eq. 3 and 4) ------------------------------------------------------------------------------
+
+
+@inline
+def _marginal(saliency, b):  # type: ignore[no-untyped-def]
+    n, cells = saliency.shape[1], saliency.shape[2]
+    result = np.zeros(n)
+    for i in range(n):
+        total = 0.0
+        for r in range(cells):
+            value = np.float64(saliency[b, i, r])
+            if not value < 0:  # NaN counts
+                total += value
+        result[i] = total
+    return result
+
+
+@inline
+def _fold(i, n, anti_crop):  # type: ignore[no-untyped-def]
+    """Cell that the padded marginal repeats at position i."""
+    if anti_crop:
+        i = abs(i)
+        return i if i < n else 2 * (n - 1) - i
+    return min(max(i, 0), n - 1)
+
+
+@inline
+def _attraction(radius, fwhm):  # type: ignore[no-untyped-def]
+    kernel = np.empty(radius + 1)
+    for d in range(radius + 1):
+        kernel[d] = math.exp(-4.0 * math.log(2.0) * d * d / (fwhm * fwhm))
+    return kernel
+
+
+@inline
+def _total_weight(kernel):  # type: ignore[no-untyped-def]
+    return 2.0 * kernel.sum() - kernel[0]
+
+
+@inline
+def _pull(marginal, i, kernel, floor, anti_crop):  # type: ignore[no-untyped-def]
+    """Numerator (relative to cell i) and denominator of T at cell i. Paired, so that reflected ends give exactly 0."""
+    n = len(marginal)
+    above, below = 0.0, kernel[0] * marginal[i] + floor
+    for d in range(1, len(kernel)):
+        right, left = marginal[_fold(i + d, n, anti_crop)], marginal[_fold(i - d, n, anti_crop)]
+        above += kernel[d] * d * (right - left)
+        below += kernel[d] * (right + left)
+    return above, below
+
+
+@jit
+def _lz_knots(saliency, radius, fwhm, anti_crop, knots):  # type: ignore[no-untyped-def]
+    kernel = _attraction(radius, fwhm)
+    n = knots.shape[1]
+    for b in range(len(knots)):
+        marginal = _marginal(saliency, b)
+        floor = max(_FLOOR * marginal.mean(), _TINY) * _total_weight(kernel)
+        for i in range(n):
+            above, below = _pull(marginal, i, kernel, floor, anti_crop)
+            t = (i + above / below) / (n - 1)
+            knots[b, i] = t if math.isnan(t) else min(max(t, 0.0), 1.0)
+
+
+@jit
+def _lz_knots_backward(grad, saliency, radius, fwhm, anti_crop, result):  # type: ignore[no-untyped-def]
+    kernel = _attraction(radius, fwhm)
+    total = _total_weight(kernel)
+    n = grad.shape[1]
+    for b in range(len(grad)):
+        marginal = _marginal(saliency, b)
+        mean = marginal.mean()
+        floor = max(_FLOOR * mean, _TINY) * total
+        row, by_floor = np.zeros(n), 0.0
+        for i in range(n):
+            above, below = _pull(marginal, i, kernel, floor, anti_crop)
+            shift = above / below
+            t = (i + shift) / (n - 1)
+            if t < 0 or t > 1:
+                continue
+            g = grad[b, i] / (below * (n - 1))
+            row[i] -= g * kernel[0] * shift
+            by_floor -= g * shift
+            for d in range(1, len(kernel)):
+                row[_fold(i + d, n, anti_crop)] += g * kernel[d] * (d - shift)
+                row[_fold(i - d, n, anti_crop)] += g * kernel[d] * (-d - shift)
+        if _FLOOR * mean > _TINY:
+            row += by_floor * total * _FLOOR / n
+        result[b] = row
+
+
+def lz_knots(saliency_y: Tensor, saliency_x: Tensor, fwhm: float, anti_crop: bool) -> tuple[Tensor, Tensor]:
+    """Knots `[B, h]`, `[B, w]` from maps `[B, h, R]`, `[B, w, R']` that are summed over their last dimension."""
+    radius = min(saliency_y.shape[1], saliency_x.shape[1]) - 1
+    y, x = (s.new_empty(s.shape[:2]) for s in (saliency_y, saliency_x))
+    for saliency, knots in ((saliency_y, y), (saliency_x, x)):
+        _lz_knots(_array(saliency), radius, fwhm, anti_crop, _array(knots))
+    return y, x
+
+
+def lz_knots_backward(
+    grad_y: Tensor, grad_x: Tensor, saliency_y: Tensor, saliency_x: Tensor, fwhm: float, anti_crop: bool
+) -> tuple[Tensor, Tensor]:
+    """Gradients to the marginals, `[B, h]` and `[B, w]`."""
+    radius = min(saliency_y.shape[1], saliency_x.shape[1]) - 1
+    y, x = (s.new_empty(s.shape[:2]) for s in (saliency_y, saliency_x))
+    for grad, saliency, result in ((grad_y, saliency_y, y), (grad_x, saliency_x, x)):
+        _lz_knots_backward(_array(grad), _array(saliency), radius, fwhm, anti_crop, _array(result))
+    return y, x
+
+
+# --- T~ and its inverse (LZU eq. 5 and 7) -----------------------------------------------------------------------------
+
+
+@inline
+def _count_below(knots, x, equal):  # type: ignore[no-untyped-def]
+    """Inner knots < x, or <= x where `equal`: the index of a piece. NaN counts none."""
+    low, high = 1, len(knots) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if knots[middle] < x or (equal and knots[middle] == x):
+            low = middle + 1
+        else:
+            high = middle
+    return low - 1
+
+
+@inline
+def _evaluate(knots, u):  # type: ignore[no-untyped-def]
+    """Piece, fraction and value of T~(u)."""
+    n = len(knots)
+    position = u * (n - 1)
+    piece = int(min(max(math.floor(position), 0.0), n - 2.0)) if position == position else 0
+    f = position - piece
+    return piece, f, (1.0 - f) * np.float64(knots[piece]) + f * np.float64(knots[piece + 1])
+
+
+@inline
+def _invert(knots, x):  # type: ignore[no-untyped-def]
+    """Piece, fraction and value of T~^-1(x). Of equal knots the piece towards the inside is taken."""
+    n = len(knots)
+    last = np.float64(knots[n - 1])
+    if x >= last:
+        piece = _count_below(knots, last, False)
+    else:
+        piece = _count_below(knots, max(x, np.float64(knots[0])), True)
+    start = np.float64(knots[piece])
+    delta = np.float64(knots[piece + 1]) - start
+    f = 0.0 if delta == 0 else (x - start) / delta
+    return piece, f, (piece + f) / (n - 1)
+
+
+@inline
+def _slope(knots, piece):  # type: ignore[no-untyped-def]
+    """1 / (knots per unit), the derivative of T~^-1 on a piece; 0 where the piece has no extent."""
+    delta = np.float64(knots[piece + 1]) - np.float64(knots[piece])
+    return 0.0 if delta == 0 else 1.0 / ((len(knots) - 1) * delta)
+
+
+@inline
+def _pull_back(knots, piece, f, inverse, grad, row):  # type: ignore[no-untyped-def]
+    """Adds the gradient of a value of T~ (T~^-1) to the two knots it was made from."""
+    scale = -_slope(knots, piece) * grad if inverse else grad
+    row[piece] += (1.0 - f) * scale
+    row[piece + 1] += f * scale
+
+
+@jit
+def _axis_map(knots, positions, inverse, result):  # type: ignore[no-untyped-def]
+    for b in range(len(positions)):
+        row = knots[b if len(knots) > 1 else 0]
+        for k in range(positions.shape[1]):
+            x = np.float64(positions[b, k])
+            result[b, k] = _invert(row, x)[2] if inverse else _evaluate(row, x)[2]
+
+
+@jit
+def _axis_map_backward(grad, knots, positions, inverse, grad_knots, grad_positions):  # type: ignore[no-untyped-def]
+    n = knots.shape[1]
+    total = np.zeros((len(grad_knots), n))
+    for b in range(len(positions)):
+        i = b if len(knots) > 1 else 0
+        row = knots[i]
+        for k in range(positions.shape[1]):
+            x, g = np.float64(positions[b, k]), np.float64(grad[b, k])
+            piece, f, _ = _invert(row, x) if inverse else _evaluate(row, x)
+            _pull_back(row, piece, f, inverse, g, total[i])
+            rise = (np.float64(row[piece + 1]) - np.float64(row[piece])) * (n - 1)
+            grad_positions[b, k] = g * (_slope(row, piece) if inverse else rise)
+    grad_knots[:] = total
+
+
+def axis_map(knots: Tensor, positions: Tensor, inverse: bool) -> Tensor:
+    """T~ (or T~^-1) of `[1 or B, n]` knots at positions `[B, m]`, continued linearly past the ends."""
+    result = torch.empty(positions.shape, dtype=knots.dtype)
+    _axis_map(_array(knots), _array(positions), inverse, _array(result))
+    return result
+
+
+def axis_map_backward(grad: Tensor, knots: Tensor, positions: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+    """Gradients to knots and positions."""
+    grad_knots = torch.empty(knots.shape, dtype=knots.dtype)
+    grad_positions = torch.empty(positions.shape, dtype=positions.dtype)
+    arrays = (_array(t) for t in (grad, knots, positions))
+    _axis_map_backward(*arrays, inverse, _array(grad_knots), _array(grad_positions))
+    return grad_knots, grad_positions
+
+
+# --- windows: what each target row and column reads -------------------------------------------------------------------
+
+
+@inline
+def _target(knots, k, extent, source, inverse):  # type: ignore[no-untyped-def]
+    """Piece, fraction, centre, and whether target k moves with the knots and is inside their range."""
+    x = k / (extent - 1) if extent > 1 else 0.5
+    if inverse:
+        first, last = np.float64(knots[0]), np.float64(knots[len(knots) - 1])
+        inside = not (x < first or x > last)
+        piece, f, t = _invert(knots, min(max(x, first), last) if first == first and last == last else math.nan)
+    else:
+        inside = True
+        piece, f, t = _evaluate(knots, x)
+    moving = inside and 0.0 <= t <= 1.0
+    centre = t if t != t else min(max(t, 0.0), 1.0) * (source - 1)
+    return piece, f, centre, moving, inside
+
+
+@inline
+def _extent(extents, b, level, axis, whole):  # type: ignore[no-untyped-def]
+    if extents.shape[0] == 0:
+        return whole
+    return min(max(extents[b if extents.shape[0] > 1 else 0, level, axis], 0), whole)
+
+
+@inline
+def _spacing(centres, k, extent):  # type: ignore[no-untyped-def]
+    if k == 0:
+        return centres[1] - centres[0]
+    if k == extent - 1:
+        return centres[k] - centres[k - 1]
+    return 0.5 * (centres[k + 1] - centres[k - 1])
+
+
+@inline
+def _axis_windows(knots, size, extent, source, inverse, antialias, border, centre, width):  # type: ignore[no-untyped-def]
+    centre[:size] = 0
+    width[:size] = 0
+    if source == 0:
+        return
+    centres = np.empty(extent)
+    for k in range(extent):
+        _, _, c, _, inside = _target(knots, k, extent, source, inverse)
+        centres[k] = c
+        if inside or border:
+            centre[k] = c
+            width[k] = 1
+    if antialias:
+        for k in range(extent):
+            if width[k] == 1:
+                spacing = abs(_spacing(centres, k, extent)) if extent > 1 else source - 1.0
+                if spacing > 1:
+                    width[k] = spacing
+
+
+@inline
+def _axis_windows_backward(grad, knots, size, extent, source, inverse, antialias, border, row):  # type: ignore[no-untyped-def]
+    if source == 0:
+        return
+    centres, by_centre = np.empty(extent), np.zeros(extent)
+    reads = np.empty(extent, np.bool_)
+    for k in range(extent):
+        _, _, centres[k], _, inside = _target(knots, k, extent, source, inverse)
+        reads[k] = inside or border
+        if reads[k]:
+            by_centre[k] = grad[0, k]
+    if antialias and extent > 1:
+        for k in range(extent):
+            spacing = _spacing(centres, k, extent)
+            if reads[k] and abs(spacing) > 1:
+                low, high = max(k - 1, 0), min(k + 1, extent - 1)
+                g = grad[1, k] * np.sign(spacing) / (high - low)
+                by_centre[high] += g
+                by_centre[low] -= g
+    for k in range(extent):
+        piece, f, _, moving, _ = _target(knots, k, extent, source, inverse)
+        if moving:
+            _pull_back(knots, piece, f, inverse, by_centre[k] * (source - 1), row)
+
+
+@jit
+def _windows(  # type: ignore[no-untyped-def]
+    knots_y, knots_x, sizes, source_sizes, inverse, antialias, border, valid, source_valid, windows
+):
+    for b in range(len(windows)):
+        first = 0
+        for i in range(len(sizes)):
+            level, axis = i // 2, i % 2
+            knots = knots_y if axis == 0 else knots_x
+            extent = _extent(valid, b, level, axis, sizes[i])
+            source = _extent(source_valid, b, level, axis, source_sizes[i])
+            centre, width = windows[b, 0, first : first + sizes[i]], windows[b, 1, first : first + sizes[i]]
+            row = knots[b if len(knots) > 1 else 0]
+            _axis_windows(row, sizes[i], extent, source, inverse, antialias, border, centre, width)
+            first += sizes[i]
+
+
+@jit
+def _windows_backward(  # type: ignore[no-untyped-def]
+    grad, knots_y, knots_x, sizes, source_sizes, inverse, antialias, border, valid, source_valid, grad_y, grad_x
+):
+    total_y, total_x = np.zeros(grad_y.shape), np.zeros(grad_x.shape)
+    for b in range(len(grad)):
+        first = 0
+        for i in range(len(sizes)):
+            level, axis = i // 2, i % 2
+            knots = knots_y if axis == 0 else knots_x
+            extent = _extent(valid, b, level, axis, sizes[i])
+            source = _extent(source_valid, b, level, axis, source_sizes[i])
+            which = b if len(knots) > 1 else 0
+            row = total_y[which] if axis == 0 else total_x[which]
+            part = grad[b, :, first : first + sizes[i]]
+            _axis_windows_backward(
+                part, knots[which], sizes[i], extent, source, inverse, antialias, border, row
+            )
+            first += sizes[i]
+    grad_y[:] = total_y
+    grad_x[:] = total_x
+
+
+def axis_windows(
+    knots_y: Tensor,
+    knots_x: Tensor,
+    sizes: list[int],
+    source_sizes: list[int],
+    inverse: bool,
+    antialias: bool,
+    border: bool,
+    valid: Tensor | None,
+    source_valid: Tensor | None,
+) -> Tensor:
+    """Centres and half-widths `[B, 2, sum(sizes)]` in source pixels, for every row and column of every level."""
+    batch = max(len(t) for t in (knots_y, knots_x, valid, source_valid) if t is not None)
+    windows = knots_y.new_empty(batch, 2, sum(sizes))
+    _windows(
+        *(_array(knots_y), _array(knots_x), np.array(sizes), np.array(source_sizes), inverse, antialias, border),
+        *(_array(valid), _array(source_valid), _array(windows)),
+    )
+    return windows
+
+
+def axis_windows_backward(
+    grad: Tensor,
+    knots_y: Tensor,
+    knots_x: Tensor,
+    sizes: list[int],
+    source_sizes: list[int],
+    inverse: bool,
+    antialias: bool,
+    border: bool,
+    valid: Tensor | None,
+    source_valid: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Gradients to the knots of both axes."""
+    grad_y, grad_x = torch.empty(knots_y.shape, dtype=grad.dtype), torch.empty(knots_x.shape, dtype=grad.dtype)
+    _windows_backward(
+        *(_array(grad), _array(knots_y), _array(knots_x), np.array(sizes), np.array(source_sizes)),
+        *(inverse, antialias, border, _array(valid), _array(source_valid), _array(grad_y), _array(grad_x)),
+    )
+    return grad_y, grad_x

@@ -1,0 +1,553 @@
+"""numba kernels of the `separable` family: resampling by windows, its adjoint, its gradient to the windows.
+
+An image is seen as `[images, planes, H, W, K]`: contiguous has K = 1, channels_last has one plane of K = C. Units of
+eight rows (of any planes of one image) are resampled together, interleaved as `[column][8]`, see `_simd`.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastwarp.kernels.cpu._bands import band, transposed, windows_gradient
+from fastwarp.kernels.cpu._parallel import inline, jit, run
+from fastwarp.kernels.cpu._simd import (
+    LANES,
+    blend_columns,
+    blend_rows,
+    flat,
+    interleave_rows,
+    load,
+    store,
+    store_rows,
+    sum_columns,
+)
+from fastwarp.kernels.layout import memory_format
+
+_TILE = 256  # values of a target row that are made at a time: sources and results of 8 rows stay in L1/L2
+_DIRECT_CHANNELS = 16  # from here on the channels of a pixel fill vectors by themselves
+_DIRECT_RATIO = 4  # minification from which most of an interleaved source row would be made for nothing
+_CHUNKS = 16  # partial sums of the windows' gradient: fixed, so that the result does not depend on the threads
+
+_STORAGE = {torch.float16: np.uint16, torch.bfloat16: np.int16}
+_NO_EXTENTS = np.zeros((0, 0, 0), np.int64)
+
+
+# --- one unit of eight rows -------------------------------------------------------------------------------------------
+
+
+@inline
+def _extent(extents, b, level, axis, whole):  # type: ignore[no-untyped-def]
+    if extents.shape[0] == 0:
+        return whole
+    return min(max(extents[b if extents.shape[0] > 1 else 0, level, axis], 0), whole)
+
+
+@inline
+def _store_tile(tile, width, column, count, stride, empty, target, offsets, skip, real, scale, bias, planes):  # type: ignore[no-untyped-def]
+    """Writes `count` columns of eight interleaved rows; columns in `empty` and rows in `skip` become 0.
+
+    The tile is `planes` runs of `width` columns; a run goes to `offsets[k] + plane*stride + column`.
+    """
+    for plane in range(planes):
+        source, where = plane * width * LANES, plane * stride + column
+        a = scale[plane] if planes > 1 else real[1]
+        b = bias[plane] if planes > 1 else real[0]
+        for i in range(0, count - LANES + 1, LANES):
+            store_rows(tile, source + i * LANES, a, b, target, offsets, where + i)
+        if count >= LANES and count % LANES:
+            i = count - LANES
+            store_rows(tile, source + i * LANES, a, b, target, offsets, where + i)
+        for k in range(LANES):
+            if skip[k]:
+                for i in range(count):
+                    store(real[0], target, offsets[k] + where + i)
+            else:
+                if count < LANES:
+                    for i in range(count):
+                        store(tile[source + i * LANES + k] * a + b, target, offsets[k] + where + i)
+                for i in empty:
+                    if i < 0:
+                        break
+                    store(real[0], target, offsets[k] + where + i)
+
+
+@inline
+def _tiles(first, last, channels, columns, room):  # type: ignore[no-untyped-def]
+    """For each tile of targets: the source values `[begin, end)` of a row that it reads, at least 8 and within the row.
+
+    `first`, `last` are the first and last source pixel of each target, first < 0 where it reads none.
+    """
+    count = (len(first) + columns - 1) // columns
+    begin, end = np.empty(count, np.int64), np.empty(count, np.int64)
+    for tile in range(count):
+        low, high = room, -1
+        for j in range(tile * columns, min((tile + 1) * columns, len(first))):
+            if first[j] >= 0:
+                low, high = min(low, first[j]), max(high, last[j])
+        low = 0 if high < 0 else low
+        begin[tile] = max(min(low * channels, room * channels - LANES), 0)
+        end[tile] = min(max((high + 1) * channels, begin[tile] + LANES), room * channels)
+    return begin, end
+
+
+@inline
+def _empty_columns(first, lo, hi, channels, empty):  # type: ignore[no-untyped-def]
+    """Lists the columns of a tile that read nothing, ended by -1."""
+    count = 0
+    for j in range(lo, hi):
+        if first[j] < 0:
+            for c in range(channels):
+                empty[count] = (j - lo) * channels + c
+                count += 1
+    empty[count] = -1
+
+
+# --- two taps per axis: bilinear --------------------------------------------------------------------------------------
+
+
+@inline
+def _two_taps(windows, extent, real):  # type: ignore[no-untyped-def]
+    """First and second tap (-1 where a window reads nothing) and their weights. Never reaches past `extent`."""
+    m = windows.shape[1]
+    first, second = np.empty(m, np.int64), np.empty(m, np.int64)
+    weight_first, weight_second = np.empty(m, real.dtype), np.empty(m, real.dtype)
+    for i in range(m):
+        c = np.float64(windows[0, i])
+        if not windows[1, i] > 0 or extent == 0:
+            first[i], second[i], weight_first[i], weight_second[i] = -1, -1, 0, 0
+            continue
+        inside = min(max(c, 0.0), extent - 1.0) if c == c else 0.0
+        first[i] = max(min(int(inside), extent - 2), 0)
+        second[i] = min(first[i] + 1, extent - 1)
+        f = inside - first[i] if c == c else c
+        weight_first[i], weight_second[i] = 1.0 - f, f
+    return first, second, weight_first, weight_second
+
+
+@inline
+def _bilinear_direct(source, target, real, rows, height, width, size, channels, image, planes, y, x, affine, planar):  # type: ignore[no-untyped-def]
+    """Four taps straight from the image, for the rows `rows` of its planes."""
+    y0, y1, wy0, wy1 = y
+    x0, x1, wx0, wx1 = x
+    scale, bias = affine
+    h, w = size
+    across, between = (1, h * w) if planar else (channels, 1)
+    for r in range(rows[0], rows[1]):
+        plane, i = r // h, r % h
+        a = (image * planes + plane) * height * width * channels
+        b = a + y1[i] * width * channels
+        a += y0[i] * width * channels
+        out = (image * planes + plane) * h * w * channels + i * w * (1 if planar else channels)
+        top, bottom = wy0[i], wy1[i]
+        if y0[i] < 0:
+            for c in range(channels):
+                for j in range(w):
+                    store(real[0], target, out + j * across + c * between)
+        elif channels >= _DIRECT_CHANNELS:
+            for j in range(w):
+                at = out + j * channels
+                if x0[j] < 0:
+                    for c in range(channels):
+                        store(real[0], target, at + c)
+                    continue
+                p, q = x0[j] * channels, x1[j] * channels
+                wa, wb, wc, wd = top * wx0[j], top * wx1[j], bottom * wx0[j], bottom * wx1[j]
+                for c in range(channels):
+                    upper = wa * load(source, a + p + c, real[0]) + wb * load(source, a + q + c, real[0])
+                    lower = wc * load(source, b + p + c, real[0]) + wd * load(source, b + q + c, real[0])
+                    store(upper + lower, target, at + c)
+        else:
+            for c in range(channels):
+                gain = scale[c] if planar else real[1]
+                shift = bias[c] if planar else real[0]
+                for j in range(w):
+                    at = out + j * across + c * between
+                    if x0[j] < 0:
+                        store(real[0], target, at)
+                        continue
+                    p, q = x0[j] * channels + c, x1[j] * channels + c
+                    left = top * load(source, a + p, real[0]) + bottom * load(source, b + p, real[0])
+                    right = top * load(source, a + q, real[0]) + bottom * load(source, b + q, real[0])
+                    store((left * wx0[j] + right * wx1[j]) * gain + shift, target, at)
+
+
+@inline
+def _bilinear_interleaved(  # type: ignore[no-untyped-def]
+    source, target, real, units, height, width, size, channels, image, planes, y, x, affine, planar
+):
+    """Eight rows at a time: vertical step into `[column][8]`, horizontal step there, and back."""
+    y0, y1, wy0, wy1 = y
+    x0, x1, wx0, wx1 = x
+    h, w = size
+    columns = max(_TILE // channels, LANES)
+    begin, end = _tiles(x0, x1, channels, columns, width)
+    band_rows = np.empty(((end - begin).max() + LANES) * LANES, real.dtype)
+    tile = np.empty(columns * channels * LANES, real.dtype)
+    empty = np.empty(columns * channels + 1, np.int64)
+    upper, lower, out = np.empty(LANES, np.int64), np.empty(LANES, np.int64), np.empty(LANES, np.int64)
+    w_upper, w_lower = np.empty(LANES, real.dtype), np.empty(LANES, real.dtype)
+    skip = np.empty(LANES, np.bool_)
+    runs = channels if planar else 1
+    for unit in range(units[0], units[1]):
+        for k in range(LANES):
+            r = min(unit * LANES + k, planes * h - 1)
+            plane, i = r // h, r % h
+            base = (image * planes + plane) * height
+            skip[k] = y0[i] < 0
+            upper[k] = (base + max(y0[i], 0)) * width * channels
+            lower[k] = (base + max(y1[i], 0)) * width * channels
+            w_upper[k], w_lower[k] = wy0[i], wy1[i]
+            out[k] = (image * planes + plane) * h * w * channels + i * w * (1 if planar else channels)
+        for t in range(len(begin)):
+            lo, hi = t * columns, min((t + 1) * columns, w)
+            first, count = begin[t], end[t] - begin[t]
+            for q in range(0, count - LANES + 1, LANES):
+                blend_rows(source, upper, lower, w_upper, w_lower, first + q, band_rows, q * LANES)
+            if count % LANES:
+                q = count - LANES
+                blend_rows(source, upper, lower, w_upper, w_lower, first + q, band_rows, q * LANES)
+            for j in range(lo, hi):
+                if x0[j] < 0:
+                    continue
+                for c in range(channels):
+                    a = (x0[j] * channels + c - first) * LANES
+                    b = (x1[j] * channels + c - first) * LANES
+                    at = c * columns + j - lo if planar else (j - lo) * channels + c
+                    blend_columns(band_rows, a, b, wx0[j], wx1[j], tile, at * LANES)
+            inner = 1 if planar else channels
+            _empty_columns(x0, lo, hi, inner, empty)
+            _store_tile(
+                tile, columns, lo * inner, (hi - lo) * inner, h * w, empty, target, out, skip, real, *affine, runs
+            )
+
+
+@jit
+def _bilinear(table, windows, extents, like, like_out, real, scale, bias, planar, part, parts):  # type: ignore[no-untyped-def]
+    for level in range(len(table)):
+        source_at, target_at, images, planes, height, width, channels, h, w, at = table[level]
+        source = flat(source_at, images * planes * height * width * channels, like)
+        target = flat(target_at, images * planes * h * w * channels, like_out)
+        units = (planes * h + LANES - 1) // LANES
+        all_units = images * units
+        for image in range(images):
+            lo = min(max(part * all_units // parts - image * units, 0), units)
+            hi = min(max((part + 1) * all_units // parts - image * units, 0), units)
+            if lo == hi:
+                continue
+            row = windows[image if len(windows) > 1 else 0]
+            y = _two_taps(row[:, at : at + h], _extent(extents, image, level, 0, height), real)
+            x = _two_taps(row[:, at + h : at + h + w], _extent(extents, image, level, 1, width), real)
+            shape = (height, width, (h, w), channels, image, planes, y, x, (scale, bias), planar)
+            many = channels >= _DIRECT_CHANNELS and not planar
+            if many or width > _DIRECT_RATIO * w or width * channels < LANES:
+                rows = (lo * LANES, min(hi * LANES, planes * h))
+                _bilinear_direct(source, target, real, rows, *shape)
+            else:
+                _bilinear_interleaved(source, target, real, (lo, hi), *shape)
+
+
+# --- any number of taps: antialiased resampling, and every adjoint ----------------------------------------------------
+
+
+@inline
+def _banded_rows(source, target, real, units, height, width, size, channels, image, planes, y, x, affine, planar):  # type: ignore[no-untyped-def]
+    y_start, y_offset, y_weight = y
+    x_start, x_offset, x_weight = x
+    h, w = size
+    first_tap = np.where(x_offset[1:] > x_offset[:-1], x_start, -1)
+    last_tap = x_start + x_offset[1:] - x_offset[:-1] - 1
+    columns = max(_TILE // channels, LANES)
+    begin, end = _tiles(first_tap, last_tap, channels, columns, width)
+    length = ((end - begin).max() + LANES - 1) // LANES * LANES
+    rows = np.zeros(length * LANES, real.dtype)
+    band_rows = np.empty(length * LANES, real.dtype)
+    tile = np.empty(columns * channels * LANES, real.dtype)
+    empty = np.empty(columns * channels + 1, np.int64)
+    out, skip = np.empty(LANES, np.int64), np.empty(LANES, np.bool_)
+    runs = channels if planar else 1
+    for unit in range(units[0], units[1]):
+        for t in range(len(begin)):
+            lo, hi = t * columns, min((t + 1) * columns, w)
+            first, count = begin[t], end[t] - begin[t]
+            for k in range(LANES):
+                r = min(unit * LANES + k, planes * h - 1)
+                plane, i = r // h, r % h
+                out[k] = (image * planes + plane) * h * w * channels + i * w * (1 if planar else channels)
+                taps = y_offset[i + 1] - y_offset[i]
+                skip[k] = taps == 0
+                line = rows[k * length : k * length + count]
+                at = ((image * planes + plane) * height + y_start[i]) * width * channels + first
+                for tap in range(taps):
+                    weight = y_weight[y_offset[i] + tap]
+                    if tap == 0:
+                        for q in range(count):
+                            line[q] = weight * load(source, at + q, real[0])
+                    else:
+                        for q in range(count):
+                            line[q] += weight * load(source, at + q, real[0])
+                    at += width * channels
+            for q in range(0, count, LANES):
+                interleave_rows(rows, q, length, band_rows, q * LANES)
+            for j in range(lo, hi):
+                taps = x_offset[j + 1] - x_offset[j]
+                for c in range(channels if taps else 0):
+                    a = (x_start[j] * channels + c - first) * LANES
+                    at = c * columns + j - lo if planar else (j - lo) * channels + c
+                    sum_columns(
+                        band_rows, a, channels * LANES, x_weight, x_offset[j], taps, tile, at * LANES
+                    )
+            inner = 1 if planar else channels
+            _empty_columns(first_tap, lo, hi, inner, empty)
+            _store_tile(
+                tile, columns, lo * inner, (hi - lo) * inner, h * w, empty, target, out, skip, real, *affine, runs
+            )
+
+
+@jit
+def _banded(table, windows, extents, like, like_out, real, scale, bias, planar, adjoint, part, parts):  # type: ignore[no-untyped-def]
+    for level in range(len(table)):
+        source_at, target_at, images, planes, height, width, channels, h, w, at = table[level]
+        source_size, size = ((h, w), (height, width)) if adjoint else ((height, width), (h, w))
+        source = flat(source_at, images * planes * source_size[0] * source_size[1] * channels, like)
+        target = flat(target_at, images * planes * size[0] * size[1] * channels, like_out)
+        units = (planes * size[0] + LANES - 1) // LANES
+        all_units = images * units
+        for image in range(images):
+            lo = min(max(part * all_units // parts - image * units, 0), units)
+            hi = min(max((part + 1) * all_units // parts - image * units, 0), units)
+            if lo == hi:
+                continue
+            row = windows[image if len(windows) > 1 else 0]
+            y = band(row[:, at : at + h], _extent(extents, image, level, 0, height), real)
+            x = band(row[:, at + h : at + h + w], _extent(extents, image, level, 1, width), real)
+            if adjoint:
+                y, x = transposed(*y, height), transposed(*x, width)
+            shape = (source_size[0], source_size[1], size, channels, image, planes, y, x, (scale, bias), planar)
+            _banded_rows(source, target, real, (lo, hi), *shape)
+
+
+# --- gradient to the windows ------------------------------------------------------------------------------------------
+
+
+@inline
+def _rows_by_weight(source, grad, real, rows, height, width, size, channels, image, planes, y, x, by_y, by_x):  # type: ignore[no-untyped-def]
+    """Adds the gradient of the weights of both bands over some rows of the planes of one image."""
+    y_start, y_offset, y_weight = y
+    x_start, x_offset, x_weight = x
+    h, w = size
+    line, spread = np.empty(width * channels, real.dtype), np.empty(width * channels, real.dtype)
+    for r in range(rows[0], rows[1]):
+        plane, i = r // h, r % h
+        if y_offset[i + 1] == y_offset[i]:
+            continue
+        at = ((image * planes + plane) * height + y_start[i]) * width * channels
+        g = ((image * planes + plane) * h + i) * w * channels
+        line[:] = 0
+        spread[:] = 0
+        for tap in range(y_offset[i], y_offset[i + 1]):
+            row = at + (tap - y_offset[i]) * width * channels
+            for q in range(width * channels):
+                line[q] += y_weight[tap] * load(source, row + q, real[0])
+        for j in range(w):
+            for tap in range(x_offset[j], x_offset[j + 1]):
+                q = (x_start[j] + tap - x_offset[j]) * channels
+                total = real[0]
+                for c in range(channels):
+                    value = load(grad, g + j * channels + c, real[0])
+                    total += value * line[q + c]
+                    spread[q + c] += x_weight[tap] * value
+                by_x[tap] += total
+        for tap in range(y_offset[i], y_offset[i + 1]):
+            row = at + (tap - y_offset[i]) * width * channels
+            total = real[0]
+            for q in range(width * channels):
+                total += spread[q] * load(source, row + q, real[0])
+            by_y[tap] += total
+
+
+@jit
+def _windows_grad(table, windows, extents, like, real, partial, part, parts):  # type: ignore[no-untyped-def]
+    for level in range(len(table)):
+        source_at, grad_at, images, planes, height, width, channels, h, w, at = table[level]
+        source = flat(source_at, images * planes * height * width * channels, like)
+        grad = flat(grad_at, images * planes * h * w * channels, like)
+        for image in range(images):
+            row = windows[image if len(windows) > 1 else 0]
+            y = band(row[:, at : at + h], _extent(extents, image, level, 0, height), real)
+            x = band(row[:, at + h : at + h + w], _extent(extents, image, level, 1, width), real)
+            shape = (height, width, (h, w), channels, image, planes, y, x)
+            for chunk in range(part * _CHUNKS // parts, (part + 1) * _CHUNKS // parts):
+                by_y, by_x = np.zeros(len(y[2])), np.zeros(len(x[2]))
+                rows = (chunk * planes * h // _CHUNKS, (chunk + 1) * planes * h // _CHUNKS)
+                _rows_by_weight(source, grad, real, rows, *shape, by_y, by_x)
+                result = partial[chunk, image]
+                windows_gradient(row[:, at : at + h], *y, by_y, result[:, at : at + h])
+                windows_gradient(row[:, at + h : at + h + w], *x, by_x, result[:, at + h : at + h + w])
+
+
+@jit
+def _reduce(partial, result):  # type: ignore[no-untyped-def]
+    for i in range(2):
+        for k in range(partial.shape[3]):
+            for b in range(len(result)):
+                result[b, i, k] = 0
+            total = 0.0
+            for b in range(partial.shape[1]):
+                for chunk in range(partial.shape[0]):
+                    total += partial[chunk, b, i, k]
+                if len(result) == partial.shape[1]:
+                    result[b, i, k] = total
+                    total = 0.0
+            if len(result) != partial.shape[1]:
+                result[0, i, k] = total
+
+
+# --- launchers --------------------------------------------------------------------------------------------------------
+
+
+def _like(dtype: torch.dtype) -> np.ndarray:
+    return np.empty(0, _STORAGE.get(dtype) or torch.empty(0, dtype=dtype).numpy().dtype)
+
+
+def _real(dtype: torch.dtype) -> np.ndarray:
+    """0 and 1 of the type that accumulates: literals of the kernels would be float64."""
+    return np.array([0, 1], np.float64 if dtype == torch.float64 else np.float32)
+
+
+def _table(
+    sources: list[Tensor], results: list[Tensor], shapes: list[torch.Size], sizes: list[int], format_: list, alike: bool
+) -> np.ndarray:
+    """A row of addresses and sizes for each level.
+
+    Args:
+        sources: what is read, dense in its memory format.
+        results: what is written, or compared with (the gradient of the result), likewise.
+        shapes: shapes `[B, C, H, W]` of the images.
+        sizes: target sizes `[h1, w1, ...]`.
+        format_: memory format of each level.
+        alike: all images have the same windows, so that their planes are one long list.
+    """
+    rows, first = [], 0
+    for level, (batch, channels, height, width) in enumerate(shapes):
+        h, w = sizes[2 * level : 2 * level + 2]
+        inner = channels if format_[level] == torch.channels_last else 1
+        planes = channels // inner if channels else 0
+        groups = (1, batch * planes) if alike else (batch, planes)
+        addresses = (sources[level].data_ptr(), results[level].data_ptr())
+        rows.append((*addresses, *groups, height, width, inner, h, w, first))
+        first += h + w
+    return np.array(rows, np.int64)
+
+
+def _dense(tensors: list[Tensor], formats: list[torch.memory_format]) -> list[Tensor]:
+    return [t.detach().contiguous(memory_format=f) for t, f in zip(tensors, formats, strict=True)]
+
+
+def _alike(windows: Tensor, source_valid: Tensor | None) -> bool:
+    return len(windows) == 1 and (source_valid is None or len(source_valid) == 1)
+
+
+def _extents(source_valid: Tensor | None) -> np.ndarray:
+    return _NO_EXTENTS if source_valid is None else source_valid.numpy()
+
+
+def _values(tensors: list[Tensor]) -> int:
+    return sum(t.numel() for t in tensors)
+
+
+def resample(
+    images: list[Tensor], windows: Tensor, sizes: list[int], source_valid: Tensor | None, antialias: bool
+) -> list[Tensor]:
+    """Resamples levels `[B, C, H, W]` by windows `[1 or B, 2, sum(sizes)]`; one parallel region for all of them.
+
+    Args:
+        images: any strides, one dtype: uint8, fp16, bf16, fp32, fp64.
+        windows: as `axis.axis_windows` returns.
+        sizes: target sizes `[h1, w1, ...]`.
+        source_valid: int64 `[1 or B, levels, 2]` or None; pixels from there on are never read.
+        antialias: half-widths can be above 1.
+    """
+    formats = [memory_format(i) for i in images]
+    images = _dense(images, formats)
+    results = [
+        torch.empty((*image.shape[:2], *sizes[2 * i : 2 * i + 2]), dtype=image.dtype, memory_format=format_)
+        for i, (image, format_) in enumerate(zip(images, formats, strict=True))
+    ]
+    _launch(images, results, [i.shape for i in images], windows, sizes, source_valid, formats, antialias, False)
+    return results
+
+
+def _launch(sources, results, shapes, windows, sizes, source_valid, formats, antialias, adjoint):  # type: ignore[no-untyped-def]
+    if not _values(results):
+        return
+    real = _real(sources[0].dtype)
+    table = _table(sources, results, shapes, sizes, formats, _alike(windows, source_valid))
+    like = _like(sources[0].dtype)
+    args = (table, windows.detach().numpy(), _extents(source_valid), like, like, real, real, real, False)
+    work = max(_values(sources), _values(results))
+    if antialias or adjoint:
+        run(_banded, (*args, adjoint), work)
+    else:
+        run(_bilinear, args, work)
+
+
+def resample_backward(
+    grads: list[Tensor],
+    images: list[Tensor],
+    windows: Tensor,
+    sizes: list[int],
+    source_valid: Tensor | None,
+    image_grad: bool,
+    windows_grad: bool,
+    antialias: bool,
+) -> tuple[list[Tensor], Tensor]:
+    """Gradients to the images (in their memory format) and to the windows; what is not asked for comes back empty."""
+    formats = [memory_format(i) for i in images]
+    shapes = [i.shape for i in images]
+    grads = _dense(grads, formats)
+    grad_images: list[Tensor] = []
+    grad_windows = torch.empty((0,), dtype=windows.dtype)
+    if image_grad:
+        grad_images = [
+            torch.empty(i.shape, dtype=i.dtype, memory_format=f) for i, f in zip(images, formats, strict=True)
+        ]
+        _launch(grads, grad_images, shapes, windows, sizes, source_valid, formats, antialias, True)
+    if windows_grad:
+        images = _dense(images, formats)
+        table = _table(images, grads, shapes, sizes, formats, _alike(windows, source_valid))
+        partial = np.zeros((_CHUNKS, max(int(table[:, 2].max()), 1), *windows.shape[1:]))
+        real = _real(images[0].dtype)
+        arrays = (windows.detach().numpy(), _extents(source_valid), _like(images[0].dtype), real, partial)
+        if _values(images):
+            run(_windows_grad, (table, *arrays), 4 * _values(grads))
+        grad_windows = torch.empty(windows.shape, dtype=windows.dtype)
+        _reduce(partial, grad_windows.numpy())
+    return grad_images, grad_windows
+
+
+def camera(
+    frame: Tensor,
+    windows: Tensor,
+    size: list[int],
+    scale: list[float],
+    bias: list[float],
+    dtype: torch.dtype,
+    source_valid: Tensor | None,
+    antialias: bool,
+) -> Tensor:
+    """uint8 frames `[B, H, W, C]` -> resampled, `value * scale + bias`, `[B, C, *size]`, in one pass."""
+    image = frame.contiguous().permute(0, 3, 1, 2)
+    batch, channels = image.shape[:2]
+    result = torch.empty((batch, channels, *size), dtype=dtype)
+    if not result.numel():
+        return result
+    table = _table([image], [result], [image.shape], size, [torch.channels_last], _alike(windows, source_valid))
+    real = _real(dtype)
+    affine = (np.array(scale, real.dtype), np.array(bias, real.dtype))
+    arrays = (windows.detach().numpy(), _extents(source_valid), _like(frame.dtype), _like(dtype), real)
+    args = (table, *arrays, *affine, True)
+    if antialias:
+        run(_banded, (*args, False), frame.numel())
+    else:
+        run(_bilinear, args, frame.numel())
+    return result
