@@ -135,8 +135,7 @@ def _windows_row(
     n = len(knots)
     centre, width = np.zeros(size), np.zeros(size)
     by_centre, by_width = np.zeros((size, n)), np.zeros((size, n))
-    extent = min(max(extent, 0), size)
-    if extent == 0 or source <= 0:
+    if extent == 0 or source == 0:
         return centre, width, by_centre, by_width
     x = grid(extent)
     if np.isnan(knots).any():
@@ -168,7 +167,7 @@ def _each_axis(knots_y, knots_x, sizes, source_sizes, valid, source_valid):
         for i, (size, source) in enumerate(zip(sizes, source_sizes, strict=True)):
             level, axis = divmod(i, 2)
             extents = (
-                whole if given is None else int(given[b % len(given), level, axis])
+                whole if given is None else int(np.clip(given[b % len(given), level, axis], 0, whole))
                 for given, whole in ((valid, size), (source_valid, source))
             )
             yield (b, axis, first, size, *extents)

@@ -146,106 +146,168 @@ def store(typingctx, value, target, index):  # type: ignore[no-untyped-def]
     return types.void(value, target, types.int64), codegen
 
 
+def _prefetch(builder: Any, pointer: Any, index: Any, write: bool) -> None:
+    """Asks for the cache line of `pointer[index]`, which may lie anywhere: prefetches do not fault."""
+    byte = ir.IntType(8).as_pointer()
+    flags = [ir.Constant(_I32, value) for value in (int(write), 3, 1)]
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32]), "llvm.prefetch.p0"
+    )
+    builder.call(function, [builder.bitcast(builder.gep(pointer, [index]), byte), *flags])
+
+
+def _for_blocks(builder: Any, count: Any, body: Any) -> None:
+    """Calls body(first) for blocks of 8 that cover 0 .. count, count >= 8; the last may overlap the one before."""
+    last = builder.sub(count, ir.Constant(_I64, LANES))
+    blocks = builder.sdiv(builder.add(count, ir.Constant(_I64, LANES - 1)), ir.Constant(_I64, LANES))
+    with cgutils.for_range(builder, blocks) as loop:
+        first = builder.mul(loop.index, ir.Constant(_I64, LANES))
+        body(builder.select(builder.icmp_signed("<", first, last), first, last))
+
+
 @intrinsic
-def blend_rows(typingctx, source, first, second, w_first, w_second, column, target, index):  # type: ignore[no-untyped-def]
-    """Vertical step for 8 rows x 8 columns: `target[index + i*8 + k] = w_first[k] source[first[k] + column + i] + ...`."""
+def blend_rows(typingctx, source, upper, lower, w_upper, w_lower, first, count, target, ahead):  # type: ignore[no-untyped-def]
+    """Vertical step of two taps: eight rows of `count` >= 8 values are blended and interleaved.
+
+    `target[i*8 + k] = w_upper[k] source[upper[k] + first + i] + w_lower[k] source[lower[k] + first + i]`
+    """
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        source, first, second, w_first, w_second = (
+        source, upper, lower, w_upper, w_lower = (
             _data(context, builder, type_, value) for type_, value in zip(signature.args[:5], args[:5], strict=True)
         )
-        target = _data(context, builder, signature.args[6], args[6])
-        real = target.type.pointee
-        rows = []
-        for k in range(LANES):
-            lane = ir.Constant(_I64, k)
-            taps = []
-            for offsets, weights in ((first, w_first), (second, w_second)):
-                offset = builder.add(builder.load(builder.gep(offsets, [lane])), args[5])
-                weight = builder.load(builder.gep(weights, [lane]))
-                taps.append(
-                    (_load(builder, signature.args[0].dtype, source, offset, real, LANES), _splat(builder, weight))
+        target = _data(context, builder, signature.args[7], args[7])
+        storage, real = signature.args[0].dtype, target.type.pointee
+        taps = [
+            [
+                (
+                    builder.add(builder.load(builder.gep(offsets, [ir.Constant(_I64, k)])), args[5]),
+                    _splat(builder, builder.load(builder.gep(weights, [ir.Constant(_I64, k)]))),
                 )
-            (a, wa), (b, wb) = taps
-            rows.append(_blend(builder, a, b, wa, wb))
-        for i, column in enumerate(_transpose(builder, rows)):
-            where = builder.add(args[7], ir.Constant(_I64, i * LANES))
-            _store(builder, signature.args[6].dtype, column, target, where, LANES)
+                for offsets, weights in ((upper, w_upper), (lower, w_lower))
+            ]
+            for k in range(LANES)
+        ]
+
+        def block(i):  # type: ignore[no-untyped-def]
+            rows = []
+            for (a, wa), (b, wb) in taps:
+                _prefetch(builder, source, builder.add(builder.add(b, i), args[8]), False)
+                values = (_load(builder, storage, source, builder.add(offset, i), real, LANES) for offset in (a, b))
+                rows.append(_blend(builder, *values, wa, wb))
+            _store_columns(builder, signature.args[7].dtype, rows, target, i)
+
+        _for_blocks(builder, args[6], block)
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(source, first, second, w_first, w_second, i, target, i), codegen
+    return types.void(source, upper, lower, w_upper, w_lower, i, i, target, i), codegen
+
+
+def _store_columns(builder: Any, storage: types.Type, rows: list[Any], target: Any, first: Any) -> None:
+    start = builder.mul(first, ir.Constant(_I64, LANES))
+    for i, column in enumerate(_transpose(builder, rows)):
+        _store(builder, storage, column, target, builder.add(start, ir.Constant(_I64, i * LANES)), LANES)
 
 
 @intrinsic
-def interleave_rows(typingctx, source, index, stride, target, where):  # type: ignore[no-untyped-def]
-    """`target[where + i*8 + k] = source[index + k*stride + i]` for 8 rows x 8 columns, both of the real type."""
+def interleave_rows(typingctx, source, stride, count, target):  # type: ignore[no-untyped-def]
+    """`target[i*8 + k] = source[k*stride + i]` for eight rows of `count` >= 8 values, both of the real type."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         source, target = (_data(context, builder, signature.args[i], args[i]) for i in (0, 3))
-        rows = [
-            _raw_load(builder, source, builder.add(args[1], builder.mul(args[2], ir.Constant(_I64, k))), LANES)
-            for k in range(LANES)
-        ]
-        for i, column in enumerate(_transpose(builder, rows)):
-            index = builder.add(args[4], ir.Constant(_I64, i * LANES))
-            _store(builder, signature.args[3].dtype, column, target, index, LANES)
+
+        def block(i):  # type: ignore[no-untyped-def]
+            rows = [
+                _raw_load(builder, source, builder.add(i, builder.mul(args[1], ir.Constant(_I64, k))), LANES)
+                for k in range(LANES)
+            ]
+            _store_columns(builder, signature.args[3].dtype, rows, target, i)
+
+        _for_blocks(builder, args[2], block)
         return context.get_dummy_value()
 
-    i = types.int64
-    return types.void(source, i, i, target, i), codegen
+    return types.void(source, types.int64, types.int64, target), codegen
 
 
 @intrinsic
-def blend_columns(typingctx, source, a, b, wa, wb, target, index):  # type: ignore[no-untyped-def]
-    """Horizontal step of two taps for 8 interleaved rows: `target[index:+8] = wa source[a:+8] + wb source[b:+8]`."""
+def blend_columns(typingctx, source, left, right, w_left, w_right, place, begin, end, target):  # type: ignore[no-untyped-def]
+    """Horizontal step of two taps for eight interleaved rows, for each m in begin .. end:
+
+    `target[place[m]:+8] = w_left[m] source[left[m]:+8] + w_right[m] source[right[m]:+8]`
+    """
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        source, target = (_data(context, builder, signature.args[i], args[i]) for i in (0, 5))
-        columns = (_raw_load(builder, source, args[i], LANES) for i in (1, 2))
-        value = _blend(builder, *columns, *(_splat(builder, args[i]) for i in (3, 4)))
-        _store(builder, signature.args[5].dtype, value, target, args[6], LANES)
+        source, left, right, w_left, w_right, place = (
+            _data(context, builder, type_, value) for type_, value in zip(signature.args[:6], args[:6], strict=True)
+        )
+        target = _data(context, builder, signature.args[8], args[8])
+        with cgutils.for_range(builder, args[7], start=args[6]) as loop:
+            offsets = [builder.load(builder.gep(array, [loop.index])) for array in (left, right, place)]
+            weights = [_splat(builder, builder.load(builder.gep(array, [loop.index]))) for array in (w_left, w_right)]
+            columns = (_raw_load(builder, source, offset, LANES) for offset in offsets[:2])
+            value = _blend(builder, *columns, *weights)
+            _store(builder, signature.args[8].dtype, value, target, offsets[2], LANES)
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(source, i, i, source.dtype, source.dtype, target, i), codegen
+    return types.void(source, left, right, w_left, w_right, place, i, i, target), codegen
 
 
 @intrinsic
-def sum_columns(typingctx, source, start, stride, weights, first, count, target, index):  # type: ignore[no-untyped-def]
-    """Horizontal step of any number of taps: `target[index:+8] = sum_t weights[first + t] source[start + t*stride:+8]`."""
+def sum_columns(typingctx, source, start, stride, tap, count, weight, place, begin, end, target):  # type: ignore[no-untyped-def]
+    """Horizontal step of any number of taps for eight interleaved rows, for each m in begin .. end:
+
+    `target[place[m]:+8] = sum_t weight[tap[m] + t] source[start[m] + t*stride:+8]`, t in 0 .. count[m]
+    """
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        source, weights, target = (_data(context, builder, signature.args[i], args[i]) for i in (0, 3, 6))
+        source, start, tap, count, weight, place, target = (
+            _data(context, builder, signature.args[i], args[i]) for i in (0, 1, 3, 4, 5, 6, 9)
+        )
         zero = _constant(_vector(source.type.pointee, LANES), 0.0)
-        total = cgutils.alloca_once_value(builder, zero)
-        with cgutils.for_range(builder, args[5]) as loop:
-            column = _raw_load(builder, source, builder.add(args[1], builder.mul(loop.index, args[2])), LANES)
-            weight = _splat(builder, builder.load(builder.gep(weights, [builder.add(args[4], loop.index)])))
-            term = builder.fmul(column, weight, flags=_FLAGS)
-            builder.store(builder.fadd(builder.load(total), term, flags=_FLAGS), total)
-        _store(builder, signature.args[6].dtype, builder.load(total), target, args[7], LANES)
+        total = cgutils.alloca_once(builder, zero.type)
+        with cgutils.for_range(builder, args[8], start=args[7]) as loop:
+            first, first_weight, taps, at = (
+                builder.load(builder.gep(array, [loop.index])) for array in (start, tap, count, place)
+            )
+            builder.store(zero, total)
+            with cgutils.for_range(builder, taps) as inner:
+                column = _raw_load(builder, source, builder.add(first, builder.mul(inner.index, args[2])), LANES)
+                w = _splat(builder, builder.load(builder.gep(weight, [builder.add(first_weight, inner.index)])))
+                term = builder.fmul(column, w, flags=_FLAGS)
+                builder.store(builder.fadd(builder.load(total), term, flags=_FLAGS), total)
+            _store(builder, signature.args[9].dtype, builder.load(total), target, at, LANES)
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(source, i, i, weights, i, i, target, i), codegen
+    return types.void(source, start, i, tap, count, weight, place, i, i, target), codegen
 
 
 @intrinsic
-def store_rows(typingctx, source, index, scale, bias, target, offsets, column):  # type: ignore[no-untyped-def]
-    """Back to rows, 8 x 8: `target[offsets[k] + column + i] = scale source[index + i*8 + k] + bias`, rounded."""
+def store_rows(typingctx, source, index, count, scale, bias, target, offsets, column, ahead):  # type: ignore[no-untyped-def]
+    """Back to eight rows of `count` >= 8 values: `target[offsets[k] + column + i] = scale source[index + i*8 + k] + bias`."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        source, target, offsets = (_data(context, builder, signature.args[i], args[i]) for i in (0, 4, 5))
-        scale, bias = _splat(builder, args[2]), _splat(builder, args[3])
-        columns = [
-            _raw_load(builder, source, builder.add(args[1], ir.Constant(_I64, i * LANES)), LANES) for i in range(LANES)
+        source, target, offsets = (_data(context, builder, signature.args[i], args[i]) for i in (0, 5, 6))
+        scale, bias = _splat(builder, args[3]), _splat(builder, args[4])
+        starts = [
+            builder.add(builder.load(builder.gep(offsets, [ir.Constant(_I64, k)])), args[7]) for k in range(LANES)
         ]
-        for k, row in enumerate(_transpose(builder, columns)):
-            value = builder.fadd(builder.fmul(row, scale, flags=_FLAGS), bias, flags=_FLAGS)
-            where = builder.add(builder.load(builder.gep(offsets, [ir.Constant(_I64, k)])), args[6])
-            _store(builder, signature.args[4].dtype, value, target, where, LANES)
+
+        def block(i):  # type: ignore[no-untyped-def]
+            first = builder.add(args[1], builder.mul(i, ir.Constant(_I64, LANES)))
+            columns = [
+                _raw_load(builder, source, builder.add(first, ir.Constant(_I64, lane * LANES)), LANES)
+                for lane in range(LANES)
+            ]
+            for start, row in zip(starts, _transpose(builder, columns), strict=True):
+                value = builder.fadd(builder.fmul(row, scale, flags=_FLAGS), bias, flags=_FLAGS)
+                _prefetch(builder, target, builder.add(builder.add(start, i), args[8]), True)
+                _store(builder, signature.args[5].dtype, value, target, builder.add(start, i), LANES)
+
+        _for_blocks(builder, args[2], block)
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(source, i, source.dtype, source.dtype, target, offsets, i), codegen
+    return types.void(source, i, i, source.dtype, source.dtype, target, offsets, i, i), codegen

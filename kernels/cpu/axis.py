@@ -342,9 +342,7 @@ def _windows_backward(  # type: ignore[no-untyped-def]
             which = b if len(knots) > 1 else 0
             row = total_y[which] if axis == 0 else total_x[which]
             part = grad[b, :, first : first + sizes[i]]
-            _axis_windows_backward(
-                part, knots[which], sizes[i], extent, source, inverse, antialias, border, row
-            )
+            _axis_windows_backward(part, knots[which], sizes[i], extent, source, inverse, antialias, border, row)
             first += sizes[i]
     grad_y[:] = total_y
     grad_x[:] = total_x

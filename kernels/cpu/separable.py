@@ -43,6 +43,16 @@ def _extent(extents, b, level, axis, whole):  # type: ignore[no-untyped-def]
 
 
 @inline
+def _next_row(plane, i, planes, h):  # type: ignore[no-untyped-def]
+    """The row after row i of a plane. The last row of all follows itself: the lanes of a short unit repeat it."""
+    if i + 1 < h:
+        return plane, i + 1
+    if plane + 1 < planes:
+        return plane + 1, 0
+    return plane, i
+
+
+@inline
 def _store_tile(tile, width, column, count, stride, empty, target, offsets, skip, real, scale, bias, planes):  # type: ignore[no-untyped-def]
     """Writes `count` columns of eight interleaved rows; columns in `empty` and rows in `skip` become 0.
 
@@ -52,11 +62,8 @@ def _store_tile(tile, width, column, count, stride, empty, target, offsets, skip
         source, where = plane * width * LANES, plane * stride + column
         a = scale[plane] if planes > 1 else real[1]
         b = bias[plane] if planes > 1 else real[0]
-        for i in range(0, count - LANES + 1, LANES):
-            store_rows(tile, source + i * LANES, a, b, target, offsets, where + i)
-        if count >= LANES and count % LANES:
-            i = count - LANES
-            store_rows(tile, source + i * LANES, a, b, target, offsets, where + i)
+        if count >= LANES:
+            store_rows(tile, source, count, a, b, target, offsets, where, offsets[LANES - 1] - offsets[0])
         for k in range(LANES):
             if skip[k]:
                 for i in range(count):
@@ -66,8 +73,6 @@ def _store_tile(tile, width, column, count, stride, empty, target, offsets, skip
                     for i in range(count):
                         store(tile[source + i * LANES + k] * a + b, target, offsets[k] + where + i)
                 for i in empty:
-                    if i < 0:
-                        break
                     store(real[0], target, offsets[k] + where + i)
 
 
@@ -91,15 +96,40 @@ def _tiles(first, last, channels, columns, room):  # type: ignore[no-untyped-def
 
 
 @inline
-def _empty_columns(first, lo, hi, channels, empty):  # type: ignore[no-untyped-def]
-    """Lists the columns of a tile that read nothing, ended by -1."""
-    count = 0
-    for j in range(lo, hi):
+def _columns(tap, begin, channels, columns):  # type: ignore[no-untyped-def]
+    """Where each value of a target row finds its tap among the interleaved source values of its tile."""
+    result = np.empty(len(tap) * channels, np.int64)
+    for j in range(len(tap)):
+        for c in range(channels):
+            result[j * channels + c] = max(tap[j] * channels + c - begin[j // columns], 0) * LANES
+    return result
+
+
+@inline
+def _places(size, channels, columns, planar):  # type: ignore[no-untyped-def]
+    """Where each value of a target row goes in its interleaved tile: pixel by pixel, or channel by channel."""
+    result = np.empty(size * channels, np.int64)
+    for j in range(size):
+        for c in range(channels):
+            i = j % columns
+            result[j * channels + c] = (c * columns + i if planar else i * channels + c) * LANES
+    return result
+
+
+@inline
+def _empty_columns(first, channels, columns):  # type: ignore[no-untyped-def]
+    """The columns of each tile that read nothing: a list `values[offset[tile]:offset[tile + 1]]`."""
+    count = (len(first) + columns - 1) // columns
+    offset = np.zeros(count + 1, np.int64)
+    values = np.empty((first < 0).sum() * channels, np.int64)
+    found = 0
+    for j in range(len(first)):
         if first[j] < 0:
             for c in range(channels):
-                empty[count] = (j - lo) * channels + c
-                count += 1
-    empty[count] = -1
+                values[found] = j % columns * channels + c
+                found += 1
+        offset[j // columns + 1] = found
+    return offset, values
 
 
 # --- two taps per axis: bilinear --------------------------------------------------------------------------------------
@@ -181,43 +211,44 @@ def _bilinear_interleaved(  # type: ignore[no-untyped-def]
     h, w = size
     columns = max(_TILE // channels, LANES)
     begin, end = _tiles(x0, x1, channels, columns, width)
-    band_rows = np.empty(((end - begin).max() + LANES) * LANES, real.dtype)
+    left, right = _columns(x0, begin, channels, columns), _columns(x1, begin, channels, columns)
+    place = _places(w, channels, columns, planar)
+    w_left, w_right = np.repeat(wx0, channels), np.repeat(wx1, channels)
+    band_rows = np.empty((end - begin).max() * LANES, real.dtype)
     tile = np.empty(columns * channels * LANES, real.dtype)
-    empty = np.empty(columns * channels + 1, np.int64)
+    inner = 1 if planar else channels
+    empty_offset, empty = _empty_columns(x0, inner, columns)
     upper, lower, out = np.empty(LANES, np.int64), np.empty(LANES, np.int64), np.empty(LANES, np.int64)
     w_upper, w_lower = np.empty(LANES, real.dtype), np.empty(LANES, real.dtype)
     skip = np.empty(LANES, np.bool_)
     runs = channels if planar else 1
     for unit in range(units[0], units[1]):
+        plane, i = unit * LANES // h, unit * LANES % h
         for k in range(LANES):
-            r = min(unit * LANES + k, planes * h - 1)
-            plane, i = r // h, r % h
             base = (image * planes + plane) * height
             skip[k] = y0[i] < 0
             upper[k] = (base + max(y0[i], 0)) * width * channels
             lower[k] = (base + max(y1[i], 0)) * width * channels
             w_upper[k], w_lower[k] = wy0[i], wy1[i]
             out[k] = (image * planes + plane) * h * w * channels + i * w * (1 if planar else channels)
+            plane, i = _next_row(plane, i, planes, h)
         for t in range(len(begin)):
             lo, hi = t * columns, min((t + 1) * columns, w)
-            first, count = begin[t], end[t] - begin[t]
-            for q in range(0, count - LANES + 1, LANES):
-                blend_rows(source, upper, lower, w_upper, w_lower, first + q, band_rows, q * LANES)
-            if count % LANES:
-                q = count - LANES
-                blend_rows(source, upper, lower, w_upper, w_lower, first + q, band_rows, q * LANES)
-            for j in range(lo, hi):
-                if x0[j] < 0:
-                    continue
-                for c in range(channels):
-                    a = (x0[j] * channels + c - first) * LANES
-                    b = (x1[j] * channels + c - first) * LANES
-                    at = c * columns + j - lo if planar else (j - lo) * channels + c
-                    blend_columns(band_rows, a, b, wx0[j], wx1[j], tile, at * LANES)
-            inner = 1 if planar else channels
-            _empty_columns(x0, lo, hi, inner, empty)
+            blend_rows(
+                source,
+                upper,
+                lower,
+                w_upper,
+                w_lower,
+                begin[t],
+                end[t] - begin[t],
+                band_rows,
+                upper[LANES - 1] - upper[0],
+            )
+            blend_columns(band_rows, left, right, w_left, w_right, place, lo * channels, hi * channels, tile)
+            holes = empty[empty_offset[t] : empty_offset[t + 1]]
             _store_tile(
-                tile, columns, lo * inner, (hi - lo) * inner, h * w, empty, target, out, skip, real, *affine, runs
+                tile, columns, lo * inner, (hi - lo) * inner, h * w, holes, target, out, skip, real, *affine, runs
             )
 
 
@@ -258,48 +289,44 @@ def _banded_rows(source, target, real, units, height, width, size, channels, ima
     last_tap = x_start + x_offset[1:] - x_offset[:-1] - 1
     columns = max(_TILE // channels, LANES)
     begin, end = _tiles(first_tap, last_tap, channels, columns, width)
-    length = ((end - begin).max() + LANES - 1) // LANES * LANES
+    start, place = _columns(first_tap, begin, channels, columns), _places(w, channels, columns, planar)
+    tap, taps = np.repeat(x_offset[:-1], channels), np.repeat(x_offset[1:] - x_offset[:-1], channels)
+    stride = channels * LANES
+    length = max((end - begin).max(), LANES)
     rows = np.zeros(length * LANES, real.dtype)
     band_rows = np.empty(length * LANES, real.dtype)
     tile = np.empty(columns * channels * LANES, real.dtype)
-    empty = np.empty(columns * channels + 1, np.int64)
+    inner = 1 if planar else channels
+    empty_offset, empty = _empty_columns(first_tap, inner, columns)
     out, skip = np.empty(LANES, np.int64), np.empty(LANES, np.bool_)
     runs = channels if planar else 1
     for unit in range(units[0], units[1]):
         for t in range(len(begin)):
             lo, hi = t * columns, min((t + 1) * columns, w)
             first, count = begin[t], end[t] - begin[t]
+            plane, i = unit * LANES // h, unit * LANES % h
             for k in range(LANES):
-                r = min(unit * LANES + k, planes * h - 1)
-                plane, i = r // h, r % h
                 out[k] = (image * planes + plane) * h * w * channels + i * w * (1 if planar else channels)
-                taps = y_offset[i + 1] - y_offset[i]
-                skip[k] = taps == 0
+                rows_read = y_offset[i + 1] - y_offset[i]
+                skip[k] = rows_read == 0
                 line = rows[k * length : k * length + count]
                 at = ((image * planes + plane) * height + y_start[i]) * width * channels + first
-                for tap in range(taps):
-                    weight = y_weight[y_offset[i] + tap]
-                    if tap == 0:
+                for row in range(rows_read):
+                    weight = y_weight[y_offset[i] + row]
+                    if row == 0:
                         for q in range(count):
                             line[q] = weight * load(source, at + q, real[0])
                     else:
                         for q in range(count):
                             line[q] += weight * load(source, at + q, real[0])
                     at += width * channels
-            for q in range(0, count, LANES):
-                interleave_rows(rows, q, length, band_rows, q * LANES)
-            for j in range(lo, hi):
-                taps = x_offset[j + 1] - x_offset[j]
-                for c in range(channels if taps else 0):
-                    a = (x_start[j] * channels + c - first) * LANES
-                    at = c * columns + j - lo if planar else (j - lo) * channels + c
-                    sum_columns(
-                        band_rows, a, channels * LANES, x_weight, x_offset[j], taps, tile, at * LANES
-                    )
-            inner = 1 if planar else channels
-            _empty_columns(first_tap, lo, hi, inner, empty)
+                plane, i = _next_row(plane, i, planes, h)
+            interleave_rows(rows, length, max(count, LANES), band_rows)
+            lo_value, hi_value = lo * channels, hi * channels
+            sum_columns(band_rows, start, stride, tap, taps, x_weight, place, lo_value, hi_value, tile)
+            holes = empty[empty_offset[t] : empty_offset[t + 1]]
             _store_tile(
-                tile, columns, lo * inner, (hi - lo) * inner, h * w, empty, target, out, skip, real, *affine, runs
+                tile, columns, lo * inner, (hi - lo) * inner, h * w, holes, target, out, skip, real, *affine, runs
             )
 
 
