@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
-from fastwarp.kernels.gpu import axis
+from fastwarp.kernels.gpu import axis, separable
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -62,6 +62,27 @@ def launches(short: bool) -> Iterator[str]:
                 args = (y, x, sizes, sources, inverse, antialias, False, valid, None)
                 axis.axis_windows_backward(axis.axis_windows(*args), *args)
                 yield f"{dtype} inverse={inverse} antialias={antialias}"
+    shapes = [(256, 75, 120), (256, 38, 60), (256, 19, 30), (256, 10, 15), (256, 5, 8)]
+    dtypes = [torch.float32, torch.float16] if short else [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+    for dtype in dtypes:
+        for form in (torch.contiguous_format, torch.channels_last):
+            for antialias in (False, True):
+                for levels in ([(3, 900, 1600)], shapes):
+                    images = [torch.empty(2, *shape, dtype=dtype).to(memory_format=form) for shape in levels]
+                    sizes = [450, 800] if len(levels) == 1 else [n for _, *size in levels for n in size]
+                    windows = torch.empty(2, 2, sum(sizes), dtype=torch.promote_types(dtype, torch.float32))
+                    outs = separable.resample(images, windows, sizes, None, antialias)
+                    sources = [n for _, *size in levels for n in size]
+                    separable.resample_adjoint(outs, windows, sources, None, antialias)
+                    separable.windows_gradient(outs, images, windows, None, antialias)
+                    yield f"{dtype} {form} antialias={antialias} levels={len(levels)}"
+    frame = torch.empty(2, 900, 1600, 3, dtype=torch.uint8)
+    windows, valid = torch.empty(2, 2, 450 + 800), torch.zeros(2, 1, 2, dtype=torch.int64)
+    for antialias in (False, True):
+        args = ([0.1, 0.2, 0.3], [-1.0, 0.5, 2.0], torch.float16, valid, antialias)
+        separable.camera(frame, windows, [450, 800], *args)
+        separable.resample([frame.permute(0, 3, 1, 2)], windows, [450, 800], valid, antialias)
+        yield f"camera and uint8 antialias={antialias}"
 
 
 def main() -> None:

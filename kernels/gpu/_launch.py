@@ -52,3 +52,12 @@ def find_segment(pid, sizes, BLOCK: tl.constexpr):
         next_start += unpack(sizes[s]).to(tl.int32)
         next_first += tl.cdiv(unpack(sizes[s]).to(tl.int32), BLOCK)
     return segment, size, start, (pid - first) * BLOCK
+
+
+@triton.jit
+def select(values, index):
+    """One of the packed integers."""
+    value = unpack(values[0]).to(tl.int64)
+    for i in tl.static_range(1, len(values)):
+        value = tl.where(index == i, unpack(values[i]).to(tl.int64), value)
+    return value

@@ -19,7 +19,7 @@ _RATE: tl.constexpr = tl.constexpr(2.772588722239781)  # 4 ln 2
 
 # Cells in rows, what they are summed over in columns: a usual map (31 x 51) is one tile, 2048 float64 values on 256
 # threads leave registers to spare, and 8 warps hide the latency of one program.
-_TILE = {"ROWS": 64, "COLUMNS": 32, "num_warps": 8}
+_TILE = {"ROWS": 64, "COLUMNS": 16, "num_warps": 8}
 
 
 @triton.jit

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._launch import device_of, find_segment, pack, unpack
+from fastwarp.kernels.gpu._launch import device_of, find_segment, pack, select
 from fastwarp.kernels.gpu._pieces import BLOCKS, batch_stride, locate, nan_of, store_shares, sum_shares, value
 
 
@@ -44,10 +44,7 @@ def _extent(valid_ptr, offset, whole):
 def _segment(pid, sizes, source_sizes, valid_ptr, source_valid_ptr, valid_offset, source_offset, ROWS: tl.constexpr):
     """First target of the segment, its size, targets of this program, and the extents of target and source."""
     segment, size, start, k0 = find_segment(pid, sizes, ROWS)
-    source = 0
-    for s in tl.static_range(len(sizes)):
-        if segment == s:
-            source = unpack(source_sizes[s]).to(tl.int32)
+    source = select(source_sizes, segment).to(tl.int32)
     extent = _extent(valid_ptr, valid_offset + segment, size)
     return segment, size, start, k0, extent, _extent(source_valid_ptr, source_offset + segment, source)
 

@@ -1,0 +1,216 @@
+"""Triton kernels of the `separable` family: the gradient of the images, `Wy^T @ grad @ Wx`.
+
+The targets that read a pixel of the source lie in a run, on both axes, so this is a gather, too: no atomics.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastwarp.kernels.gpu._launch import INTERPRETED, device_of, find_segment, pack, select, unpack
+from fastwarp.kernels.gpu._pieces import batch_stride
+from fastwarp.kernels.gpu._taps import (
+    accumulator,
+    aligned,
+    along_channels,
+    along_pixels,
+    channel_offsets,
+    dense_tile,
+    empty_levels,
+    field,
+    find_level,
+    geometry,
+    hint,
+    load_windows,
+    plan_launches,
+    pointer,
+    small_field,
+    source_extent,
+    taps,
+    wide,
+)
+
+
+@triton.jit(do_not_specialize=["total", "total_source", "stride_wb", "stride_vb"])
+def _runs_kernel(
+    runs_ptr,
+    scales_ptr,
+    windows_ptr,
+    valid_ptr,
+    larger,
+    sizes,
+    source_sizes,
+    total,
+    total_source,
+    stride_wb,
+    stride_vb,
+    GEO: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Program (block of an axis of a level, b): the first target that reads a pixel, and the length of the run.
+
+    Also 1/s and 1 / sum of the triangle (0: reads nothing) of the targets: `scales_ptr`. `larger` holds the larger of
+    source and target size. A NaN centre concerns all pixels: its target alone is their run.
+    """
+    b = tl.program_id(1).to(tl.int64)
+    segment, _, _, k0 = find_segment(tl.program_id(0), larger, ROWS)
+    size, source = select(sizes, segment).to(tl.int32), select(source_sizes, segment).to(tl.int32)
+    begin, begin_source = 0, 0
+    for s in tl.static_range(len(sizes)):
+        begin += tl.where(s < segment, unpack(sizes[s]).to(tl.int32), 0)
+        begin_source += tl.where(s < segment, unpack(source_sizes[s]).to(tl.int32), 0)
+    extent = source_extent(valid_ptr, b * stride_vb + segment, source)
+    windows_ptr += b * stride_wb + begin
+
+    k = k0 + tl.arange(0, ROWS)
+    c, s = load_windows(windows_ptr, k, k < size, total, GEO)
+    own = taps(c, s, extent)
+    scales_ptr += b * 2 * total + begin
+    tl.store(scales_ptr + k, own[3], mask=k < size)
+    tl.store(scales_ptr + total + k, tl.where(own[1] > 0, own[4], 0.0), mask=k < size)
+
+    first = tl.full([ROWS], 2147483647, tl.int32)
+    last = tl.full([ROWS], -1, tl.int32)
+    nan = tl.full([COLUMNS], -1, tl.int32)
+    for t0 in range(0, size, COLUMNS):
+        t = t0 + tl.arange(0, COLUMNS)
+        centre, width = load_windows(windows_ptr, t, t < size, total, GEO)
+        those = taps(centre, width, extent)
+        nan = tl.maximum(nan, tl.where((centre != centre) & (width > 0), t, -1))
+        reads = (k[:, None] >= those[0][None, :]) & (k[:, None] < (those[0] + those[1])[None, :])
+        first = tl.minimum(first, tl.min(tl.where(reads, t[None, :], 2147483647), 1))
+        last = tl.maximum(last, tl.max(tl.where(reads, t[None, :], -1), 1))
+    lost = tl.max(nan, 0)
+    first = tl.where(lost >= 0, lost, first)
+    last = tl.where(lost >= 0, lost, last)
+    runs_ptr += b * 2 * total_source + begin_source
+    tl.store(runs_ptr + k, first, mask=k < source)
+    tl.store(runs_ptr + total_source + k, tl.maximum(last - first + 1, 0), mask=k < source)
+
+
+@triton.jit
+def _weight_of(pixel, k, reads, windows_ptr, scales_ptr, total, ANTIALIAS: tl.constexpr, GEO: tl.constexpr):
+    """Weight with which the targets k read the pixels."""
+    c = tl.load(windows_ptr + k, mask=reads, other=0).to(GEO)
+    u = tl.abs(pixel - c)
+    if ANTIALIAS:
+        u *= tl.load(scales_ptr + k, mask=reads, other=0)
+    inv_total = tl.load(scales_ptr + total + k, mask=reads, other=0)
+    return tl.where(u > 1, 0.0, 1.0 - u) * inv_total
+
+
+@triton.jit(do_not_specialize=["total", "total_source", "stride_wb", "stride_rb", "stride_sb", "group"])
+def _adjoint_kernel(
+    outs,
+    grads,
+    windows_ptr,
+    scales_ptr,
+    runs_ptr,
+    levels,
+    total,
+    total_source,
+    stride_wb,
+    stride_sb,
+    stride_rb,
+    group,
+    ANTIALIAS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    OFFSET: tl.constexpr,
+    ACC: tl.constexpr,
+    GEO: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Program (level, image, group of channels, block of source pixels), the last one fastest."""
+    position = find_level(tl.program_id(0), levels)
+    grad_ptr, out_ptr = pointer(grads, position), pointer(outs, position)
+    channels = small_field(levels, position, 3)
+    stride_c = field(levels, position, 5)
+    stride_h = hint(field(levels, position, 6).to(OFFSET), ALIGNED)
+    stride_w = hint(field(levels, position, 7).to(OFFSET), ALIGNED)
+    targets_y = small_field(levels, position, 8)
+    size_y, size_x = small_field(levels, position, 10), small_field(levels, position, 11)
+
+    pid = tl.program_id(0) - small_field(levels, position, 0)
+    pixels = size_y * size_x
+    blocks, groups = tl.cdiv(pixels, BLOCK_P), tl.cdiv(channels, group)
+    b = (pid // (blocks * groups)).to(tl.int64)
+    begin = hint(pid // blocks % groups * group, ALIGNED)
+    end = hint(tl.minimum(begin + group, channels), ALIGNED)
+    p = pid % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    row, column = p // size_x, p % size_x
+
+    windows_ptr += b * stride_wb + field(levels, position, 2)
+    scales_ptr += b * stride_sb + field(levels, position, 2)
+    runs_ptr += b * stride_rb + field(levels, position, 12)
+    first_y = tl.load(runs_ptr + row, mask=p < pixels, other=0)
+    count_y = tl.load(runs_ptr + total_source + row, mask=p < pixels, other=0)
+    first_x = tl.load(runs_ptr + size_y + column, mask=p < pixels, other=0)
+    count_x = tl.load(runs_ptr + total_source + size_y + column, mask=p < pixels, other=0)
+
+    grad_ptr += b * hint(field(levels, position, 4), ALIGNED)
+    out_ptr += b * hint(channels, ALIGNED) * pixels
+    for c0 in range(begin, end, BLOCK_C):
+        c = c0 + tl.arange(0, BLOCK_C)
+        source = grad_ptr + channel_offsets(c, stride_c, CHANNELS_LAST, CHANNELS_LAST)
+        target = dense_tile(out_ptr, c, p, channels, pixels, CHANNELS_LAST, ALIGNED, OFFSET)
+        exists = along_channels(c < end, CHANNELS_LAST)
+        shape: tl.constexpr = [BLOCK_P, BLOCK_C] if CHANNELS_LAST else [BLOCK_C, BLOCK_P]
+        value = tl.zeros(shape, ACC)
+        for dy in range(tl.max(count_y, 0)):
+            i, reads_y = first_y + dy, dy < count_y
+            wy = _weight_of(row, i, reads_y, windows_ptr, scales_ptr, total, ANTIALIAS, GEO)
+            for dx in range(tl.max(count_x, 0)):
+                j, reads = first_x + dx, reads_y & (dx < count_x)
+                wx = _weight_of(
+                    *(column, j, reads, windows_ptr + targets_y, scales_ptr + targets_y, total, ANTIALIAS, GEO)
+                )
+                w = along_pixels(tl.where(reads, wy * wx, 0.0), CHANNELS_LAST)
+                offset = along_pixels(i.to(OFFSET) * stride_h + j.to(OFFSET) * stride_w, CHANNELS_LAST)
+                value += tl.load(source + offset, mask=exists & (w > 0), other=0).to(ACC) * w.to(ACC)
+        tl.store(target, value, mask=exists & along_pixels(p < pixels, CHANNELS_LAST))
+
+
+def resample_adjoint(
+    grads: list[Tensor], windows: Tensor, source_sizes: list[int], source_valid: Tensor | None, antialias: bool
+) -> list[Tensor]:
+    """Gradients `[B, C, H, W]` to the images of `resample`, from those of the results, in their memory formats."""
+    outs = empty_levels(grads, source_sizes)
+    windows = windows.contiguous()
+    source_valid = None if source_valid is None else source_valid.contiguous()
+    sizes = [side for grad in grads for side in grad.shape[2:]]
+    batch = max(len(windows), 1 if source_valid is None else len(source_valid))
+    geo = geometry(windows, grads[0].dtype)
+    runs = windows.new_empty(batch, 2, sum(source_sizes), dtype=torch.int32)
+    scales = windows.new_empty(batch, 2, sum(sizes), dtype=torch.float64 if geo == tl.float64 else torch.float32)
+    larger = [max(pair) for pair in zip(sizes, source_sizes, strict=True)]
+    begins = [[sum(s[: 2 * i]) for i in range(len(grads))] for s in (sizes, source_sizes)]
+    with device_of(windows):
+        # 8192 comparisons on 256 threads: the scan of all targets takes few steps.
+        rows, columns = (1024, 1024) if INTERPRETED else (32, 256)
+        _runs_kernel[(sum(triton.cdiv(n, rows) for n in larger), batch)](
+            *(runs, scales, windows, source_valid, pack(*larger), pack(*sizes), pack(*source_sizes)),
+            *(sum(sizes), sum(source_sizes), batch_stride(windows), batch_stride(source_valid)),
+            GEO=geo,
+            ROWS=rows,
+            COLUMNS=columns,
+            num_warps=8,
+        )
+        for plan in plan_launches(outs):
+            ins, results = plan.of(grads), plan.of(outs)
+            _adjoint_kernel[(plan.programs,)](
+                *(results, ins, windows, scales, runs),
+                *(plan.table(grads, outs, *begins), sum(sizes), sum(source_sizes)),
+                *(batch_stride(windows), batch_stride(scales), batch_stride(runs), plan.group),
+                ANTIALIAS=antialias,
+                CHANNELS_LAST=plan.channels_last,
+                ALIGNED=plan.channels_last and aligned(*ins, *results),
+                OFFSET=wide(*ins, *results),
+                ACC=accumulator(grads[0].dtype),
+                GEO=geo,
+                **plan.block,
+            )
+    return outs
