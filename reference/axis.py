@@ -4,6 +4,8 @@ Written to be read beside "Learning to Zoom and Unzoom" (LZU). Vector-Jacobian p
 they share nothing with the kernels they judge. Arrays are NumPy; everything is computed and returned in float64.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -159,18 +161,25 @@ def _windows_row(
     return centre, width, by_centre, by_width
 
 
-def _each_axis(knots_y, knots_x, sizes, source_sizes, valid, source_valid):
+def _each_axis(
+    knots_y: NDArray,
+    knots_x: NDArray,
+    sizes: list[int],
+    source_sizes: list[int],
+    valid: NDArray | None,
+    source_valid: NDArray | None,
+) -> Iterator[tuple[int, int, int, int, int, int]]:
     """Yields (image, axis, first target, target size, its extent, the source's extent) for every level and axis."""
     batch = max(len(t) for t in (knots_y, knots_x, valid, source_valid) if t is not None)
     for b in range(batch):
         first = 0
         for i, (size, source) in enumerate(zip(sizes, source_sizes, strict=True)):
             level, axis = divmod(i, 2)
-            extents = (
+            extent, source_extent = (
                 whole if given is None else int(np.clip(given[b % len(given), level, axis], 0, whole))
                 for given, whole in ((valid, size), (source_valid, source))
             )
-            yield (b, axis, first, size, *extents)
+            yield b, axis, first, size, extent, source_extent
             first += size
 
 

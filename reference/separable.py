@@ -4,6 +4,8 @@ A row of W holds the normalised triangle filter of one window (centre c, half-wi
 bilinear interpolation, s = 0 reads nothing. Arrays are NumPy; everything is computed and returned in float64.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,7 +52,9 @@ def _matrices(windows: NDArray, first: int, size: int, extents: list[int], sourc
     return stacked[0], stacked[1], stacked[2]
 
 
-def _levels(shapes: list[tuple[int, ...]], windows: NDArray, sizes: list[int], source_valid: NDArray | None):
+def _levels(
+    shapes: list[tuple[int, ...]], windows: NDArray, sizes: list[int], source_valid: NDArray | None
+) -> Iterator[list[tuple[int, tuple[Array, Array, Array]]]]:
     """Yields the matrices of the y and of the x axis and their first window, level by level."""
     first = 0
     for level, (batch, _, *source) in enumerate(shapes):
@@ -82,24 +86,41 @@ def resample(images: list[NDArray], windows: NDArray, sizes: list[int], source_v
     ]
 
 
-def resample_backward(
-    grads: list[NDArray], images: list[NDArray], windows: NDArray, sizes: list[int], source_valid: NDArray | None
-) -> tuple[list[Array], Array]:
-    """Gradients to the images and to the windows."""
-    grad_windows = np.zeros((images[0].shape[0], 2, windows.shape[2]))
-    grad_images = []
+def resample_adjoint(
+    grads: list[NDArray], windows: NDArray, source_sizes: list[int], source_valid: NDArray | None
+) -> list[Array]:
+    """Gradients to the images of `resample`, `Wy^T @ grad @ Wx`.
+
+    Args:
+        grads: gradients of the results `[B, C, h, w]`.
+        windows: as for `resample`.
+        source_sizes: sizes of the images `[H1, W1, H2, W2, ...]`.
+        source_valid: as for `resample`.
+    """
+    sizes = [side for g in grads for side in g.shape[2:]]
+    shapes = [(*g.shape[:2], *source_sizes[2 * i : 2 * i + 2]) for i, g in enumerate(grads)]
+    axes = _levels(shapes, windows, sizes, source_valid)
+    return [
+        np.einsum("bip,bcij,bjq->bcpq", wy, g.astype(np.float64), wx, optimize=True)
+        for g, ((_, (wy, _, _)), (_, (wx, _, _))) in zip(grads, axes, strict=True)
+    ]
+
+
+def windows_gradient(
+    grads: list[NDArray], images: list[NDArray], windows: NDArray, source_valid: NDArray | None
+) -> Array:
+    """Gradient to the windows of `resample`; summed over the images where they share their windows."""
+    sizes = [side for g in grads for side in g.shape[2:]]
+    result = np.zeros((images[0].shape[0], 2, windows.shape[2]))
     axes = _levels([i.shape for i in images], windows, sizes, source_valid)
     for g, image, ((fy, (wy, wyc, wys)), (fx, (wx, wxc, wxs))) in zip(grads, images, axes, strict=True):
         g, image = g.astype(np.float64), image.astype(np.float64)
-        grad_images.append(np.einsum("bip,bcij,bjq->bcpq", wy, g, wx, optimize=True))
         by_wy = np.einsum("bcij,bcpq,bjq->bip", g, image, wx, optimize=True)
         by_wx = np.einsum("bcij,bcpq,bip->bjq", g, image, wy, optimize=True)
         for row, (my, mx) in enumerate(((wyc, wxc), (wys, wxs))):
-            grad_windows[:, row, fy : fy + wy.shape[1]] = (by_wy * my).sum(2)
-            grad_windows[:, row, fx : fx + wx.shape[1]] = (by_wx * mx).sum(2)
-    if len(windows) != len(grad_windows):
-        grad_windows = grad_windows.sum(0, keepdims=True)
-    return grad_images, grad_windows
+            result[:, row, fy : fy + wy.shape[1]] = (by_wy * my).sum(2)
+            result[:, row, fx : fx + wx.shape[1]] = (by_wx * mx).sum(2)
+    return result if len(windows) == len(result) else result.sum(0, keepdims=True)
 
 
 def camera(

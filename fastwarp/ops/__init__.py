@@ -1,1 +1,5 @@
-"""`torch.library` operators: schemas, fakes, autograd, autocast and vmap, one file per family."""
+"""`torch.ops.fastwarp.*`: schemas, shapes for tracing, gradients and vmap, one file per family."""
+
+from fastwarp.ops import axis, separable
+
+__all__ = ["axis", "separable"]

@@ -7,12 +7,11 @@ from `start[i]` on. The adjoint of a resampling is a resampling by the transpose
 import math
 
 import numpy as np
-
 from fastwarp.kernels.cpu._parallel import inline
 
 
 @inline
-def support(centre, width, extent):  # type: ignore[no-untyped-def]
+def support(centre, width, extent):
     """First tap and number of taps of the triangle filter; `extent` ends the axis."""
     if not width > 0 or extent == 0:
         return 0, 0
@@ -24,7 +23,7 @@ def support(centre, width, extent):  # type: ignore[no-untyped-def]
 
 
 @inline
-def band(windows, extent, real):  # type: ignore[no-untyped-def]
+def band(windows, extent, real):
     """Band of windows `[2, m]` over an axis of `extent` pixels, with weights of `real`'s type."""
     m = windows.shape[1]
     start, offset = np.empty(m, np.int64), np.empty(m + 1, np.int64)
@@ -44,7 +43,7 @@ def band(windows, extent, real):  # type: ignore[no-untyped-def]
 
 
 @inline
-def transposed(start, offset, weight, size):  # type: ignore[no-untyped-def]
+def transposed(start, offset, weight, size):
     """The transposed band: for each of `size` columns the hull of the rows that touch it."""
     m = len(start)
     first, last = np.full(size, m), np.full(size, -1)
@@ -65,7 +64,7 @@ def transposed(start, offset, weight, size):  # type: ignore[no-untyped-def]
 
 
 @inline
-def windows_gradient(windows, start, offset, weight, by_weight, result):  # type: ignore[no-untyped-def]
+def chain_to_windows(windows, start, offset, weight, by_weight, result):
     """Chain rule through the normalised triangle: adds to `result` `[2, m]` the gradient of centre and half-width."""
     for i in range(len(start)):
         c, s = np.float64(windows[0, i]), np.float64(windows[1, i])

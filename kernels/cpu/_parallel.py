@@ -22,7 +22,8 @@ os.register_at_fork(after_in_child=_pools.clear)
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiles with numba on first call, without the GIL, and caches the machine code on disk where that can be written.
+    """Compiles with numba on first call, without the GIL, and caches the machine code on disk where that can be
+    written.
 
     Not `fastmath=True`: NaN must come through, which "nnan" would allow to be dropped.
     """

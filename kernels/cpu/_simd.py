@@ -109,24 +109,24 @@ def _transpose(builder: Any, rows: list[Any]) -> list[Any]:
 
 
 @intrinsic
-def _pointer(typingctx, address, like):  # type: ignore[no-untyped-def]
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+def _pointer(typingctx, address, like):
+    def codegen(context, builder, signature, args):
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(like.dtype)(types.int64, like), codegen
 
 
 @numba.njit(nogil=True)
-def flat(address, length, like):  # type: ignore[no-untyped-def]
+def flat(address, length, like):
     """1-D array of `like`'s type over the memory at `address`: one compiled kernel then serves any number of levels."""
     return numba.carray(_pointer(address, like), (length,))
 
 
 @intrinsic
-def load(typingctx, source, index, real):  # type: ignore[no-untyped-def]
+def load(typingctx, source, index, real):
     """`source[index]` widened to the type of the scalar `real`."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         pointer = _data(context, builder, signature.args[0], args[0])
         wide = context.get_value_type(signature.return_type)
         return _load(builder, signature.args[0].dtype, pointer, args[1], wide, 1)
@@ -135,10 +135,10 @@ def load(typingctx, source, index, real):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def store(typingctx, value, target, index):  # type: ignore[no-untyped-def]
+def store(typingctx, value, target, index):
     """`target[index] = value`, rounded to the storage type."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         pointer = _data(context, builder, signature.args[1], args[1])
         _store(builder, signature.args[1].dtype, args[0], pointer, args[2], 1)
         return context.get_dummy_value()
@@ -166,13 +166,13 @@ def _for_blocks(builder: Any, count: Any, body: Any) -> None:
 
 
 @intrinsic
-def blend_rows(typingctx, source, upper, lower, w_upper, w_lower, first, count, target, ahead):  # type: ignore[no-untyped-def]
+def blend_rows(typingctx, source, upper, lower, w_upper, w_lower, first, count, target, ahead):
     """Vertical step of two taps: eight rows of `count` >= 8 values are blended and interleaved.
 
     `target[i*8 + k] = w_upper[k] source[upper[k] + first + i] + w_lower[k] source[lower[k] + first + i]`
     """
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         source, upper, lower, w_upper, w_lower = (
             _data(context, builder, type_, value) for type_, value in zip(signature.args[:5], args[:5], strict=True)
         )
@@ -189,7 +189,7 @@ def blend_rows(typingctx, source, upper, lower, w_upper, w_lower, first, count, 
             for k in range(LANES)
         ]
 
-        def block(i):  # type: ignore[no-untyped-def]
+        def block(i):
             rows = []
             for (a, wa), (b, wb) in taps:
                 _prefetch(builder, source, builder.add(builder.add(b, i), args[8]), False)
@@ -211,13 +211,13 @@ def _store_columns(builder: Any, storage: types.Type, rows: list[Any], target: A
 
 
 @intrinsic
-def interleave_rows(typingctx, source, stride, count, target):  # type: ignore[no-untyped-def]
+def interleave_rows(typingctx, source, stride, count, target):
     """`target[i*8 + k] = source[k*stride + i]` for eight rows of `count` >= 8 values, both of the real type."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         source, target = (_data(context, builder, signature.args[i], args[i]) for i in (0, 3))
 
-        def block(i):  # type: ignore[no-untyped-def]
+        def block(i):
             rows = [
                 _raw_load(builder, source, builder.add(i, builder.mul(args[1], ir.Constant(_I64, k))), LANES)
                 for k in range(LANES)
@@ -231,13 +231,13 @@ def interleave_rows(typingctx, source, stride, count, target):  # type: ignore[n
 
 
 @intrinsic
-def blend_columns(typingctx, source, left, right, w_left, w_right, place, begin, end, target):  # type: ignore[no-untyped-def]
-    """Horizontal step of two taps for eight interleaved rows, for each m in begin .. end:
+def blend_columns(typingctx, source, left, right, w_left, w_right, place, begin, end, target):
+    """Horizontal step of two taps for eight interleaved rows.
 
-    `target[place[m]:+8] = w_left[m] source[left[m]:+8] + w_right[m] source[right[m]:+8]`
+    For each m in begin .. end: `target[place[m]:+8] = w_left[m] source[left[m]:+8] + w_right[m] source[right[m]:+8]`
     """
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         source, left, right, w_left, w_right, place = (
             _data(context, builder, type_, value) for type_, value in zip(signature.args[:6], args[:6], strict=True)
         )
@@ -255,13 +255,14 @@ def blend_columns(typingctx, source, left, right, w_left, w_right, place, begin,
 
 
 @intrinsic
-def sum_columns(typingctx, source, start, stride, tap, count, weight, place, begin, end, target):  # type: ignore[no-untyped-def]
-    """Horizontal step of any number of taps for eight interleaved rows, for each m in begin .. end:
+def sum_columns(typingctx, source, start, stride, tap, count, weight, place, begin, end, target):
+    """Horizontal step of any number of taps for eight interleaved rows.
 
-    `target[place[m]:+8] = sum_t weight[tap[m] + t] source[start[m] + t*stride:+8]`, t in 0 .. count[m]
+    For each m in begin .. end: `target[place[m]:+8] = sum_t weight[tap[m] + t] source[start[m] + t*stride:+8]`, t in
+    0 .. count[m]
     """
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         source, start, tap, count, weight, place, target = (
             _data(context, builder, signature.args[i], args[i]) for i in (0, 1, 3, 4, 5, 6, 9)
         )
@@ -285,17 +286,18 @@ def sum_columns(typingctx, source, start, stride, tap, count, weight, place, beg
 
 
 @intrinsic
-def store_rows(typingctx, source, index, count, scale, bias, target, offsets, column, ahead):  # type: ignore[no-untyped-def]
-    """Back to eight rows of `count` >= 8 values: `target[offsets[k] + column + i] = scale source[index + i*8 + k] + bias`."""
+def store_rows(typingctx, source, index, count, scale, bias, target, offsets, column, ahead):
+    """Back to eight rows: `target[offsets[k] + column + i] = scale source[index + i*8 + k] + bias`, i in 0 .. count
+    >= 8."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         source, target, offsets = (_data(context, builder, signature.args[i], args[i]) for i in (0, 5, 6))
         scale, bias = _splat(builder, args[3]), _splat(builder, args[4])
         starts = [
             builder.add(builder.load(builder.gep(offsets, [ir.Constant(_I64, k)])), args[7]) for k in range(LANES)
         ]
 
-        def block(i):  # type: ignore[no-untyped-def]
+        def block(i):
             first = builder.add(args[1], builder.mul(i, ir.Constant(_I64, LANES)))
             columns = [
                 _raw_load(builder, source, builder.add(first, ir.Constant(_I64, lane * LANES)), LANES)

@@ -7,9 +7,8 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from fastwarp.kernels.cpu._parallel import inline, jit
+from torch import Tensor
 
 _NO_EXTENTS = np.zeros((0, 0, 0), np.int64)
 
@@ -25,7 +24,7 @@ def _array(tensor: Tensor | None) -> np.ndarray:
 
 
 @inline
-def _marginal(saliency, b):  # type: ignore[no-untyped-def]
+def _marginal(saliency, b):
     n, cells = saliency.shape[1], saliency.shape[2]
     result = np.zeros(n)
     for i in range(n):
@@ -39,7 +38,7 @@ def _marginal(saliency, b):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _fold(i, n, anti_crop):  # type: ignore[no-untyped-def]
+def _fold(i, n, anti_crop):
     """Cell that the padded marginal repeats at position i."""
     if anti_crop:
         i = abs(i)
@@ -48,7 +47,7 @@ def _fold(i, n, anti_crop):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _attraction(radius, fwhm):  # type: ignore[no-untyped-def]
+def _attraction(radius, fwhm):
     kernel = np.empty(radius + 1)
     for d in range(radius + 1):
         kernel[d] = math.exp(-4.0 * math.log(2.0) * d * d / (fwhm * fwhm))
@@ -56,12 +55,12 @@ def _attraction(radius, fwhm):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _total_weight(kernel):  # type: ignore[no-untyped-def]
+def _total_weight(kernel):
     return 2.0 * kernel.sum() - kernel[0]
 
 
 @inline
-def _pull(marginal, i, kernel, floor, anti_crop):  # type: ignore[no-untyped-def]
+def _pull(marginal, i, kernel, floor, anti_crop):
     """Numerator (relative to cell i) and denominator of T at cell i. Paired, so that reflected ends give exactly 0."""
     n = len(marginal)
     above, below = 0.0, kernel[0] * marginal[i] + floor
@@ -73,7 +72,7 @@ def _pull(marginal, i, kernel, floor, anti_crop):  # type: ignore[no-untyped-def
 
 
 @jit
-def _lz_knots(saliency, radius, fwhm, anti_crop, knots):  # type: ignore[no-untyped-def]
+def _lz_knots(saliency, radius, fwhm, anti_crop, knots):
     kernel = _attraction(radius, fwhm)
     n = knots.shape[1]
     for b in range(len(knots)):
@@ -86,7 +85,7 @@ def _lz_knots(saliency, radius, fwhm, anti_crop, knots):  # type: ignore[no-unty
 
 
 @jit
-def _lz_knots_backward(grad, saliency, radius, fwhm, anti_crop, result):  # type: ignore[no-untyped-def]
+def _lz_knots_backward(grad, saliency, radius, fwhm, anti_crop, result):
     kernel = _attraction(radius, fwhm)
     total = _total_weight(kernel)
     n = grad.shape[1]
@@ -136,7 +135,7 @@ def lz_knots_backward(
 
 
 @inline
-def _count_below(knots, x, equal):  # type: ignore[no-untyped-def]
+def _count_below(knots, x, equal):
     """Inner knots < x, or <= x where `equal`: the index of a piece. NaN counts none."""
     low, high = 1, len(knots) - 1
     while low < high:
@@ -149,7 +148,7 @@ def _count_below(knots, x, equal):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _evaluate(knots, u):  # type: ignore[no-untyped-def]
+def _evaluate(knots, u):
     """Piece, fraction and value of T~(u)."""
     n = len(knots)
     position = u * (n - 1)
@@ -159,7 +158,7 @@ def _evaluate(knots, u):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _invert(knots, x):  # type: ignore[no-untyped-def]
+def _invert(knots, x):
     """Piece, fraction and value of T~^-1(x). Of equal knots the piece towards the inside is taken."""
     n = len(knots)
     last = np.float64(knots[n - 1])
@@ -174,14 +173,14 @@ def _invert(knots, x):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _slope(knots, piece):  # type: ignore[no-untyped-def]
+def _slope(knots, piece):
     """1 / (knots per unit), the derivative of T~^-1 on a piece; 0 where the piece has no extent."""
     delta = np.float64(knots[piece + 1]) - np.float64(knots[piece])
     return 0.0 if delta == 0 else 1.0 / ((len(knots) - 1) * delta)
 
 
 @inline
-def _pull_back(knots, piece, f, inverse, grad, row):  # type: ignore[no-untyped-def]
+def _pull_back(knots, piece, f, inverse, grad, row):
     """Adds the gradient of a value of T~ (T~^-1) to the two knots it was made from."""
     scale = -_slope(knots, piece) * grad if inverse else grad
     row[piece] += (1.0 - f) * scale
@@ -189,7 +188,7 @@ def _pull_back(knots, piece, f, inverse, grad, row):  # type: ignore[no-untyped-
 
 
 @jit
-def _axis_map(knots, positions, inverse, result):  # type: ignore[no-untyped-def]
+def _axis_map(knots, positions, inverse, result):
     for b in range(len(positions)):
         row = knots[b if len(knots) > 1 else 0]
         for k in range(positions.shape[1]):
@@ -198,7 +197,7 @@ def _axis_map(knots, positions, inverse, result):  # type: ignore[no-untyped-def
 
 
 @jit
-def _axis_map_backward(grad, knots, positions, inverse, grad_knots, grad_positions):  # type: ignore[no-untyped-def]
+def _axis_map_backward(grad, knots, positions, inverse, grad_knots, grad_positions):
     n = knots.shape[1]
     total = np.zeros((len(grad_knots), n))
     for b in range(len(positions)):
@@ -233,7 +232,7 @@ def axis_map_backward(grad: Tensor, knots: Tensor, positions: Tensor, inverse: b
 
 
 @inline
-def _target(knots, k, extent, source, inverse):  # type: ignore[no-untyped-def]
+def _target(knots, k, extent, source, inverse):
     """Piece, fraction, centre, and whether target k moves with the knots and is inside their range."""
     x = k / (extent - 1) if extent > 1 else 0.5
     if inverse:
@@ -249,14 +248,14 @@ def _target(knots, k, extent, source, inverse):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _extent(extents, b, level, axis, whole):  # type: ignore[no-untyped-def]
+def _extent(extents, b, level, axis, whole):
     if extents.shape[0] == 0:
         return whole
     return min(max(extents[b if extents.shape[0] > 1 else 0, level, axis], 0), whole)
 
 
 @inline
-def _spacing(centres, k, extent):  # type: ignore[no-untyped-def]
+def _spacing(centres, k, extent):
     if k == 0:
         return centres[1] - centres[0]
     if k == extent - 1:
@@ -265,7 +264,7 @@ def _spacing(centres, k, extent):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _axis_windows(knots, size, extent, source, inverse, antialias, border, centre, width):  # type: ignore[no-untyped-def]
+def _axis_windows(knots, size, extent, source, inverse, antialias, border, centre, width):
     centre[:size] = 0
     width[:size] = 0
     if source == 0:
@@ -286,7 +285,7 @@ def _axis_windows(knots, size, extent, source, inverse, antialias, border, centr
 
 
 @inline
-def _axis_windows_backward(grad, knots, size, extent, source, inverse, antialias, border, row):  # type: ignore[no-untyped-def]
+def _axis_windows_backward(grad, knots, size, extent, source, inverse, antialias, border, row):
     if source == 0:
         return
     centres, by_centre = np.empty(extent), np.zeros(extent)
@@ -311,9 +310,7 @@ def _axis_windows_backward(grad, knots, size, extent, source, inverse, antialias
 
 
 @jit
-def _windows(  # type: ignore[no-untyped-def]
-    knots_y, knots_x, sizes, source_sizes, inverse, antialias, border, valid, source_valid, windows
-):
+def _windows(knots_y, knots_x, sizes, source_sizes, inverse, antialias, border, valid, source_valid, windows):
     for b in range(len(windows)):
         first = 0
         for i in range(len(sizes)):
@@ -328,7 +325,7 @@ def _windows(  # type: ignore[no-untyped-def]
 
 
 @jit
-def _windows_backward(  # type: ignore[no-untyped-def]
+def _windows_backward(
     grad, knots_y, knots_x, sizes, source_sizes, inverse, antialias, border, valid, source_valid, grad_y, grad_x
 ):
     total_y, total_x = np.zeros(grad_y.shape), np.zeros(grad_x.shape)

@@ -6,9 +6,7 @@ eight rows (of any planes of one image) are resampled together, interleaved as `
 
 import numpy as np
 import torch
-from torch import Tensor
-
-from fastwarp.kernels.cpu._bands import band, transposed, windows_gradient
+from fastwarp.kernels.cpu._bands import band, chain_to_windows, transposed
 from fastwarp.kernels.cpu._parallel import inline, jit, run
 from fastwarp.kernels.cpu._simd import (
     LANES,
@@ -22,6 +20,7 @@ from fastwarp.kernels.cpu._simd import (
     sum_columns,
 )
 from fastwarp.kernels.layout import memory_format
+from torch import Tensor
 
 _TILE = 256  # values of a target row that are made at a time: sources and results of 8 rows stay in L1/L2
 _DIRECT_CHANNELS = 16  # from here on the channels of a pixel fill vectors by themselves
@@ -36,14 +35,14 @@ _NO_EXTENTS = np.zeros((0, 0, 0), np.int64)
 
 
 @inline
-def _extent(extents, b, level, axis, whole):  # type: ignore[no-untyped-def]
+def _extent(extents, b, level, axis, whole):
     if extents.shape[0] == 0:
         return whole
     return min(max(extents[b if extents.shape[0] > 1 else 0, level, axis], 0), whole)
 
 
 @inline
-def _next_row(plane, i, planes, h):  # type: ignore[no-untyped-def]
+def _next_row(plane, i, planes, h):
     """The row after row i of a plane. The last row of all follows itself: the lanes of a short unit repeat it."""
     if i + 1 < h:
         return plane, i + 1
@@ -53,7 +52,7 @@ def _next_row(plane, i, planes, h):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _store_tile(tile, width, column, count, stride, empty, target, offsets, skip, real, scale, bias, planes):  # type: ignore[no-untyped-def]
+def _store_tile(tile, width, column, count, stride, empty, target, offsets, skip, real, scale, bias, planes):
     """Writes `count` columns of eight interleaved rows; columns in `empty` and rows in `skip` become 0.
 
     The tile is `planes` runs of `width` columns; a run goes to `offsets[k] + plane*stride + column`.
@@ -77,7 +76,7 @@ def _store_tile(tile, width, column, count, stride, empty, target, offsets, skip
 
 
 @inline
-def _tiles(first, last, channels, columns, room):  # type: ignore[no-untyped-def]
+def _tiles(first, last, channels, columns, room):
     """For each tile of targets: the source values `[begin, end)` of a row that it reads, at least 8 and within the row.
 
     `first`, `last` are the first and last source pixel of each target, first < 0 where it reads none.
@@ -96,7 +95,7 @@ def _tiles(first, last, channels, columns, room):  # type: ignore[no-untyped-def
 
 
 @inline
-def _columns(tap, begin, channels, columns):  # type: ignore[no-untyped-def]
+def _columns(tap, begin, channels, columns):
     """Where each value of a target row finds its tap among the interleaved source values of its tile."""
     result = np.empty(len(tap) * channels, np.int64)
     for j in range(len(tap)):
@@ -106,7 +105,7 @@ def _columns(tap, begin, channels, columns):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _places(size, channels, columns, planar):  # type: ignore[no-untyped-def]
+def _places(size, channels, columns, planar):
     """Where each value of a target row goes in its interleaved tile: pixel by pixel, or channel by channel."""
     result = np.empty(size * channels, np.int64)
     for j in range(size):
@@ -117,7 +116,7 @@ def _places(size, channels, columns, planar):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _empty_columns(first, channels, columns):  # type: ignore[no-untyped-def]
+def _empty_columns(first, channels, columns):
     """The columns of each tile that read nothing: a list `values[offset[tile]:offset[tile + 1]]`."""
     count = (len(first) + columns - 1) // columns
     offset = np.zeros(count + 1, np.int64)
@@ -136,7 +135,7 @@ def _empty_columns(first, channels, columns):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _two_taps(windows, extent, real):  # type: ignore[no-untyped-def]
+def _two_taps(windows, extent, real):
     """First and second tap (-1 where a window reads nothing) and their weights. Never reaches past `extent`."""
     m = windows.shape[1]
     first, second = np.empty(m, np.int64), np.empty(m, np.int64)
@@ -155,7 +154,7 @@ def _two_taps(windows, extent, real):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _bilinear_direct(source, target, real, rows, height, width, size, channels, image, planes, y, x, affine, planar):  # type: ignore[no-untyped-def]
+def _bilinear_direct(source, target, real, rows, height, width, size, channels, image, planes, y, x, affine, planar):
     """Four taps straight from the image, for the rows `rows` of its planes."""
     y0, y1, wy0, wy1 = y
     x0, x1, wx0, wx1 = x
@@ -202,7 +201,7 @@ def _bilinear_direct(source, target, real, rows, height, width, size, channels, 
 
 
 @inline
-def _bilinear_interleaved(  # type: ignore[no-untyped-def]
+def _bilinear_interleaved(
     source, target, real, units, height, width, size, channels, image, planes, y, x, affine, planar
 ):
     """Eight rows at a time: vertical step into `[column][8]`, horizontal step there, and back."""
@@ -253,7 +252,7 @@ def _bilinear_interleaved(  # type: ignore[no-untyped-def]
 
 
 @jit
-def _bilinear(table, windows, extents, like, like_out, real, scale, bias, planar, part, parts):  # type: ignore[no-untyped-def]
+def _bilinear(table, windows, extents, like, like_out, real, scale, bias, planar, part, parts):
     for level in range(len(table)):
         source_at, target_at, images, planes, height, width, channels, h, w, at = table[level]
         source = flat(source_at, images * planes * height * width * channels, like)
@@ -281,7 +280,7 @@ def _bilinear(table, windows, extents, like, like_out, real, scale, bias, planar
 
 
 @inline
-def _banded_rows(source, target, real, units, height, width, size, channels, image, planes, y, x, affine, planar):  # type: ignore[no-untyped-def]
+def _banded_rows(source, target, real, units, height, width, size, channels, image, planes, y, x, affine, planar):
     y_start, y_offset, y_weight = y
     x_start, x_offset, x_weight = x
     h, w = size
@@ -331,7 +330,7 @@ def _banded_rows(source, target, real, units, height, width, size, channels, ima
 
 
 @jit
-def _banded(table, windows, extents, like, like_out, real, scale, bias, planar, adjoint, part, parts):  # type: ignore[no-untyped-def]
+def _banded(table, windows, extents, like, like_out, real, scale, bias, planar, adjoint, part, parts):
     for level in range(len(table)):
         source_at, target_at, images, planes, height, width, channels, h, w, at = table[level]
         source_size, size = ((h, w), (height, width)) if adjoint else ((height, width), (h, w))
@@ -357,7 +356,7 @@ def _banded(table, windows, extents, like, like_out, real, scale, bias, planar, 
 
 
 @inline
-def _rows_by_weight(source, grad, real, rows, height, width, size, channels, image, planes, y, x, by_y, by_x):  # type: ignore[no-untyped-def]
+def _rows_by_weight(source, grad, real, rows, height, width, size, channels, image, planes, y, x, by_y, by_x):
     """Adds the gradient of the weights of both bands over some rows of the planes of one image."""
     y_start, y_offset, y_weight = y
     x_start, x_offset, x_weight = x
@@ -393,7 +392,7 @@ def _rows_by_weight(source, grad, real, rows, height, width, size, channels, ima
 
 
 @jit
-def _windows_grad(table, windows, extents, like, real, partial, part, parts):  # type: ignore[no-untyped-def]
+def _windows_grad(table, windows, extents, like, real, partial, part, parts):
     for level in range(len(table)):
         source_at, grad_at, images, planes, height, width, channels, h, w, at = table[level]
         source = flat(source_at, images * planes * height * width * channels, like)
@@ -408,12 +407,12 @@ def _windows_grad(table, windows, extents, like, real, partial, part, parts):  #
                 rows = (chunk * planes * h // _CHUNKS, (chunk + 1) * planes * h // _CHUNKS)
                 _rows_by_weight(source, grad, real, rows, *shape, by_y, by_x)
                 result = partial[chunk, image]
-                windows_gradient(row[:, at : at + h], *y, by_y, result[:, at : at + h])
-                windows_gradient(row[:, at + h : at + h + w], *x, by_x, result[:, at + h : at + h + w])
+                chain_to_windows(row[:, at : at + h], *y, by_y, result[:, at : at + h])
+                chain_to_windows(row[:, at + h : at + h + w], *x, by_x, result[:, at + h : at + h + w])
 
 
 @jit
-def _reduce(partial, result):  # type: ignore[no-untyped-def]
+def _reduce(partial, result):
     for i in range(2):
         for k in range(partial.shape[3]):
             for b in range(len(result)):
@@ -504,7 +503,7 @@ def resample(
     return results
 
 
-def _launch(sources, results, shapes, windows, sizes, source_valid, formats, antialias, adjoint):  # type: ignore[no-untyped-def]
+def _launch(sources, results, shapes, windows, sizes, source_valid, formats, antialias, adjoint):
     if not _values(results):
         return
     real = _real(sources[0].dtype)
@@ -518,38 +517,38 @@ def _launch(sources, results, shapes, windows, sizes, source_valid, formats, ant
         run(_bilinear, args, work)
 
 
-def resample_backward(
-    grads: list[Tensor],
-    images: list[Tensor],
-    windows: Tensor,
-    sizes: list[int],
-    source_valid: Tensor | None,
-    image_grad: bool,
-    windows_grad: bool,
-    antialias: bool,
-) -> tuple[list[Tensor], Tensor]:
-    """Gradients to the images (in their memory format) and to the windows; what is not asked for comes back empty."""
-    formats = [memory_format(i) for i in images]
-    shapes = [i.shape for i in images]
+def resample_adjoint(
+    grads: list[Tensor], windows: Tensor, source_sizes: list[int], source_valid: Tensor | None, antialias: bool
+) -> list[Tensor]:
+    """Gradients `[B, C, H, W]` to the images of `resample`, from those of the results, in their memory formats."""
+    formats = [memory_format(g) for g in grads]
     grads = _dense(grads, formats)
-    grad_images: list[Tensor] = []
-    grad_windows = torch.empty((0,), dtype=windows.dtype)
-    if image_grad:
-        grad_images = [
-            torch.empty(i.shape, dtype=i.dtype, memory_format=f) for i, f in zip(images, formats, strict=True)
-        ]
-        _launch(grads, grad_images, shapes, windows, sizes, source_valid, formats, antialias, True)
-    if windows_grad:
-        images = _dense(images, formats)
-        table = _table(images, grads, shapes, sizes, formats, _alike(windows, source_valid))
-        partial = np.zeros((_CHUNKS, max(int(table[:, 2].max()), 1), *windows.shape[1:]))
-        real = _real(images[0].dtype)
-        arrays = (windows.detach().numpy(), _extents(source_valid), _like(images[0].dtype), real, partial)
-        if _values(images):
-            run(_windows_grad, (table, *arrays), 4 * _values(grads))
-        grad_windows = torch.empty(windows.shape, dtype=windows.dtype)
-        _reduce(partial, grad_windows.numpy())
-    return grad_images, grad_windows
+    results = [
+        torch.empty((*g.shape[:2], *source_sizes[2 * i : 2 * i + 2]), dtype=g.dtype, memory_format=format_)
+        for i, (g, format_) in enumerate(zip(grads, formats, strict=True))
+    ]
+    sizes = [side for g in grads for side in g.shape[2:]]
+    _launch(grads, results, [r.shape for r in results], windows, sizes, source_valid, formats, antialias, True)
+    return results
+
+
+def windows_gradient(
+    grads: list[Tensor], images: list[Tensor], windows: Tensor, source_valid: Tensor | None, antialias: bool
+) -> Tensor:
+    """Gradient to the windows of `resample`; summed over the images where they share their windows."""
+    formats = [memory_format(i) for i in images]
+    grads, images = _dense(grads, formats), _dense(images, formats)
+    sizes = [side for g in grads for side in g.shape[2:]]
+    alike = _alike(windows, source_valid)
+    table = _table(images, grads, [i.shape for i in images], sizes, formats, alike)
+    partial = np.zeros((_CHUNKS, 1 if alike else max(len(i) for i in images), *windows.shape[1:]))
+    real = _real(images[0].dtype)
+    arrays = (windows.detach().numpy(), _extents(source_valid), _like(images[0].dtype), real, partial)
+    if _values(grads):
+        run(_windows_grad, (table, *arrays), 4 * _values(grads))
+    result = torch.empty(windows.shape, dtype=windows.dtype)
+    _reduce(partial, result.numpy())
+    return result
 
 
 def camera(

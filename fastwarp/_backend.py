@@ -1,0 +1,82 @@
+"""Which kernels run: Triton on GPUs, numba on CPUs, or the float64 reference."""
+
+import contextlib
+import importlib
+import os
+from collections.abc import Iterator
+from types import ModuleType
+
+import torch
+
+from fastwarp.errors import FastwarpError
+
+NAMES = ("auto", "triton", "numba", "reference")
+
+_active = "auto"
+
+
+def _set(name: str) -> None:
+    global _active
+    if name not in NAMES:
+        raise FastwarpError(f"backend: name is {name!r}, expected one of {', '.join(NAMES)}")
+    _active = name
+
+
+_set(os.environ.get("FASTWARP_BACKEND", "auto"))
+
+
+@contextlib.contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Chooses the kernels for the block, in the whole process (like `torch.backends` flags; the backward pass of a
+    GPU runs in threads of its own). The environment variable `FASTWARP_BACKEND` chooses for the whole run.
+
+    Args:
+        name: `"auto"`: Triton for CUDA tensors, numba for CPU tensors. `"triton"`: also for CPU tensors, in Triton's
+            interpreter (set `TRITON_INTERPRET=1` before the first use). `"numba"`: CPU tensors only. `"reference"`:
+            the float64 NumPy reference, slow, for any device.
+
+    Raises:
+        FastwarpError: an unknown name.
+
+    Example:
+        >>> import torch, fastwarp
+        >>> warp = fastwarp.SeparableWarp.identity(1, (5, 5))
+        >>> with fastwarp.backend("reference"):
+        ...     warp.zoom(torch.ones(1, 1, 4, 4), (2, 2)).tolist()
+        [[[[1.0, 1.0], [1.0, 1.0]]]]
+    """
+    before = _active
+    _set(name)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def backend_for(device: torch.device) -> str:
+    """The name of the kernels that run for tensors on `device` now.
+
+    Raises:
+        FastwarpError: the chosen backend does not serve the device.
+    """
+    native = {"cpu": "numba", "cuda": "triton"}.get(device.type)
+    name = native if _active == "auto" else _active
+    if name is None:
+        raise FastwarpError(f"fastwarp has kernels for cpu and cuda, got tensors on {device}")
+    if name == "numba" and device.type != "cpu":
+        raise FastwarpError(f"the numba backend serves CPU tensors, got tensors on {device}")
+    if name == "triton" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise FastwarpError("the triton backend serves CPU tensors only in its interpreter: set TRITON_INTERPRET=1")
+    return name
+
+
+def kernels(family: str, device: torch.device) -> ModuleType:
+    """The module of launchers of `family` ("axis", "separable") for tensors on `device`."""
+    room = {"numba": "fastwarp.kernels.cpu", "triton": "fastwarp.kernels.gpu", "reference": "fastwarp.ops._reference"}
+    name = backend_for(device)
+    try:
+        return importlib.import_module(f"{room[name]}.{family}")
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] in ("triton", "numba", "scipy"):
+            raise FastwarpError(f"the {name} backend needs {error.name}: pip install {error.name}") from error
+        raise

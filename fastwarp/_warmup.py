@@ -1,0 +1,45 @@
+"""Compiling the kernels before they are needed."""
+
+from collections.abc import Sequence
+
+import torch
+
+from fastwarp.warp import SeparableWarp
+
+
+def warmup(
+    device: torch.device | str = "cpu",
+    dtypes: Sequence[torch.dtype] = (torch.float32,),
+    *,
+    backward: bool = True,
+) -> None:
+    """Compiles (or loads from the disk cache) every kernel that the given dtypes use, so that no first call waits for
+    it.
+
+    Args:
+        device: whose kernels.
+        dtypes: of the images; knots are float32, with float64 images float64.
+        backward: also the kernels of the backward pass.
+
+    Example:
+        >>> import fastwarp
+        >>> fastwarp.warmup(backward=False)
+    """
+    for dtype in dtypes:
+        knots = torch.float64 if dtype == torch.float64 else torch.float32
+        trainable = backward and dtype.is_floating_point
+        saliency = torch.ones(2, 3, 3, dtype=knots, device=device, requires_grad=trainable)
+        image = torch.ones(2, 2, 16, 16, device=device).to(dtype).requires_grad_(trainable)
+        for antialias in (False, True):
+            warp = SeparableWarp.from_saliency(saliency)
+            small = warp.zoom(image, (12, 12), antialias=antialias)
+            (back,) = warp.unzoom([small], antialias=antialias)
+            if trainable:
+                back.float().sum().backward()
+        points = torch.ones(2, 1, 2, dtype=knots, device=device, requires_grad=trainable)
+        there = warp.detach().unzoom_points(points, (16, 16), (12, 12))
+        if trainable:
+            there.sum().backward()
+        else:
+            frame = torch.zeros(2, 16, 16, 3, dtype=torch.uint8, device=device)
+            warp.zoom_frame(frame, (12, 12))

@@ -1,0 +1,27 @@
+"""The "reference" backend: the launchers' signatures over the float64 NumPy reference, for any device."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def to_numpy(value: Any) -> Any:
+    """Tensors (in lists too) to arrays, bf16 through float64; everything else as it is."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        return (value.double() if value.dtype.is_floating_point else value).numpy()
+    return [to_numpy(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def to_tensor(array: np.ndarray, like: Tensor) -> Tensor:
+    """Array to a tensor of `like`'s dtype and device; integers are rounded half to even."""
+    result = torch.from_numpy(np.ascontiguousarray(array if like.dtype.is_floating_point else np.rint(array)))
+    return result.to(device=like.device, dtype=like.dtype)
+
+
+def call(function: Callable[..., Any], *args: Any) -> Any:
+    """`function` of the reference on arrays."""
+    return function(*(to_numpy(a) for a in args))

@@ -1,0 +1,232 @@
+"""Ops of the `separable` family: resampling by windows, its adjoint, its gradient to the windows, the camera path.
+
+`separable_resample` is linear in the images and `separable_resample_adjoint` is its transpose, so the two are each
+other's derivative, and `separable_windows_gradient` is the other derivative of both: only its own derivative needs
+more.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastwarp._backend import kernels
+from fastwarp.kernels.layout import memory_format
+from fastwarp.ops import _dense
+from fastwarp.ops._vmap import batch_of, fold, unfold, unfold_like
+
+torch.library.define(
+    "fastwarp::separable_resample",
+    "(Tensor[] images, Tensor windows, SymInt[] sizes, Tensor? source_valid, bool antialias) -> Tensor[]",
+)
+torch.library.define(
+    "fastwarp::separable_resample_adjoint",
+    "(Tensor[] grads, Tensor windows, SymInt[] source_sizes, Tensor? source_valid, bool antialias) -> Tensor[]",
+)
+torch.library.define(
+    "fastwarp::separable_windows_gradient",
+    "(Tensor[] grads, Tensor[] images, Tensor windows, Tensor? source_valid, bool antialias) -> Tensor",
+)
+torch.library.define(
+    "fastwarp::separable_camera",
+    "(Tensor frame, Tensor windows, SymInt[] size, float[] scale, float[] bias, ScalarType dtype, "
+    "Tensor? source_valid, bool antialias) -> Tensor",
+)
+
+
+def _resized(images: list[Tensor], sizes: list[int]) -> list[Tensor]:
+    return [
+        torch.empty(
+            (*image.shape[:2], *sizes[2 * i : 2 * i + 2]),
+            dtype=image.dtype,
+            device=image.device,
+            memory_format=memory_format(image),
+        )
+        for i, image in enumerate(images)
+    ]
+
+
+def _sides(tensors: list[Tensor]) -> list[int]:
+    return [side for tensor in tensors for side in tensor.shape[2:]]
+
+
+# --- resample ---------------------------------------------------------------------------------------------------------
+
+
+@torch.library.impl("fastwarp::separable_resample", ("cpu", "cuda"))
+def _resample(
+    images: list[Tensor], windows: Tensor, sizes: list[int], source_valid: Tensor | None, antialias: bool
+) -> list[Tensor]:
+    return kernels("separable", windows.device).resample(images, windows, sizes, source_valid, antialias)
+
+
+@torch.library.register_fake("fastwarp::separable_resample")
+def _(images: list[Tensor], windows: Tensor, sizes: list[int], source_valid: Tensor | None, antialias: bool) -> Any:
+    return _resized(images, sizes)
+
+
+def _save_resample(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    images, windows, sizes, source_valid, ctx.antialias = inputs
+    ctx.sizes, ctx.source_sizes = sizes, _sides(images)
+    ctx.save_for_backward(windows, source_valid, *(images if windows.requires_grad else ()))
+
+
+def _resample_grad(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
+    windows, source_valid, *images = ctx.saved_tensors
+    grad_images: Any = [None] * len(grads)
+    if any(ctx.needs_input_grad[0]):
+        grad_images = torch.ops.fastwarp.separable_resample_adjoint(
+            grads, windows, ctx.source_sizes, source_valid, ctx.antialias
+        )
+    grad_windows = None
+    if ctx.needs_input_grad[1]:
+        grad_windows = torch.ops.fastwarp.separable_windows_gradient(
+            grads, images, windows, source_valid, ctx.antialias
+        )
+    return grad_images, grad_windows, None, None, None
+
+
+torch.library.register_autograd("fastwarp::separable_resample", _resample_grad, setup_context=_save_resample)
+
+
+@torch.library.register_vmap("fastwarp::separable_resample")
+def _(info: Any, in_dims: Any, *args: Any) -> Any:
+    folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
+    results = torch.ops.fastwarp.separable_resample(*folded)
+    return [unfold(info.batch_size, r) for r in results], [0] * len(results)
+
+
+# --- resample_adjoint -------------------------------------------------------------------------------------------------
+
+
+@torch.library.impl("fastwarp::separable_resample_adjoint", ("cpu", "cuda"))
+def _adjoint(
+    grads: list[Tensor], windows: Tensor, source_sizes: list[int], source_valid: Tensor | None, antialias: bool
+) -> list[Tensor]:
+    implementation = kernels("separable", windows.device)
+    return implementation.resample_adjoint(grads, windows, source_sizes, source_valid, antialias)
+
+
+@torch.library.register_fake("fastwarp::separable_resample_adjoint")
+def _(grads: list[Tensor], windows: Tensor, source_sizes: list[int], source_valid: Any, antialias: bool) -> Any:
+    return _resized(grads, source_sizes)
+
+
+def _save_adjoint(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    grads, windows, _, source_valid, ctx.antialias = inputs
+    ctx.sizes = _sides(grads)
+    ctx.save_for_backward(windows, source_valid, *(grads if windows.requires_grad else ()))
+
+
+def _adjoint_grad(ctx: Any, cotangents: list[Tensor]) -> tuple[Any, ...]:
+    windows, source_valid, *grads = ctx.saved_tensors
+    by_grads: Any = [None] * len(cotangents)
+    if any(ctx.needs_input_grad[0]):
+        by_grads = torch.ops.fastwarp.separable_resample(cotangents, windows, ctx.sizes, source_valid, ctx.antialias)
+    by_windows = None
+    if ctx.needs_input_grad[1]:
+        by_windows = torch.ops.fastwarp.separable_windows_gradient(
+            grads, cotangents, windows, source_valid, ctx.antialias
+        )
+    return by_grads, by_windows, None, None, None
+
+
+torch.library.register_autograd("fastwarp::separable_resample_adjoint", _adjoint_grad, setup_context=_save_adjoint)
+
+
+@torch.library.register_vmap("fastwarp::separable_resample_adjoint")
+def _(info: Any, in_dims: Any, *args: Any) -> Any:
+    folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
+    results = torch.ops.fastwarp.separable_resample_adjoint(*folded)
+    return [unfold(info.batch_size, r) for r in results], [0] * len(results)
+
+
+# --- windows_gradient -------------------------------------------------------------------------------------------------
+
+
+@torch.library.impl("fastwarp::separable_windows_gradient", ("cpu", "cuda"))
+def _windows_gradient(
+    grads: list[Tensor], images: list[Tensor], windows: Tensor, source_valid: Tensor | None, antialias: bool
+) -> Tensor:
+    implementation = kernels("separable", windows.device)
+    return implementation.windows_gradient(grads, images, windows, source_valid, antialias)
+
+
+@torch.library.register_fake("fastwarp::separable_windows_gradient")
+def _(grads: list[Tensor], images: list[Tensor], windows: Tensor, source_valid: Any, antialias: bool) -> Tensor:
+    return windows.new_empty(windows.shape)
+
+
+def _save_windows_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    grads, images, windows, source_valid, _ = inputs
+    ctx.save_for_backward(windows, source_valid, *grads, *images)
+
+
+def _windows_gradient_grad(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
+    windows, source_valid, *levels = ctx.saved_tensors
+    count = len(levels) // 2
+    grads, images = levels[:count], levels[count:]
+
+    def results(windows: Tensor, *images: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        return _dense.resample(images, windows, _sides(grads), source_valid), (windows,)
+
+    by = _dense.second_backward(results, grads, [windows, *images], [cotangent])
+    return list(by[:count]), list(by[count + 1 :]), by[count], None, None
+
+
+torch.library.register_autograd(
+    "fastwarp::separable_windows_gradient", _windows_gradient_grad, setup_context=_save_windows_gradient
+)
+
+
+@torch.library.register_vmap("fastwarp::separable_windows_gradient")
+def _(info: Any, in_dims: Any, *args: Any) -> Any:
+    folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
+    result = torch.ops.fastwarp.separable_windows_gradient(*folded)
+    return unfold_like(info.batch_size, result, args[2], in_dims[2]), 0
+
+
+# --- camera -----------------------------------------------------------------------------------------------------------
+
+
+@torch.library.impl("fastwarp::separable_camera", ("cpu", "cuda"))
+def _camera(frame: Tensor, *args: Any) -> Tensor:
+    return kernels("separable", frame.device).camera(frame, *args)
+
+
+@torch.library.register_fake("fastwarp::separable_camera")
+def _(
+    frame: Tensor,
+    windows: Tensor,
+    size: list[int],
+    scale: list[float],
+    bias: list[float],
+    dtype: torch.dtype,
+    source_valid: Tensor | None,
+    antialias: bool,
+) -> Tensor:
+    return frame.new_empty((frame.shape[0], frame.shape[3], *size), dtype=dtype)
+
+
+def _save_camera(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    frame, windows, _, ctx.scale, _, _, source_valid, ctx.antialias = inputs
+    ctx.save_for_backward(frame, windows, source_valid)
+
+
+def _camera_grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    frame, windows, source_valid = ctx.saved_tensors
+    scale = torch.tensor(ctx.scale, dtype=grad.dtype, device=grad.device)
+    image = frame.permute(0, 3, 1, 2).to(grad.dtype)  # weights sum to one: the bias has no gradient
+    by_windows = torch.ops.fastwarp.separable_windows_gradient(
+        [grad * scale[:, None, None]], [image], windows, source_valid, ctx.antialias
+    )
+    return (None, by_windows, *(None,) * 6)
+
+
+torch.library.register_autograd("fastwarp::separable_camera", _camera_grad, setup_context=_save_camera)
+
+
+@torch.library.register_vmap("fastwarp::separable_camera")
+def _(info: Any, in_dims: Any, *args: Any) -> Any:
+    folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
+    return unfold(info.batch_size, torch.ops.fastwarp.separable_camera(*folded)), 0

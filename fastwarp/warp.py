@@ -1,0 +1,233 @@
+"""Warps: knots and what can be done with them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from fastwarp import functional as F
+from fastwarp._checks import check_knot_values, check_knots
+from fastwarp.errors import check_tensor, fail
+
+Size = Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class SeparableWarp:
+    """A batch of warps that act on rows and columns separately, LZU eq. 3-5: T~(x, y) = (T~x(x), T~y(y)).
+
+    T~ maps positions of the zoomed image to positions of the source, in [0, 1] with align_corners=True. It is linear
+    between its knots, T sampled on uniform grids, so that its inverse is exact: unzoom undoes zoom. Frozen; a pytree
+    (torch.compile, vmap, DDP's inputs); a batch of 1 is shared by all images.
+
+    Args:
+        knots_y: `[B, h]`, float32 or float64, h >= 2, non-decreasing; positions in the source.
+        knots_x: `[B, w]`, likewise.
+
+    Raises:
+        FastwarpError: wrong rank, fewer than 2 knots, different batch sizes or devices. Decreasing knots raise where
+            they are used, on CPUs; on GPUs looking would wait for the device: use `check()` or `FASTWARP_CHECKS=1`.
+        TypeError: not tensors of one of the two dtypes.
+
+    Example:
+        >>> import torch
+        >>> saliency = torch.zeros(1, 31, 51)
+        >>> saliency[:, 12:18, 20:30] = 1  # look here
+        >>> warp = SeparableWarp.from_saliency(saliency)
+        >>> image = torch.rand(1, 3, 240, 320)
+        >>> small = warp.zoom(image, (120, 160))
+        >>> pyramid = [torch.rand(1, 8, 15, 20), torch.rand(1, 8, 8, 10)]  # a network's, of `small`
+        >>> [tuple(level.shape) for level in warp.unzoom(pyramid)]
+        [(1, 8, 15, 20), (1, 8, 8, 10)]
+    """
+
+    knots_y: Tensor
+    knots_x: Tensor
+
+    def __post_init__(self) -> None:
+        if isinstance(self.knots_y, Tensor):  # pytrees are rebuilt around other things too
+            check_knots("SeparableWarp", self.knots_y, self.knots_x)
+
+    # --- constructors -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_saliency(cls, saliency: Tensor, fwhm: float = 13.0, anti_crop: bool = True) -> SeparableWarp:
+        """The LZ warp of a saliency map `[B, h, w]`, LZU eq. 3 and 4; see `fastwarp.functional.lz_knots`."""
+        return cls(*F.lz_knots(saliency, fwhm, anti_crop))
+
+    @classmethod
+    def from_marginals(
+        cls, marginal_y: Tensor, marginal_x: Tensor, fwhm: float = 13.0, anti_crop: bool = True
+    ) -> SeparableWarp:
+        """The LZ warp of the marginals `[B, h]`, `[B, w]` of a map; see
+        `fastwarp.functional.lz_knots_from_marginals`."""
+        return cls(*F.lz_knots_from_marginals(marginal_y, marginal_x, fwhm, anti_crop))
+
+    @classmethod
+    def from_cdf(
+        cls, marginal_y: Tensor, marginal_x: Tensor, knots: tuple[int | None, int | None] = (None, None)
+    ) -> SeparableWarp:
+        """The warp that samples rows and columns in proportion to densities `[B, h]`, `[B, w]`, as TASN and AttWarp do.
+
+        Args:
+            marginal_y: density of the rows, see `fastwarp.functional.cdf_knots`.
+            marginal_x: density of the columns.
+            knots: numbers of knots in y and x; None: one more than cells.
+        """
+        return cls(F.cdf_knots(marginal_y, knots[0]), F.cdf_knots(marginal_x, knots[1]))
+
+    @classmethod
+    def identity(
+        cls,
+        batch: int = 1,
+        shape: Size = (2, 2),
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> SeparableWarp:
+        """The warp that does nothing, with `shape` (h, w) knots."""
+        rows = [torch.linspace(0, 1, n, dtype=dtype, device=device).repeat(batch, 1) for n in shape]
+        return cls(*rows)
+
+    @staticmethod
+    def cat(warps: Sequence[SeparableWarp]) -> SeparableWarp:
+        """One batch of several warps with equal numbers of knots."""
+        if not warps:
+            raise fail("SeparableWarp.cat", "warps", "empty", "at least one warp")
+        shapes = {(w.knots_y.shape[1], w.knots_x.shape[1]) for w in warps}
+        if len(shapes) > 1:
+            raise fail("SeparableWarp.cat", "warps", f"of {sorted(shapes)} knots", "equal numbers of knots")
+        return SeparableWarp(torch.cat([w.knots_y for w in warps]), torch.cat([w.knots_x for w in warps]))
+
+    # --- as a batch ---------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return max(self.knots_y.shape[0], self.knots_x.shape[0])
+
+    def __getitem__(self, index: Any) -> SeparableWarp:
+        """Some warps of the batch; an integer keeps a batch of 1."""
+        batch = len(self)
+        if isinstance(index, int):
+            if not -batch <= index < batch:
+                raise IndexError(f"SeparableWarp: index {index} is out of range for a batch of {batch}")
+            index = slice(index % batch, index % batch + 1)
+        return SeparableWarp(*(k.expand(batch, -1)[index] for k in (self.knots_y, self.knots_x)))
+
+    def __repr__(self) -> str:
+        shape = (self.knots_y.shape[1], self.knots_x.shape[1])
+        return f"SeparableWarp(batch={len(self)}, knots={shape}, {self.knots_y.dtype}, device='{self.knots_y.device}')"
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> SeparableWarp:
+        """On another device, or in float32 or float64."""
+        return SeparableWarp(*(k.to(device=device, dtype=dtype) for k in (self.knots_y, self.knots_x)))
+
+    def detach(self) -> SeparableWarp:
+        """Without gradients to the knots."""
+        return SeparableWarp(self.knots_y.detach(), self.knots_x.detach())
+
+    def check(self) -> SeparableWarp:
+        """Raises FastwarpError if knots are not finite or decrease, naming the first; returns the warp. Waits for a
+        GPU."""
+        check_knot_values("SeparableWarp.check", self.knots_y, self.knots_x)
+        return self
+
+    # --- images -------------------------------------------------------------------------------------------------------
+
+    def zoom(
+        self,
+        image: Tensor,
+        size: Size,
+        *,
+        antialias: bool = False,
+        valid: Tensor | None = None,
+        source_valid: Tensor | None = None,
+    ) -> Tensor:
+        """Zooms `[B, C, H, W]` to `[B, C, *size]`; see `fastwarp.functional.separable_zoom`."""
+        options: dict[str, Any] = {"antialias": antialias, "valid": valid, "source_valid": source_valid}
+        return F.separable_zoom(image, self.knots_y, self.knots_x, size, **options)
+
+    def unzoom(
+        self,
+        features: F.Levels,
+        size: Any = None,
+        *,
+        antialias: bool = False,
+        fill: Literal["zeros", "border"] = "zeros",
+        valid: Any = None,
+        source_valid: Any = None,
+    ) -> F.Levels:
+        """Brings zoomed maps back to the source's geometry; see `fastwarp.functional.separable_unzoom`.
+
+        `features` is a tensor, or a list, tuple or dict of levels, in one launch; each keeps its size unless `size`
+        says otherwise.
+        """
+        options: dict[str, Any] = {"antialias": antialias, "fill": fill, "valid": valid, "source_valid": source_valid}
+        return F.separable_unzoom(features, self.knots_y, self.knots_x, size, **options)
+
+    def zoom_frame(self, frame: Tensor, size: Size, **options: Any) -> Tensor:
+        """Zooms and normalises uint8 `[H, W, C]` or `[B, H, W, C]` in one pass; see
+        `fastwarp.functional.zoom_frame`."""
+        return F.zoom_frame(frame, self.knots_y, self.knots_x, size, **options)
+
+    # --- geometry -----------------------------------------------------------------------------------------------------
+
+    def grid(self, size: Size) -> Tensor:
+        """Grid of the zoom `[B, *size, 2]` for `F.grid_sample(..., align_corners=True)`."""
+        return F.separable_grid(self.knots_y, self.knots_x, size)
+
+    def inverse_grid(self, size: Size) -> Tensor:
+        """Grid of the unzoom `[B, *size, 2]` for `F.grid_sample(..., align_corners=True)`; -3 outside the range of
+        T~."""
+        return F.separable_grid(self.knots_y, self.knots_x, size, inverse=True)
+
+    def inverse_valid(self, size: Size) -> Tensor:
+        """Bool `[B, *size]`: where an unzoom has something to read."""
+        return F.separable_inside(self.knots_y, self.knots_x, size)
+
+    def magnification(self, size: Size) -> Tensor:
+        """Area magnification `[B, *size]` over the source, relative to uniform resizing."""
+        return F.separable_magnification(self.knots_y, self.knots_x, size)
+
+    def zoom_points(self, points: Tensor, source_size: Any, size: Any) -> Tensor:
+        """Source -> zoomed pixels, (x, y) `[B, N, 2]` or `[N, 2]`; see `fastwarp.functional.map_points`."""
+        return self._map(points, source_size, size, True, "zoom_points", 2)
+
+    def unzoom_points(self, points: Tensor, source_size: Any, size: Any) -> Tensor:
+        """Zoomed -> source pixels, (x, y) `[B, N, 2]` or `[N, 2]`; see `fastwarp.functional.map_points`."""
+        return self._map(points, source_size, size, False, "unzoom_points", 2)
+
+    def zoom_boxes(self, boxes: Tensor, source_size: Any, size: Any) -> Tensor:
+        """Source -> zoomed boxes, (x1, y1, x2, y2) in pixels, `[B, N, 4]` or `[N, 4]`. Boxes stay boxes."""
+        return self._map(boxes, source_size, size, True, "zoom_boxes", 4)
+
+    def unzoom_boxes(self, boxes: Tensor, source_size: Any, size: Any) -> Tensor:
+        """Zoomed -> source boxes, (x1, y1, x2, y2) in pixels, `[B, N, 4]` or `[N, 4]`: what a detector's results
+        need."""
+        return self._map(boxes, source_size, size, False, "unzoom_boxes", 4)
+
+    def _map(self, points: Tensor, source_size: Any, size: Any, inverse: bool, name: str, width: int) -> Tensor:
+        single = isinstance(points, Tensor) and points.dim() == 2
+        if single:
+            if len(self) != 1:
+                raise fail(name, "its input", f"of shape {list(points.shape)}", f"[{len(self)}, N, {width}]")
+            points = points[None]
+        check_tensor(name, "its input", points, f"[B, N, {width}]", floating=True)
+        if points.shape[2] != width:
+            raise fail(name, "its input", f"of shape {list(points.shape)}", f"[B, N, {width}]")
+        flat = points.reshape(points.shape[0], -1, 2)
+        mapped = F.map_points(flat, self.knots_y, self.knots_x, source_size, size, inverse=inverse)
+        mapped = mapped.reshape(mapped.shape[0], -1, width)
+        return mapped[0] if single else mapped
+
+
+pytree.register_pytree_node(
+    SeparableWarp,
+    lambda warp: ([warp.knots_y, warp.knots_x], None),
+    lambda knots, _: SeparableWarp(*knots),
+    serialized_type_name="fastwarp.SeparableWarp",
+)
