@@ -238,20 +238,10 @@ def _resample(
     extent = extents(function, "valid", valid, levels, len(images), knots_y)
     source_extent = extents(function, "source_valid", source_valid, levels, len(images), knots_y)
     check_batches(function, images=images[0], valid=extent, source_valid=source_extent)
-    source_sizes = [tuple(image.shape[2:]) for image in images]
-    windows = separable_windows(
-        knots_y,
-        knots_x,
-        sizes,
-        source_sizes,
-        inverse=inverse,
-        antialias=antialias,
-        fill=fill,
-        valid=extent,
-        source_valid=source_extent,
-    )
+    check_option(function, "fill", fill, ("zeros", "border"))
     flat = [side for size in sizes for side in size]
-    return _ops.separable_resample(images, windows, flat, source_extent, bool(antialias))
+    options = (bool(inverse), bool(antialias), fill == "border")
+    return _ops.separable_sample(images, knots_y, knots_x, flat, *options, extent, source_extent)
 
 
 def separable_zoom(

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from fastwarp._backend import kernels
-from fastwarp.errors import FastwarpError
 from fastwarp.ops import _dense
 from fastwarp.ops._vmap import batch_of, fold, unfold, unfold_like
 
@@ -24,14 +23,6 @@ torch.library.define(
 )
 torch.library.define("fastwarp::axis_windows", f"({_WINDOWS}) -> Tensor")
 torch.library.define("fastwarp::axis_windows_backward", f"(Tensor grad, {_WINDOWS}) -> (Tensor, Tensor)")
-
-
-def _require_order(function: str, *knots: Tensor) -> None:
-    """On CPUs decreasing knots are an error; elsewhere looking would wait for the device (see
-    `SeparableWarp.check`)."""
-    for row in knots:
-        if row.device.type == "cpu" and bool((row[:, 1:] < row[:, :-1]).any()):
-            raise FastwarpError(f"{function}: knots decrease somewhere, expected knots that never do; see check()")
 
 
 # --- lz_knots ---------------------------------------------------------------------------------------------------------
@@ -109,7 +100,6 @@ def _(info: Any, in_dims: Any, *args: Any) -> Any:
 
 @torch.library.impl("fastwarp::axis_map", ("cpu", "cuda"))
 def _axis_map(knots: Tensor, positions: Tensor, inverse: bool) -> Tensor:
-    _require_order("axis_map", knots)
     return kernels("axis", knots.device).axis_map(knots, positions, inverse)
 
 
@@ -169,7 +159,6 @@ def _(info: Any, in_dims: Any, *args: Any) -> Any:
 
 @torch.library.impl("fastwarp::axis_windows", ("cpu", "cuda"))
 def _axis_windows(knots_y: Tensor, knots_x: Tensor, *args: Any) -> Tensor:
-    _require_order("separable_windows", knots_y, knots_x)
     return kernels("axis", knots_y.device).axis_windows(knots_y, knots_x, *args)
 
 

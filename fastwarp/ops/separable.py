@@ -1,4 +1,4 @@
-"""Ops of the `separable` family: resampling by windows, its adjoint, its gradient to the windows, the camera path.
+"""Ops of the `separable` family: resampling by knots or by windows, its adjoint, its gradient to the windows, the camera.
 
 `separable_resample` is linear in the images and `separable_resample_adjoint` is its transpose, so the two are each
 other's derivative, and `separable_windows_gradient` is the other derivative of both: only its own derivative needs
@@ -15,6 +15,11 @@ from fastwarp.kernels.layout import memory_format
 from fastwarp.ops import _dense
 from fastwarp.ops._vmap import batch_of, fold, unfold, unfold_like
 
+torch.library.define(
+    "fastwarp::separable_sample",
+    "(Tensor[] images, Tensor knots_y, Tensor knots_x, SymInt[] sizes, bool inverse, bool antialias, bool border, "
+    "Tensor? valid, Tensor? source_valid) -> Tensor[]",
+)
 torch.library.define(
     "fastwarp::separable_resample",
     "(Tensor[] images, Tensor windows, SymInt[] sizes, Tensor? source_valid, bool antialias) -> Tensor[]",
@@ -48,6 +53,66 @@ def _resized(images: list[Tensor], sizes: list[int]) -> list[Tensor]:
 
 def _sides(tensors: list[Tensor]) -> list[int]:
     return [side for tensor in tensors for side in tensor.shape[2:]]
+
+
+# --- sample: windows and resample in one call, which is half of the time of a small one -------------------------------
+
+
+@torch.library.impl("fastwarp::separable_sample", ("cpu", "cuda"))
+def _sample(
+    images: list[Tensor],
+    knots_y: Tensor,
+    knots_x: Tensor,
+    sizes: list[int],
+    inverse: bool,
+    antialias: bool,
+    border: bool,
+    valid: Tensor | None,
+    source_valid: Tensor | None,
+) -> list[Tensor]:
+    options = (inverse, antialias, border, valid, source_valid)
+    windows = kernels("axis", knots_y.device).axis_windows(knots_y, knots_x, sizes, _sides(images), *options)
+    return kernels("separable", knots_y.device).resample(images, windows, sizes, source_valid, antialias)
+
+
+@torch.library.register_fake("fastwarp::separable_sample")
+def _(images: list[Tensor], knots_y: Tensor, knots_x: Tensor, sizes: list[int], *args: Any) -> Any:
+    return _resized(images, sizes)
+
+
+def _save_sample(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    images, knots_y, knots_x, ctx.sizes, ctx.inverse, ctx.antialias, ctx.border, valid, source_valid = inputs
+    ctx.source_sizes = _sides(images)
+    moving = knots_y.requires_grad or knots_x.requires_grad
+    ctx.save_for_backward(knots_y, knots_x, valid, source_valid, *(images if moving else ()))
+
+
+def _sample_grad(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
+    knots_y, knots_x, valid, source_valid, *images = ctx.saved_tensors
+    options = (ctx.sizes, ctx.source_sizes, ctx.inverse, ctx.antialias, ctx.border, valid, source_valid)
+    windows = torch.ops.fastwarp.axis_windows(knots_y, knots_x, *options)
+    grad_images: Any = [None] * len(grads)
+    if any(ctx.needs_input_grad[0]):
+        grad_images = torch.ops.fastwarp.separable_resample_adjoint(
+            grads, windows, ctx.source_sizes, source_valid, ctx.antialias
+        )
+    grad_knots = (None, None)
+    if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+        grad_windows = torch.ops.fastwarp.separable_windows_gradient(
+            grads, images, windows, source_valid, ctx.antialias
+        )
+        grad_knots = torch.ops.fastwarp.axis_windows_backward(grad_windows, knots_y, knots_x, *options)
+    return (grad_images, *grad_knots, *(None,) * 6)
+
+
+torch.library.register_autograd("fastwarp::separable_sample", _sample_grad, setup_context=_save_sample)
+
+
+@torch.library.register_vmap("fastwarp::separable_sample")
+def _(info: Any, in_dims: Any, *args: Any) -> Any:
+    folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
+    results = torch.ops.fastwarp.separable_sample(*folded)
+    return [unfold(info.batch_size, r) for r in results], [0] * len(results)
 
 
 # --- resample ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ import torch
 from fastwarp.kernels.cpu._parallel import inline, jit
 from torch import Tensor
 
+from fastwarp.errors import FastwarpError
+
 _NO_EXTENTS = np.zeros((0, 0, 0), np.int64)
 
 _FLOOR = 1e-6  # uniform saliency added to every map, relative to its mean
@@ -187,13 +189,30 @@ def _pull_back(knots, piece, f, inverse, grad, row):
     row[piece + 1] += f * scale
 
 
+@inline
+def _decreases(knots):
+    for b in range(len(knots)):
+        for i in range(1, knots.shape[1]):
+            if knots[b, i] < knots[b, i - 1]:
+                return True
+    return False
+
+
+def _require_order(decreases: bool) -> None:
+    if decreases:
+        raise FastwarpError("knots decrease somewhere, expected knots that never do; SeparableWarp.check() tells where")
+
+
 @jit
 def _axis_map(knots, positions, inverse, result):
+    if _decreases(knots):
+        return True
     for b in range(len(positions)):
         row = knots[b if len(knots) > 1 else 0]
         for k in range(positions.shape[1]):
             x = np.float64(positions[b, k])
             result[b, k] = _invert(row, x)[2] if inverse else _evaluate(row, x)[2]
+    return False
 
 
 @jit
@@ -215,7 +234,7 @@ def _axis_map_backward(grad, knots, positions, inverse, grad_knots, grad_positio
 def axis_map(knots: Tensor, positions: Tensor, inverse: bool) -> Tensor:
     """T~ (or T~^-1) of `[1 or B, n]` knots at positions `[B, m]`, continued linearly past the ends."""
     result = torch.empty(positions.shape, dtype=knots.dtype)
-    _axis_map(_array(knots), _array(positions), inverse, _array(result))
+    _require_order(_axis_map(_array(knots), _array(positions), inverse, _array(result)))
     return result
 
 
@@ -311,6 +330,8 @@ def _axis_windows_backward(grad, knots, size, extent, source, inverse, antialias
 
 @jit
 def _windows(knots_y, knots_x, sizes, source_sizes, inverse, antialias, border, valid, source_valid, windows):
+    if _decreases(knots_y) or _decreases(knots_x):
+        return True
     for b in range(len(windows)):
         first = 0
         for i in range(len(sizes)):
@@ -322,6 +343,7 @@ def _windows(knots_y, knots_x, sizes, source_sizes, inverse, antialias, border, 
             row = knots[b if len(knots) > 1 else 0]
             _axis_windows(row, sizes[i], extent, source, inverse, antialias, border, centre, width)
             first += sizes[i]
+    return False
 
 
 @jit
@@ -358,11 +380,10 @@ def axis_windows(
 ) -> Tensor:
     """Centres and half-widths `[B, 2, sum(sizes)]` in source pixels, for every row and column of every level."""
     batch = max(len(t) for t in (knots_y, knots_x, valid, source_valid) if t is not None)
-    windows = knots_y.new_empty(batch, 2, sum(sizes))
-    _windows(
-        *(_array(knots_y), _array(knots_x), np.array(sizes), np.array(source_sizes), inverse, antialias, border),
-        *(_array(valid), _array(source_valid), _array(windows)),
-    )
+    windows = torch.empty((batch, 2, sum(sizes)), dtype=knots_y.dtype)
+    arrays = (_array(knots_y), _array(knots_x), np.array(sizes), np.array(source_sizes))
+    options = (inverse, antialias, border, _array(valid), _array(source_valid))
+    _require_order(_windows(*arrays, *options, _array(windows)))
     return windows
 
 
