@@ -170,6 +170,7 @@ def blend_rows(typingctx, source, upper, lower, w_upper, w_lower, first, count, 
     """Vertical step of two taps: eight rows of `count` >= 8 values are blended and interleaved.
 
     `target[i*8 + k] = w_upper[k] source[upper[k] + first + i] + w_lower[k] source[lower[k] + first + i]`
+    What lies `ahead` values further on is prefetched.
     """
 
     def codegen(context, builder, signature, args):
@@ -192,7 +193,8 @@ def blend_rows(typingctx, source, upper, lower, w_upper, w_lower, first, count, 
         def block(i):
             rows = []
             for (a, wa), (b, wb) in taps:
-                _prefetch(builder, source, builder.add(builder.add(b, i), args[8]), False)
+                for offset in (a, b):
+                    _prefetch(builder, source, builder.add(builder.add(offset, i), args[8]), False)
                 values = (_load(builder, storage, source, builder.add(offset, i), real, LANES) for offset in (a, b))
                 rows.append(_blend(builder, *values, wa, wb))
             _store_columns(builder, signature.args[7].dtype, rows, target, i)
@@ -208,6 +210,41 @@ def _store_columns(builder: Any, storage: types.Type, rows: list[Any], target: A
     start = builder.mul(first, ir.Constant(_I64, LANES))
     for i, column in enumerate(_transpose(builder, rows)):
         _store(builder, storage, column, target, builder.add(start, ir.Constant(_I64, i * LANES)), LANES)
+
+
+@intrinsic
+def blend_values(
+    typingctx, source, upper, lower, w_upper, w_lower, left, right, w_left, w_right, scale, bias, target, index, stride
+):
+    """One row, four taps a value straight from the image: for all j, `target[index + j*stride] = scale * value + bias`.
+
+    `value = w_left[j] (w_upper source[upper + left[j]] + w_lower source[lower + left[j]]) + w_right[j] (...right...)`
+    """
+
+    def codegen(context, builder, signature, args):
+        source, left, right, w_left, w_right, target = (
+            _data(context, builder, signature.args[i], args[i]) for i in (0, 5, 6, 7, 8, 11)
+        )
+        storage, real = signature.args[0].dtype, w_left.type.pointee
+        count = context.make_array(signature.args[5])(context, builder, args[5]).nitems
+        with cgutils.for_range(builder, count) as loop:
+            sides = []
+            for offsets in (left, right):
+                offset = builder.load(builder.gep(offsets, [loop.index]))
+                taps = (
+                    _load(builder, storage, source, builder.add(row, offset), real, 1) for row in (args[1], args[2])
+                )
+                sides.append(_blend(builder, *taps, args[3], args[4]))
+            weights = (builder.load(builder.gep(array, [loop.index])) for array in (w_left, w_right))
+            value = _blend(builder, *sides, *weights)
+            value = builder.fadd(builder.fmul(value, args[9], flags=_FLAGS), args[10], flags=_FLAGS)
+            where = builder.add(args[12], builder.mul(loop.index, args[13]))
+            _store(builder, signature.args[11].dtype, value, target, where, 1)
+        return context.get_dummy_value()
+
+    i, real = types.int64, w_left.dtype
+    signature = types.void(source, i, i, real, real, left, right, w_left, w_right, real, real, target, i, i)
+    return signature, codegen
 
 
 @intrinsic

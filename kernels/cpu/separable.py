@@ -7,11 +7,13 @@ eight rows (of any planes of one image) are resampled together, interleaved as `
 import numpy as np
 import torch
 from fastwarp.kernels.cpu._bands import band, chain_to_windows, transposed
+from fastwarp.kernels.cpu._memory import empty as empty_image
 from fastwarp.kernels.cpu._parallel import inline, jit, run
 from fastwarp.kernels.cpu._simd import (
     LANES,
     blend_columns,
     blend_rows,
+    blend_values,
     flat,
     interleave_rows,
     load,
@@ -22,7 +24,8 @@ from fastwarp.kernels.cpu._simd import (
 from fastwarp.kernels.layout import memory_format
 from torch import Tensor
 
-_TILE = 256  # values of a target row that are made at a time: sources and results of 8 rows stay in L1/L2
+_TILE = 1024  # values of a target row that are made at a time: sources and results of 8 rows stay in L2
+_AHEAD = 64  # values between what is read and what is prefetched
 _DIRECT_CHANNELS = 16  # from here on the channels of a pixel fill vectors by themselves
 _DIRECT_RATIO = 4  # minification from which most of an interleaved source row would be made for nothing
 _CHUNKS = 16  # partial sums of the windows' gradient: fixed, so that the result does not depend on the threads
@@ -161,6 +164,8 @@ def _bilinear_direct(source, target, real, rows, height, width, size, channels, 
     scale, bias = affine
     h, w = size
     across, between = (1, h * w) if planar else (channels, 1)
+    left, right = np.maximum(x0, 0) * channels, np.maximum(x1, 0) * channels
+    holes = np.flatnonzero(x0 < 0)
     for r in range(rows[0], rows[1]):
         plane, i = r // h, r % h
         a = (image * planes + plane) * height * width * channels
@@ -172,14 +177,10 @@ def _bilinear_direct(source, target, real, rows, height, width, size, channels, 
             for c in range(channels):
                 for j in range(w):
                     store(real[0], target, out + j * across + c * between)
-        elif channels >= _DIRECT_CHANNELS:
+            continue
+        if channels >= _DIRECT_CHANNELS:
             for j in range(w):
-                at = out + j * channels
-                if x0[j] < 0:
-                    for c in range(channels):
-                        store(real[0], target, at + c)
-                    continue
-                p, q = x0[j] * channels, x1[j] * channels
+                at, p, q = out + j * channels, left[j], right[j]
                 wa, wb, wc, wd = top * wx0[j], top * wx1[j], bottom * wx0[j], bottom * wx1[j]
                 for c in range(channels):
                     upper = wa * load(source, a + p + c, real[0]) + wb * load(source, a + q + c, real[0])
@@ -187,17 +188,13 @@ def _bilinear_direct(source, target, real, rows, height, width, size, channels, 
                     store(upper + lower, target, at + c)
         else:
             for c in range(channels):
-                gain = scale[c] if planar else real[1]
-                shift = bias[c] if planar else real[0]
-                for j in range(w):
-                    at = out + j * across + c * between
-                    if x0[j] < 0:
-                        store(real[0], target, at)
-                        continue
-                    p, q = x0[j] * channels + c, x1[j] * channels + c
-                    left = top * load(source, a + p, real[0]) + bottom * load(source, b + p, real[0])
-                    right = top * load(source, a + q, real[0]) + bottom * load(source, b + q, real[0])
-                    store((left * wx0[j] + right * wx1[j]) * gain + shift, target, at)
+                gain, shift = (scale[c], bias[c]) if planar else (real[1], real[0])
+                at = out + c * between
+                taps = (left, right, wx0, wx1)
+                blend_values(source, a + c, b + c, top, bottom, *taps, gain, shift, target, at, across)
+        for j in holes:
+            for c in range(channels):
+                store(real[0], target, out + j * across + c * between)
 
 
 @inline
@@ -231,19 +228,12 @@ def _bilinear_interleaved(
             w_upper[k], w_lower[k] = wy0[i], wy1[i]
             out[k] = (image * planes + plane) * h * w * channels + i * w * (1 if planar else channels)
             plane, i = _next_row(plane, i, planes, h)
+        # Long rows: a few cache lines on; short ones: eight rows on, where the next unit reads.
+        ahead = _AHEAD if width * channels > 8 * _AHEAD else (upper[LANES - 1] - upper[0]) * LANES // (LANES - 1)
         for t in range(len(begin)):
             lo, hi = t * columns, min((t + 1) * columns, w)
-            blend_rows(
-                source,
-                upper,
-                lower,
-                w_upper,
-                w_lower,
-                begin[t],
-                end[t] - begin[t],
-                band_rows,
-                upper[LANES - 1] - upper[0],
-            )
+            read = (begin[t], end[t] - begin[t])
+            blend_rows(source, upper, lower, w_upper, w_lower, *read, band_rows, ahead)
             blend_columns(band_rows, left, right, w_left, w_right, place, lo * channels, hi * channels, tile)
             holes = empty[empty_offset[t] : empty_offset[t + 1]]
             _store_tile(
@@ -496,7 +486,7 @@ def resample(
     formats = [memory_format(i) for i in images]
     images = _dense(images, formats)
     results = [
-        torch.empty((*image.shape[:2], *sizes[2 * i : 2 * i + 2]), dtype=image.dtype, memory_format=format_)
+        empty_image((*image.shape[:2], *sizes[2 * i : 2 * i + 2]), image.dtype, format_)
         for i, (image, format_) in enumerate(zip(images, formats, strict=True))
     ]
     _launch(images, results, [i.shape for i in images], windows, sizes, source_valid, formats, antialias, False)
@@ -524,7 +514,7 @@ def resample_adjoint(
     formats = [memory_format(g) for g in grads]
     grads = _dense(grads, formats)
     results = [
-        torch.empty((*g.shape[:2], *source_sizes[2 * i : 2 * i + 2]), dtype=g.dtype, memory_format=format_)
+        empty_image((*g.shape[:2], *source_sizes[2 * i : 2 * i + 2]), g.dtype, format_)
         for i, (g, format_) in enumerate(zip(grads, formats, strict=True))
     ]
     sizes = [side for g in grads for side in g.shape[2:]]
@@ -564,7 +554,7 @@ def camera(
     """uint8 frames `[B, H, W, C]` -> resampled, `value * scale + bias`, `[B, C, *size]`, in one pass."""
     image = frame.contiguous().permute(0, 3, 1, 2)
     batch, channels = image.shape[:2]
-    result = torch.empty((batch, channels, *size), dtype=dtype)
+    result = empty_image((batch, channels, *size), dtype, torch.contiguous_format)
     if not result.numel():
         return result
     table = _table([image], [result], [image.shape], size, [torch.channels_last], _alike(windows, source_valid))
