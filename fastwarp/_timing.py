@@ -1,0 +1,160 @@
+"""Times fastwarp beside plain torch on one adaptive warp, forward and backward, after asserting that both agree."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastwarp import _plain_torch
+from fastwarp.warp import SeparableWarp
+
+Function = Callable[..., list[Tensor]]
+
+TOLERANCE = 1e-2
+"""Of results, relative to the largest value; both sides work in float32, plain torch with its coordinates too."""
+
+
+WHOLE = "all three"
+"""Name of the step that is the three others in a row."""
+
+
+class Timing(NamedTuple):
+    """Median times of one step in one direction, in milliseconds."""
+
+    step: str
+    direction: str
+    fastwarp: float
+    plain: float
+
+
+class Steps:
+    """The steps of an adaptive warp by both implementations, with inputs to call them with.
+
+    Args:
+        saliency: `[B, h, w]`.
+        image: `[B, C, H, W]`.
+        levels: feature maps of the zoomed image.
+        size: (H', W') of the zoomed image.
+        fwhm: of the attraction kernel, in cells.
+    """
+
+    def __init__(
+        self, saliency: Tensor, image: Tensor, levels: list[Tensor], size: tuple[int, int], fwhm: float
+    ) -> None:
+        warp = SeparableWarp.from_saliency(saliency, fwhm)
+        knots = [warp.knots_y, warp.knots_x]
+        self.inputs = {
+            "saliency → warp": [saliency],
+            "zoom": [*knots, image],
+            "unzoom the pyramid": [*knots, *levels],
+            WHOLE: [saliency, image, *levels],
+        }
+        self.fastwarp = dict(zip(self.inputs, _fastwarp(size, fwhm), strict=True))
+        self.plain = dict(zip(self.inputs, _plain(size, fwhm), strict=True))
+
+    def check(self) -> None:
+        """Asserts that results and gradients agree; also compiles every kernel that is timed."""
+        for step in self.inputs:
+            ours, theirs = (self._results(functions[step], step) for functions in (self.fastwarp, self.plain))
+            for mine, other in zip(ours, theirs, strict=True):
+                error, bound = (mine - other).abs().max().item(), TOLERANCE * other.abs().max().item()
+                assert error <= bound, f"{step}: fastwarp and plain torch differ by {error:.2g}, more than {bound:.2g}"
+
+    def time(self, repeats: int) -> Iterator[Timing]:
+        """Times every step in both directions, implementations taking turns."""
+        for step, inputs in self.inputs.items():
+            functions = self.fastwarp[step], self.plain[step]
+            for direction, prepare in (("forward", _forward), ("backward", _backward)):
+                prepared = [functools.partial(prepare, function, inputs) for function in functions]
+                yield Timing(step, direction, *_medians(prepared, repeats, inputs[0].device))
+
+    def _results(self, function: Function, step: str) -> list[Tensor]:
+        inputs = self.inputs[step]
+        gradients = list(_backward(function, inputs)())
+        if step == WHOLE:
+            # The slope of an image jumps at every pixel: knots that differ by a rounding put some samples on the other
+            # side, and for a detailed image the gradient to the saliency by percents. The steps check it part by part.
+            gradients = gradients[1:]
+        # The end knots put samples exactly on the border of the image, a kink where grid_sample takes the gradient 0.
+        inner = [g[:, 1:-1] if g.ndim == 2 else g for g in gradients]
+        return _forward(function, inputs)() + inner
+
+
+def _fastwarp(size: tuple[int, int], fwhm: float) -> tuple[Function, ...]:
+    def warp(saliency: Tensor) -> list[Tensor]:
+        made = SeparableWarp.from_saliency(saliency, fwhm)
+        return [made.knots_y, made.knots_x]
+
+    def zoom(knots_y: Tensor, knots_x: Tensor, image: Tensor) -> list[Tensor]:
+        return [SeparableWarp(knots_y, knots_x).zoom(image, size)]
+
+    def unzoom(knots_y: Tensor, knots_x: Tensor, *levels: Tensor) -> list[Tensor]:
+        return SeparableWarp(knots_y, knots_x).unzoom(list(levels))
+
+    def everything(saliency: Tensor, image: Tensor, *levels: Tensor) -> list[Tensor]:
+        made = SeparableWarp.from_saliency(saliency, fwhm)
+        return [made.zoom(image, size), *made.unzoom(list(levels))]
+
+    return warp, zoom, unzoom, everything
+
+
+def _plain(size: tuple[int, int], fwhm: float) -> tuple[Function, ...]:
+    def warp(saliency: Tensor) -> list[Tensor]:
+        return list(_plain_torch.knots_from_saliency(saliency, fwhm))
+
+    def zoom(knots_y: Tensor, knots_x: Tensor, image: Tensor) -> list[Tensor]:
+        return [_plain_torch.zoom((knots_y, knots_x), image, size)]
+
+    def unzoom(knots_y: Tensor, knots_x: Tensor, *levels: Tensor) -> list[Tensor]:
+        return _plain_torch.unzoom((knots_y, knots_x), levels)
+
+    def everything(saliency: Tensor, image: Tensor, *levels: Tensor) -> list[Tensor]:
+        knots = _plain_torch.knots_from_saliency(saliency, fwhm)
+        return [_plain_torch.zoom(knots, image, size), *_plain_torch.unzoom(knots, levels)]
+
+    return warp, zoom, unzoom, everything
+
+
+def _forward(function: Function, inputs: list[Tensor]) -> Callable[[], list[Tensor]]:
+    """A function that runs the forward pass as inference does."""
+
+    @torch.no_grad()
+    def run() -> list[Tensor]:
+        return function(*inputs)
+
+    return run
+
+
+def _backward(function: Function, inputs: list[Tensor]) -> Callable[[], tuple[Tensor, ...]]:
+    """Runs the forward pass; returns a function that runs the backward pass once."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    outputs = function(*leaves)
+    # The same incoming gradients for every implementation, of mixed sign.
+    gradients = [torch.linspace(-1, 1, y.numel(), device=y.device).cos().view_as(y) for y in outputs]
+    return lambda: torch.autograd.grad(outputs, leaves, gradients)
+
+
+def _medians(prepare: Sequence[Callable[[], Callable[[], object]]], repeats: int, device: torch.device) -> list[float]:
+    """Median milliseconds of what each `prepare` returns; preparing is not timed, and they take turns."""
+    times: list[list[float]] = [[] for _ in prepare]
+    for repeat in range(repeats + 1):
+        for prepared, taken in zip(prepare, times, strict=True):
+            run = prepared()
+            _synchronize(device)
+            start = time.perf_counter()
+            run()
+            _synchronize(device)
+            if repeat > 0:  # the first is a warm-up
+                taken.append(1e3 * (time.perf_counter() - start))
+    return [statistics.median(taken) for taken in times]
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,354 @@
+"""`fastwarp demo`: a photo through saliency, warp, zoom, a feature pyramid, unzoom and back, beside plain torch."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from torch import Tensor, nn
+
+from fastwarp import viz
+from fastwarp._backend import backend_for
+from fastwarp._timing import Steps, Timing
+from fastwarp.doctor import versions
+from fastwarp.errors import FastwarpError
+from fastwarp.saliency import box_density
+from fastwarp.warp import SeparableWarp
+
+FWHM = 10.0
+"""Of the adaptive warp in LZU A.6; its other settings are the defaults of `box_density`."""
+
+LARGEST_SIDE = 8192
+
+Box = tuple[float, float, float, float]
+
+PHOTO_BOXES: list[Box] = [(138, 364, 164, 390), (180, 382, 208, 410), (350, 384, 378, 412), (420, 382, 446, 408)]
+"""In the default photo: four lamps near the horizon."""
+
+
+class Pyramid(nn.Module):
+    """A small convolutional backbone with a feature pyramid: 256 channels at strides 8, 16, 32, 64 and 128.
+
+    Every stride is a 3x3 convolution of stride 2, which rounds sizes up: the levels have the sizes detectors give them.
+    """
+
+    def __init__(self, channels: int = 256) -> None:
+        super().__init__()
+        widths = (3, 32, 64, 128, 128, 128)
+        self.stages = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in itertools.pairwise(widths))
+        self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in widths[3:])
+        self.coarse = nn.ModuleList(nn.Conv2d(channels, channels, 3, 2, 1) for _ in range(2))
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """`[B, 3, H, W]` -> five levels `[B, channels, ceil(H / stride), ceil(W / stride)]`, finest first."""
+        stages = []
+        for stage in self.stages:
+            image = torch.relu(stage(image))
+            stages.append(image)
+        levels = [lateral(stage) for lateral, stage in zip(self.lateral, stages[2:], strict=True)]
+        for i in (1, 0):
+            levels[i] = levels[i] + F.interpolate(levels[i + 1], levels[i].shape[2:])
+        for coarse in self.coarse:
+            levels.append(coarse(levels[-1]))
+        return levels
+
+
+class Journey(NamedTuple):
+    """What became of the photo, all for batch 1."""
+
+    photo: Tensor
+    boxes: Tensor
+    saliency: Tensor
+    warp: SeparableWarp
+    zoomed: Tensor
+    levels: list[Tensor]
+    unzoomed_levels: list[Tensor]
+    restored: Tensor
+    restored_uniform: Tensor
+
+    @property
+    def source_size(self) -> tuple[int, int]:
+        """(H, W) of the photo."""
+        return self.photo.shape[2], self.photo.shape[3]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H', W') of the zoomed photo."""
+        return self.zoomed.shape[2], self.zoomed.shape[3]
+
+
+def run(
+    image: Path | None = None,
+    boxes: Sequence[Box] | None = None,
+    size: tuple[int, int] | None = None,
+    out: Path = Path("demo"),
+    device: str = "auto",
+    repeats: int = 20,
+    threads: int = 2,
+) -> Path:
+    """Runs the demo, prints its report and returns the path of its picture.
+
+    Args:
+        image: a photo; None takes the one of scikit-image that shows a rocket (in the public domain).
+        boxes: (x1, y1, x2, y2) in pixels of the photo; None: some of the default photo, or the middle of another one.
+        size: (H', W') of the zoomed photo; None: half the photo, rounded up.
+        out: folder of the picture, made if missing.
+        device: "auto", "cpu" or "cuda".
+        repeats: how often a time is taken.
+        threads: CPU threads for torch and fastwarp alike.
+
+    Raises:
+        FastwarpError: a file that cannot be read or written, boxes outside the photo, a bad size, no such device.
+    """
+    console = Console()
+    photo = load_photo(image)
+    height, width = photo.shape[:2]
+    if boxes is None:
+        boxes = PHOTO_BOXES if image is None else [(0.4 * width, 0.4 * height, 0.6 * width, 0.6 * height)]
+    check_boxes(boxes, width, height)
+    size = check_size(size or (-(-height // 2), -(-width // 2)))
+    picture = picture_path(out)
+    place = pick_device(device)
+    busy = busy_note(threads)
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with limited_threads(threads), progress:
+        task = progress.add_task("compiling kernels (the first run of an installation takes longest) …", total=None)
+        journey = travel(photo, boxes, size, place)
+        steps = Steps(journey.saliency, journey.photo, journey.levels, size, FWHM)
+        steps.check()
+        timings = []
+        for timing in steps.time(repeats):
+            timings.append(timing)
+            progress.update(task, description=f"timed: {timing.step}, {timing.direction}")
+        progress.update(task, description="drawing the picture …")
+        draw(journey, picture)
+
+    name = image.name if image else "rocket (scikit-image)"
+    where = f"{threads} CPU threads" if place.type == "cpu" else torch.cuda.get_device_name(place)
+    report(console, journey, timings, name, f"median of {repeats}, {where}")
+    console.print("\n".join([*busy, f"picture: {picture}"]), soft_wrap=True, highlight=False)
+    return picture
+
+
+def busy_note(threads: int) -> list[str]:
+    """A line that warns of the times if other programs leave fewer than `threads` cores.
+
+    It is torch that would be wronged: its OpenMP threads wait for each other, so that each parallel operator takes a
+    time slice (10 ms and more) once a thread has lost its core.
+    """
+    load, cores = (os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0), os.cpu_count() or 1
+    if load + threads <= cores:
+        return []
+    return [f"note: other programs are busy (load {load:.1f} on {cores} cores): CPU times, torch's above all, are off"]
+
+
+@contextlib.contextmanager
+def limited_threads(threads: int) -> Iterator[None]:
+    """Lets torch and fastwarp use `threads` CPU threads in the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def load_photo(path: Path | None) -> np.ndarray:
+    """The photo at `path`, or the default one, as `[H, W, 3]` uint8.
+
+    Raises:
+        FastwarpError: there is no image that Pillow can read, or it is thinner than two pixels.
+    """
+    if path is None:
+        from skimage.data import rocket
+
+        return rocket().copy()  # torch warns of arrays that cannot be written to
+    try:
+        with Image.open(path) as file:
+            photo = np.array(ImageOps.exif_transpose(file).convert("RGB"))
+    except UnidentifiedImageError:
+        raise FastwarpError(f"{path} is not an image that Pillow can read") from None
+    except OSError as error:
+        raise FastwarpError(f"cannot read {path}: {error.strerror or error}") from None
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise FastwarpError(f"cannot read {path}: {error}") from None
+    if min(photo.shape[:2]) < 2:
+        raise FastwarpError(f"{path} has {photo.shape[1]} x {photo.shape[0]} pixels, at least 2 x 2 are needed")
+    return photo
+
+
+def check_boxes(boxes: Sequence[Box], width: int, height: int) -> None:
+    """Raises FastwarpError unless every box lies inside the photo and has an area."""
+    for box in boxes:
+        x1, y1, x2, y2 = box
+        text = ",".join(f"{value:g}" for value in box)
+        if not (x1 < x2 and y1 < y2):
+            raise FastwarpError(f"box {text} has no area: x1,y1,x2,y2 with x1 < x2 and y1 < y2 is expected")
+        if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
+            raise FastwarpError(f"box {text} lies outside the picture, which is {width} pixels wide and {height} high")
+
+
+def check_size(size: tuple[int, int]) -> tuple[int, int]:
+    """`size`, or FastwarpError if a side is not in 1 .. LARGEST_SIDE."""
+    if min(size) < 1 or max(size) > LARGEST_SIDE:
+        raise FastwarpError(f"size is {size[0]} {size[1]}, expected a height and a width from 1 to {LARGEST_SIDE}")
+    return size
+
+
+def picture_path(out: Path) -> Path:
+    """Where the picture goes, in a folder that exists and can be written to when this returns."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FastwarpError(f"cannot make the folder {out}: {error.strerror or error}") from None
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise FastwarpError(f"cannot write to the folder {out}: permission denied")
+    return out / "demo.png"
+
+
+def pick_device(device: str) -> torch.device:
+    """The device for "auto", "cpu" or "cuda"."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise FastwarpError("device cuda: torch sees no GPU")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def travel(photo: np.ndarray, boxes: Sequence[Box], size: tuple[int, int], device: torch.device) -> Journey:
+    """Photo -> saliency -> warp -> zoom -> pyramid -> unzoom, and a uniformly resized photo for comparison."""
+    image = torch.from_numpy(photo).to(device).permute(2, 0, 1)[None].float().contiguous() / 255
+    source_size = photo.shape[0], photo.shape[1]
+    corners = torch.tensor(boxes, dtype=torch.float32, device=device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone = Pyramid().to(device)
+    with torch.no_grad():
+        saliency = box_density(corners, source_size)
+        warp = SeparableWarp.from_saliency(saliency, FWHM)
+        zoomed = warp.zoom(image, size)
+        levels = backbone(zoomed)
+        uniform = SeparableWarp.identity(device=device)
+        return Journey(
+            photo=image,
+            boxes=corners,
+            saliency=saliency,
+            warp=warp,
+            zoomed=zoomed,
+            levels=levels,
+            unzoomed_levels=warp.unzoom(levels),
+            restored=warp.unzoom(zoomed, source_size),
+            restored_uniform=uniform.unzoom(uniform.zoom(image, size), source_size),
+        )
+
+
+def draw(journey: Journey, path: Path) -> None:
+    """Writes the picture: six panels that follow the photo through the warp."""
+    photo, boxes, size = journey.photo[0].permute(1, 2, 0), journey.boxes, journey.size
+    zoomed, restored = (x[0].permute(1, 2, 0) for x in (journey.zoomed, journey.restored))
+    inside = boxes_mask(journey)
+    error, uniform = (restoration_error(journey, x) for x in (journey.restored, journey.restored_uniform))
+    (height, width), source = size, journey.source_size
+    cells = journey.saliency.shape[1:]
+    figure = viz.montage(
+        [
+            lambda ax: viz.show_image(photo, boxes, title=f"photo, {source[0]} × {source[1]}", ax=ax),
+            lambda ax: viz.show_saliency(
+                photo, journey.saliency[0], title=f"saliency of the boxes, {cells[0]} × {cells[1]} cells", ax=ax
+            ),
+            lambda ax: viz.show_warp(
+                zoomed, journey.warp, source, boxes, title=f"zoomed to {height} × {width}, with a regular grid", ax=ax
+            ),
+            lambda ax: viz.show_magnification(
+                journey.warp.magnification(source)[0], boxes, title="magnification of area", ax=ax
+            ),
+            lambda ax: viz.show_image(restored, boxes, title="unzoomed", ax=ax),
+            lambda ax: viz.show_error(
+                error,
+                boxes,
+                title=f"error, in the boxes {error[inside].mean():.3f} (uniform {uniform[inside].mean():.3f})",
+                ax=ax,
+            ),
+        ],
+        columns=3,
+        panel_size=(4.6, 4.1 * min(2.0, max(0.4, source[0] / source[1])) + 0.3),
+    )
+    try:
+        figure.savefig(path, dpi=110)
+    except OSError as problem:
+        raise FastwarpError(f"cannot write {path}: {problem.strerror or problem}") from None
+
+
+def boxes_mask(journey: Journey) -> Tensor:
+    """Which pixels of the photo have their centre in a box, `[H, W]`."""
+    y, x = (torch.arange(side, device=journey.boxes.device) + 0.5 for side in journey.source_size)
+    x1, y1, x2, y2 = (corner[:, None, None] for corner in journey.boxes.T)
+    return ((x1 <= x) & (x < x2) & (y1 <= y[:, None]) & (y[:, None] < y2)).any(0)
+
+
+def restoration_error(journey: Journey, restored: Tensor) -> Tensor:
+    """Absolute difference from the photo `[H, W]`, mean over the channels, in units of the brightest value."""
+    return (restored - journey.photo).abs().mean((0, 1))
+
+
+def round_trip_errors(journey: Journey) -> tuple[float, float]:
+    """Largest error in pixels of the boxes there and back, and of T~(T~^-1(x)) = x at the corners of every pixel."""
+    warp, source, size = journey.warp, journey.source_size, journey.size
+    there = warp.zoom_boxes(journey.boxes, source, size)
+    boxes = (warp.unzoom_boxes(there, source, size) - journey.boxes).abs().max().item()
+    errors = []
+    for axis, side in ((1, source[0]), (0, source[1])):
+        points = torch.zeros(1, side + 1, 2, device=journey.boxes.device)
+        points[..., axis] = torch.arange(side + 1)
+        back = warp.unzoom_points(warp.zoom_points(points, source, size), source, size)
+        errors.append((back - points)[..., axis].abs().max().item())
+    return boxes, max(errors)
+
+
+def report(console: Console, journey: Journey, timings: Sequence[Timing], photo: str, conditions: str) -> None:
+    """Prints what was done, the table of times and the errors."""
+    device = journey.photo.device
+    inside = boxes_mask(journey)
+    restored, uniform = (
+        restoration_error(journey, x)[inside].mean().item() for x in (journey.restored, journey.restored_uniform)
+    )
+    boxes, identity = round_trip_errors(journey)
+    levels = ", ".join(f"{level.shape[2]}x{level.shape[3]}" for level in journey.levels)
+    magnification = journey.warp.magnification(journey.source_size)[0][inside].mean().item()
+    (height, width), (small_height, small_width) = journey.source_size, journey.size
+    lines = [
+        f"photo {photo}: {height} x {width}, {len(journey.boxes)} boxes, zoomed to {small_height} x {small_width}",
+        f"pyramid of {journey.levels[0].shape[1]} channels: {levels}",
+        f"backend {backend_for(device)} on {device.type}",
+        ", ".join(f"{name} {version}" for name, version in versions().items() if version),
+    ]
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+    table = Table(title=f"milliseconds, float32, batch 1, {conditions}", title_justify="left")
+    for heading in ("step", "direction", "fastwarp", "plain torch", "ratio"):
+        table.add_column(heading, justify="left" if heading in ("step", "direction") else "right")
+    for step, direction, ours, plain in timings:
+        table.add_row(step, direction, f"{ours:.3f}", f"{plain:.3f}", f"{plain / ours:.1f}x")
+        if direction == "backward":
+            table.add_section()
+    console.print(table)
+
+    lines = [
+        f"boxes there and back: at most {boxes:.1e} px; T~(T~^-1(x)) - x: at most {identity:.1e} px",
+        f"area of the boxes: x{magnification:.2f} against uniform resizing to the same size",
+        f"error of the unzoomed photo in the boxes: {restored:.4f}, by uniform resizing {uniform:.4f}",
+    ]
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
