@@ -1,0 +1,104 @@
+"""The one table of tolerances: how far a kernel may be from the float64 reference.
+
+A bound is a pair (RMS, maximum) of errors. Errors of geometry (positions in [0, 1], pixels) are relative to the value,
+to 1 where it is smaller; all others are relative to the largest value of the tensor. Loosening an entry needs its
+reason, with the measurement, in the commit message.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+
+class Bound(NamedTuple):
+    rms: float
+    max: float
+
+
+EPS16, EPSB, EPS32, EPS64 = 2.0**-11, 2.0**-8, 2.0**-24, 2.0**-53
+"""Half a unit in the last place, relative: what rounding once costs at most (its RMS is about 0.4 of it)."""
+
+GEOMETRY = ("knots", "positions", "windows")
+
+F16, BF16, F32, F64, U8 = torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8
+
+TABLE: dict[str, dict[torch.dtype, Bound]] = {
+    # Computed in float64 and rounded once, so fp32 has nothing but that rounding. In float64, sums over at most 2*p + 1
+    # cells in another order than the reference's matrix product.
+    "knots": {F32: Bound(0.6 * EPS32, 1.01 * EPS32), F64: Bound(4 * EPS64, 30 * EPS64)},
+    # Closed expressions of two knots, a few roundings; the slope of a steep piece multiplies them.
+    "positions": {F32: Bound(0.6 * EPS32, 1.01 * EPS32), F64: Bound(4 * EPS64, 20 * EPS64)},
+    # As positions, times the extent of the source in pixels; half-widths are differences of such centres.
+    "windows": {F32: Bound(0.6 * EPS32, 1.01 * EPS32), F64: Bound(4 * EPS64, 30 * EPS64)},
+    # Sums in float64 over the targets; rounded once in fp32.
+    "geometry_grad": {F32: Bound(0.8 * EPS32, 1.01 * EPS32), F64: Bound(30 * EPS64, 200 * EPS64)},
+    # Weights rounded to the type that accumulates (fp32 for half precision), sums over the taps of two axes, and
+    # one rounding to the result's type. uint8 is measured in its units: half of one, and what fp32 leaves at ties.
+    "image": {
+        F16: Bound(0.6 * EPS16, 1.01 * EPS16),
+        BF16: Bound(0.6 * EPSB, 1.01 * EPSB),
+        F32: Bound(3 * EPS32, 12 * EPS32),
+        F64: Bound(3 * EPS64, 12 * EPS64),
+        U8: Bound(0.5, 0.5 + 1e-4),
+    },
+    # The same sums transposed: as many terms as targets touch a pixel, all of them where a warp stands still.
+    "image_grad": {
+        F16: Bound(0.6 * EPS16, 1.01 * EPS16),
+        BF16: Bound(0.6 * EPSB, 1.01 * EPSB),
+        F32: Bound(6 * EPS32, 40 * EPS32),
+        F64: Bound(6 * EPS64, 40 * EPS64),
+    },
+    # Differences of neighbouring pixels, summed over rows, columns and channels in the type that accumulates, whatever
+    # the image's; the terms of a sum are larger than the sum.
+    "windows_grad": {
+        F16: Bound(20 * EPS32, 100 * EPS32),
+        BF16: Bound(20 * EPS32, 100 * EPS32),
+        F32: Bound(20 * EPS32, 100 * EPS32),
+        F64: Bound(20 * EPS64, 100 * EPS64),
+    },
+}
+
+
+def _array(value: Any) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().double().numpy()
+    return np.asarray(value, np.float64)
+
+
+def errors(reference: Any, value: Any, dtype: torch.dtype, quantity: str) -> tuple[float, float]:
+    """RMS and maximum of the errors of the finite entries, as the table measures them; NaN and infinities must agree.
+
+    Args:
+        reference: what is right, float64.
+        value: what is judged, of the same shape.
+        dtype: column of the table.
+        quantity: row of the table.
+    """
+    reference, value = _array(reference), _array(value)
+    assert reference.shape == value.shape
+    finite = np.isfinite(reference)
+    np.testing.assert_array_equal(value[~finite], reference[~finite])
+    assert np.isfinite(value[finite]).all(), f"{quantity}: not finite where the reference is"
+    if not finite.any():
+        return 0.0, 0.0
+    magnitude = np.abs(reference[finite])
+    if dtype == torch.uint8:
+        scale: Any = 1.0
+    elif quantity in GEOMETRY:
+        scale = np.maximum(magnitude, 1.0)
+    else:
+        scale = magnitude.max()
+    error = np.abs(value[finite] - reference[finite])
+    error = np.divide(error, scale, out=np.where(error > 0, np.inf, 0.0), where=np.broadcast_to(scale > 0, error.shape))
+    return float(np.sqrt(np.mean(error**2))), float(error.max())
+
+
+def assert_close_to(reference: Any, value: Any, dtype: torch.dtype, quantity: str) -> None:
+    """Raises AssertionError if `value` is farther from the reference than the table allows for `dtype`."""
+    bound = TABLE[quantity][dtype]
+    rms, largest = errors(reference, value, dtype, quantity)
+    text = f"{quantity}, {dtype}: RMS {rms:.3g} (bound {bound.rms:.3g}), maximum {largest:.3g} (bound {bound.max:.3g})"
+    assert largest <= bound.max, text
+    # Few values have no RMS worth the name: one of them may be as large as the maximum.
+    assert rms <= bound.rms or _array(value).size < 30, text
