@@ -1,16 +1,14 @@
 """Modules around `fastwarp.SeparableWarp`: no mathematics of their own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fastwarp.errors import FastwarpError
-from fastwarp.functional import Levels
+from fastwarp.functional.separable import Levels, Size
 from fastwarp.warp import SeparableWarp
-
-Size = Sequence[int]
 
 
 class _Warped(nn.Module):

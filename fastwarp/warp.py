@@ -13,8 +13,7 @@ from torch.utils import _pytree as pytree
 from fastwarp import functional as F
 from fastwarp._checks import check_knot_values, check_knots
 from fastwarp.errors import check_tensor, fail
-
-Size = Sequence[int]
+from fastwarp.functional.separable import Levels, Size
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -153,14 +152,14 @@ class SeparableWarp:
 
     def unzoom(
         self,
-        features: F.Levels,
+        features: Levels,
         size: Any = None,
         *,
         antialias: bool = False,
         fill: Literal["zeros", "border"] = "zeros",
         valid: Any = None,
         source_valid: Any = None,
-    ) -> F.Levels:
+    ) -> Levels:
         """Brings zoomed maps back to the source's geometry; see `fastwarp.functional.separable_unzoom`.
 
         `features` is a tensor, or a list, tuple or dict of levels, in one launch; each keeps its size unless `size`

@@ -7,19 +7,18 @@ import math
 
 import numpy as np
 import torch
+from fastwarp.kernels.cpu._extents import extent, extents_array
 from fastwarp.kernels.cpu._parallel import inline, jit
 from torch import Tensor
 
 from fastwarp.errors import FastwarpError
 
-_NO_EXTENTS = np.zeros((0, 0, 0), np.int64)
-
 _FLOOR = 1e-6  # uniform saliency added to every map, relative to its mean
 _TINY = 2.0**-962  # uniform saliency of an all-zero map
 
 
-def _array(tensor: Tensor | None) -> np.ndarray:
-    return _NO_EXTENTS if tensor is None else tensor.detach().numpy()
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().numpy()
 
 
 # --- saliency -> knots (LZU eq. 3 and 4) ------------------------------------------------------------------------------
@@ -267,13 +266,6 @@ def _target(knots, k, extent, source, inverse):
 
 
 @inline
-def _extent(extents, b, level, axis, whole):
-    if extents.shape[0] == 0:
-        return whole
-    return min(max(extents[b if extents.shape[0] > 1 else 0, level, axis], 0), whole)
-
-
-@inline
 def _spacing(centres, k, extent):
     if k == 0:
         return centres[1] - centres[0]
@@ -337,11 +329,11 @@ def _windows(knots_y, knots_x, sizes, source_sizes, inverse, antialias, border, 
         for i in range(len(sizes)):
             level, axis = i // 2, i % 2
             knots = knots_y if axis == 0 else knots_x
-            extent = _extent(valid, b, level, axis, sizes[i])
-            source = _extent(source_valid, b, level, axis, source_sizes[i])
+            targets = extent(valid, b, level, axis, sizes[i])
+            source = extent(source_valid, b, level, axis, source_sizes[i])
             centre, width = windows[b, 0, first : first + sizes[i]], windows[b, 1, first : first + sizes[i]]
             row = knots[b if len(knots) > 1 else 0]
-            _axis_windows(row, sizes[i], extent, source, inverse, antialias, border, centre, width)
+            _axis_windows(row, sizes[i], targets, source, inverse, antialias, border, centre, width)
             first += sizes[i]
     return False
 
@@ -356,12 +348,12 @@ def _windows_backward(
         for i in range(len(sizes)):
             level, axis = i // 2, i % 2
             knots = knots_y if axis == 0 else knots_x
-            extent = _extent(valid, b, level, axis, sizes[i])
-            source = _extent(source_valid, b, level, axis, source_sizes[i])
+            targets = extent(valid, b, level, axis, sizes[i])
+            source = extent(source_valid, b, level, axis, source_sizes[i])
             which = b if len(knots) > 1 else 0
             row = total_y[which] if axis == 0 else total_x[which]
             part = grad[b, :, first : first + sizes[i]]
-            _axis_windows_backward(part, knots[which], sizes[i], extent, source, inverse, antialias, border, row)
+            _axis_windows_backward(part, knots[which], sizes[i], targets, source, inverse, antialias, border, row)
             first += sizes[i]
     grad_y[:] = total_y
     grad_x[:] = total_x
@@ -382,7 +374,7 @@ def axis_windows(
     batch = max(len(t) for t in (knots_y, knots_x, valid, source_valid) if t is not None)
     windows = torch.empty((batch, 2, sum(sizes)), dtype=knots_y.dtype)
     arrays = (_array(knots_y), _array(knots_x), np.array(sizes), np.array(source_sizes))
-    options = (inverse, antialias, border, _array(valid), _array(source_valid))
+    options = (inverse, antialias, border, extents_array(valid), extents_array(source_valid))
     _require_order(_windows(*arrays, *options, _array(windows)))
     return windows
 
@@ -401,8 +393,7 @@ def axis_windows_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients to the knots of both axes."""
     grad_y, grad_x = torch.empty(knots_y.shape, dtype=grad.dtype), torch.empty(knots_x.shape, dtype=grad.dtype)
-    _windows_backward(
-        *(_array(grad), _array(knots_y), _array(knots_x), np.array(sizes), np.array(source_sizes)),
-        *(inverse, antialias, border, _array(valid), _array(source_valid), _array(grad_y), _array(grad_x)),
-    )
+    arrays = (_array(grad), _array(knots_y), _array(knots_x), np.array(sizes), np.array(source_sizes))
+    options = (inverse, antialias, border, extents_array(valid), extents_array(source_valid))
+    _windows_backward(*arrays, *options, _array(grad_y), _array(grad_x))
     return grad_y, grad_x

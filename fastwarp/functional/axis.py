@@ -1,0 +1,145 @@
+"""Saliency -> knots, and T~ of one axis."""
+
+import torch
+from torch import Tensor
+
+import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
+from fastwarp._checks import as_geometry, check_fwhm, check_knots, check_saliency_values
+from fastwarp.errors import FastwarpError, check_batches, check_devices, check_tensor, fail
+
+_ops = torch.ops.fastwarp
+
+
+def lz_knots(saliency: Tensor, fwhm: float = 13.0, anti_crop: bool = True) -> tuple[Tensor, Tensor]:
+    """Knots of the separable LZ warp of a saliency map, LZU eq. 3 and 4.
+
+    Each position is drawn to the saliency around it, by a Gaussian kernel truncated at `min(h, w) - 1` cells:
+    `T(x) = sum S(x') k(x, x') x' / sum S(x') k(x, x')` with the marginals S of the map. A uniform saliency of 1e-6 of
+    the map's mean is added, so that T is the identity where the map is zero. Differentiable twice; computed in float64.
+
+    Args:
+        saliency: `[B, h, w]`, h, w >= 2, non-negative, floating point; half precision is taken up to float32.
+            Negative cells count as zero. NaN gives NaN knots for its image (with `FASTWARP_CHECKS=1` both raise).
+        fwhm: full width at half maximum of the kernel, in cells.
+        anti_crop: pad the marginals by reflection, so that T(0) = 0 and T(1) = 1 exactly and nothing is cropped; else
+            by replication, clamped to [0, 1].
+
+    Returns:
+        `knots_y [B, h]` and `knots_x [B, w]`, non-decreasing, in [0, 1].
+
+    Raises:
+        FastwarpError: wrong rank, fewer than 2 cells, fwhm not positive.
+        TypeError: not a floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> knots_y, knots_x = lz_knots(torch.ones(1, 3, 5))
+        >>> knots_x
+        tensor([[0.0000, 0.2500, 0.5000, 0.7500, 1.0000]])
+    """
+    check_tensor("lz_knots", "saliency", saliency, "[B, h, w]", floating=True)
+    if min(saliency.shape[1:]) < 2:
+        raise fail("lz_knots", "saliency", f"of shape {list(saliency.shape)}", "at least 2 x 2 cells")
+    saliency = as_geometry(saliency)
+    check_saliency_values("lz_knots", "saliency", saliency)
+    return _ops.lz_knots(saliency, saliency.mT, check_fwhm("lz_knots", fwhm), bool(anti_crop))
+
+
+def lz_knots_from_marginals(
+    marginal_y: Tensor, marginal_x: Tensor, fwhm: float = 13.0, anti_crop: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Knots of the separable LZ warp of two marginals, LZU eq. 3 and 4; see `lz_knots`.
+
+    Args:
+        marginal_y: `[B, h]`, non-negative.
+        marginal_x: `[B, w]`, non-negative.
+        fwhm: full width at half maximum of the kernel, in cells.
+        anti_crop: reflect the marginals at their ends instead of replicating them.
+
+    Returns:
+        `knots_y [B, h]` and `knots_x [B, w]`.
+
+    Raises:
+        FastwarpError: wrong rank, fewer than 2 cells, different batch sizes or devices, fwhm not positive.
+        TypeError: not floating-point tensors of one dtype.
+    """
+    name = "lz_knots_from_marginals"
+    for argument, marginal in (("marginal_y", marginal_y), ("marginal_x", marginal_x)):
+        check_tensor(name, argument, marginal, "[B, n]", floating=True)
+        if marginal.shape[1] < 2:
+            raise fail(name, argument, f"of shape {list(marginal.shape)}", "at least 2 cells")
+    check_devices(name, marginal_y=marginal_y, marginal_x=marginal_x)
+    if marginal_y.shape[0] != marginal_x.shape[0] or marginal_y.dtype != marginal_x.dtype:
+        got = f"{list(marginal_y.shape)} {marginal_y.dtype} and {list(marginal_x.shape)} {marginal_x.dtype}"
+        raise FastwarpError(f"{name}: marginals are {got}, expected one batch size and one dtype")
+    y, x = as_geometry(marginal_y), as_geometry(marginal_x)
+    check_saliency_values(name, "marginal_y", y)
+    check_saliency_values(name, "marginal_x", x)
+    return _ops.lz_knots(y.unsqueeze(-1), x.unsqueeze(-1), check_fwhm(name, fwhm), bool(anti_crop))
+
+
+def cdf_knots(density: Tensor, knots: int | None = None) -> Tensor:
+    """Knots of the warp that samples in proportion to a density: the inverse of its cumulative distribution.
+
+    As TASN (CVPR 2019) and AttWarp use it. The density is constant in each of its cells; a uniform density of 1e-6 of
+    the mean is added. Differentiable twice; computed in float64.
+
+    Args:
+        density: `[B, n]`, non-negative, n >= 1; the cells divide [0, 1] evenly. Negative cells count as zero.
+        knots: number of knots to return, >= 2; n + 1 if None.
+
+    Returns:
+        Strictly increasing knots `[B, knots]` from 0 to 1.
+
+    Raises:
+        FastwarpError: wrong rank or sizes.
+        TypeError: not a floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> cdf_knots(torch.tensor([[3.0, 1.0]]), 5)
+        tensor([[0.0000, 0.1667, 0.3333, 0.5000, 1.0000]])
+    """
+    check_tensor("cdf_knots", "density", density, "[B, n]", floating=True)
+    n = density.shape[1]
+    count = n + 1 if knots is None else knots
+    if n < 1 or count < 2:
+        raise fail("cdf_knots", "density, knots", f"{n} cells, {count} knots", "at least 1 cell and 2 knots")
+    check_saliency_values("cdf_knots", "density", density)
+    with torch.autocast(density.device.type, enabled=False):
+        mass = density.double().clamp(min=0)
+        mass = mass + (1e-6 * mass.mean(1, keepdim=True)).clamp(min=2.0**-962)
+        total = mass @ torch.ones(n, n + 1, dtype=mass.dtype, device=mass.device).triu(1)
+        cumulative = total / total[:, -1:]
+        grid = torch.arange(count, dtype=mass.dtype, device=mass.device) / (count - 1)
+        result = _ops.axis_map(cumulative, grid.expand(density.shape[0], count), True)
+    return result.to(as_geometry(density).dtype)
+
+
+def axis_map(knots: Tensor, positions: Tensor, *, inverse: bool = False) -> Tensor:
+    """T~ of one axis (LZU eq. 5), or its inverse (eq. 7), at any positions.
+
+    Args:
+        knots: `[B, n]`, float32 or float64, non-decreasing; a batch of 1 is shared.
+        positions: `[B, m]`, in [0, 1]; further out T~ continues linearly.
+        inverse: evaluate T~^-1. Where knots are equal it is the end of the plateau towards the inside.
+
+    Returns:
+        `[B, m]` in the dtype of the knots. Differentiable twice in both arguments.
+
+    Raises:
+        FastwarpError: wrong rank, batch sizes or devices.
+        TypeError: wrong dtype.
+
+    Example:
+        >>> import torch
+        >>> axis_map(torch.tensor([[0.0, 0.2, 1.0]]), torch.tensor([[0.25, 0.75]]))
+        tensor([[0.1000, 0.6000]])
+    """
+    check_tensor("axis_map", "positions", positions, "[B, m]", dtypes=(torch.float32, torch.float64))
+    check_knots("axis_map", knots, knots)
+    check_devices("axis_map", knots=knots, positions=positions)
+    if knots.shape[0] not in (1, positions.shape[0]):
+        check_batches("axis_map", knots=knots, positions=positions)
+        positions = positions.expand(knots.shape[0], -1)
+    return _ops.axis_map(knots, positions, bool(inverse))

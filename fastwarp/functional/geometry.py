@@ -1,0 +1,141 @@
+"""Grids, points and magnification of separable warps."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
+from fastwarp._checks import as_geometry, check_knots
+from fastwarp.errors import check_batches, check_devices, check_size, check_tensor, fail
+from fastwarp.functional.axis import axis_map
+from fastwarp.functional.separable import separable_windows
+
+Size = Sequence[int]
+
+_ops = torch.ops.fastwarp
+
+
+def _centres(knots_y: Tensor, knots_x: Tensor, size: Size, inverse: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Positions in [0, 1] of the rows and columns of a grid, and where they are in range."""
+    height, width = check_size("separable_grid", "size", size)
+    windows = separable_windows(knots_y, knots_x, [(height, width)], [(2, 2)], inverse=inverse)
+    y, x = windows.split([height, width], 2)
+    return y[:, 0], x[:, 0], y[:, 1] > 0, x[:, 1] > 0
+
+
+def separable_grid(knots_y: Tensor, knots_x: Tensor, size: Size, *, inverse: bool = False) -> Tensor:
+    """The sampling grid of a zoom, or of an unzoom, for `F.grid_sample(..., align_corners=True)`.
+
+    Args:
+        knots_y: `[B, h]`, float32 or float64, non-decreasing.
+        knots_x: `[B, w]`, likewise.
+        size: (height, width) of the grid.
+        inverse: T~^-1 instead of T~. Points outside its range (cropping warps) are at -3, where
+            `padding_mode="zeros"` gives 0.
+
+    Returns:
+        `[B, H, W, 2]`, last dimension (x, y) in [-1, 1], the dtype of the knots.
+
+    Raises:
+        FastwarpError: wrong ranks, sizes, batch sizes, devices.
+        TypeError: wrong types or dtypes.
+    """
+    y, x, inside_y, inside_x = _centres(knots_y, knots_x, size, inverse)
+    y, x = torch.where(inside_y, 2 * y - 1, -3.0), torch.where(inside_x, 2 * x - 1, -3.0)
+    batch, height, width = y.shape[0], y.shape[1], x.shape[1]
+    grid = (x[:, None, :].expand(batch, height, width), y[:, :, None].expand(batch, height, width))
+    return torch.stack(grid, -1)
+
+
+def separable_inside(knots_y: Tensor, knots_x: Tensor, size: Size) -> Tensor:
+    """Where Grid(size) of the source is in the range of T~: what an unzoom fills from the zoomed map (LZU eq. 6).
+
+    Args:
+        knots_y: `[B, h]`, float32 or float64, non-decreasing.
+        knots_x: `[B, w]`, likewise.
+        size: (height, width).
+
+    Returns:
+        bool `[B, H, W]`; all true for an anti-crop warp.
+    """
+    _, _, inside_y, inside_x = _centres(knots_y, knots_x, size, True)
+    return inside_y[:, :, None] & inside_x[:, None, :]
+
+
+def separable_magnification(knots_y: Tensor, knots_x: Tensor, size: Size) -> Tensor:
+    """How much larger a zoom shows each place of the source than uniform resizing would, by area.
+
+    `1 / |det dT~|` at T~^-1(Grid(size)): the number 4 means twice as high and twice as wide; its square root is the
+    linear magnification of LZU fig. 6. Constant on each tile of the knots.
+
+    Args:
+        knots_y: `[B, h]`, float32 or float64, non-decreasing.
+        knots_x: `[B, w]`, likewise.
+        size: (height, width) of the map, over the source.
+
+    Returns:
+        `[B, H, W]`, 1 everywhere for the identity; 0 where knots are equal.
+    """
+    check_knots("separable_magnification", knots_y, knots_x)
+    slopes = []
+    for knots, side in zip((knots_y, knots_x), check_size("separable_magnification", "size", size), strict=True):
+        positions = torch.arange(side, dtype=knots.dtype, device=knots.device) / max(side - 1, 1)
+        positions = (positions if side > 1 else positions + 0.5).expand(knots.shape[0], side)
+        slopes.append(_ops.axis_map_backward(torch.ones_like(positions), knots, positions, True)[1])
+    return slopes[0][:, :, None] * slopes[1][:, None, :]
+
+
+def _pixel_scale(function: str, argument: str, size: Any, axis: int) -> tuple[Any, Any]:
+    """(scale, position of pixel 0) of `pixel - 0.5 = scale * (position - first)` on one axis (0: y), D = 1 included."""
+    if isinstance(size, Tensor):
+        check_tensor(function, argument, size, "[B, 2]", dtypes=(torch.int32, torch.int64))
+        side = size[:, axis, None]
+        return (side - 1).clamp(min=1), torch.where(side > 1, 0.0, 0.5)
+    whole = check_size(function, argument, size)[axis]
+    return (whole - 1, 0.0) if whole > 1 else (1, 0.5)
+
+
+def map_points(
+    points: Tensor, knots_y: Tensor, knots_x: Tensor, source_size: Any, size: Any, *, inverse: bool = False
+) -> Tensor:
+    """Maps points between source and zoomed image, in continuous pixel coordinates: pixel i covers [i, i + 1].
+
+    Args:
+        points: `[B, N, 2]`, (x, y), floating point. Past the end knots T~ continues linearly.
+        knots_y: `[B, h]`, float32 or float64, non-decreasing.
+        knots_x: `[B, w]`, likewise.
+        source_size: (height, width) of the source in pixels, or integer `[B, 2]` for padded batches.
+        size: likewise of the zoomed image.
+        inverse: False: zoomed -> source (T~). True: source -> zoomed (T~^-1).
+
+    Returns:
+        `[B, N, 2]`, float32 or float64. Differentiable twice in points and knots.
+
+    Raises:
+        FastwarpError: wrong ranks, sizes, batch sizes, devices.
+        TypeError: wrong types or dtypes.
+
+    Example:
+        >>> import torch
+        >>> knots = torch.tensor([[0.0, 0.25, 1.0]])
+        >>> map_points(torch.tensor([[[5.5, 5.5]]]), knots, knots, (101, 101), (11, 11))
+        tensor([[[25.5000, 25.5000]]])
+    """
+    check_tensor("map_points", "points", points, "[B, N, 2]", floating=True)
+    if points.shape[2] != 2:
+        raise fail("map_points", "points", f"of shape {list(points.shape)}", "[B, N, 2], (x, y)")
+    check_knots("map_points", knots_y, knots_x)
+    check_devices("map_points", points=points, knots_y=knots_y)
+    check_batches("map_points", points=points, knots=knots_y)
+    dtype = torch.promote_types(as_geometry(points).dtype, knots_y.dtype)
+    sizes = (("source_size", source_size), ("size", size))
+    mapped = []
+    for axis, knots in ((1, knots_x), (0, knots_y)):
+        source, target = (_pixel_scale("map_points", argument, side, axis) for argument, side in sizes)
+        (from_scale, from_first), (to_scale, to_first) = (source, target) if inverse else (target, source)
+        position = (points[..., 1 - axis].to(dtype) - 0.5) / from_scale + from_first
+        value = axis_map(knots.to(dtype), position, inverse=inverse)
+        mapped.append((value - to_first) * to_scale + 0.5)
+    return torch.stack(mapped, -1)

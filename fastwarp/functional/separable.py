@@ -1,0 +1,252 @@
+"""Zoom and unzoom by separable warps."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
+from fastwarp._checks import IMAGE_DTYPES, as_list, check_images, check_knots, check_option, extents, rebuild
+from fastwarp.errors import check_batches, check_devices, check_size, check_tensor, fail
+
+Levels = TypeVar("Levels", Tensor, list[Tensor], tuple[Tensor, ...], dict[str, Tensor])
+Size = Sequence[int]
+
+_ops = torch.ops.fastwarp
+
+
+def separable_windows(
+    knots_y: Tensor,
+    knots_x: Tensor,
+    sizes: Sequence[Size],
+    source_sizes: Sequence[Size],
+    *,
+    inverse: bool = False,
+    antialias: bool = False,
+    fill: Literal["zeros", "border"] = "zeros",
+    valid: Tensor | None = None,
+    source_valid: Tensor | None = None,
+) -> Tensor:
+    """What every row and column of some targets reads: all the geometry that resampling needs, O(H + W) numbers.
+
+    Args:
+        knots_y: `[B, h]`, float32 or float64, non-decreasing.
+        knots_x: `[B, w]`, likewise.
+        sizes: target size (height, width) of each level.
+        source_sizes: source size of each level.
+        inverse: False: targets are at T~(Grid), a zoom. True: at T~^-1(Grid), an unzoom (LZU eq. 7), exact per level.
+        antialias: widen the triangle filter to the local distance of the samples, where that is more than a pixel.
+        fill: targets outside the range of T~ (cropping warps only) read nothing, or the border.
+        valid: int64 `[B, levels, 2]`, extents (height, width) of the targets that the warp spans; the rest reads
+            nothing.
+        source_valid: likewise of the sources.
+
+    Returns:
+        `[B, 2, sum(sizes)]`, level by level rows before columns: centre (source pixels) and half-width (source
+        pixels; 1 is bilinear, 0 reads nothing) of the triangle filter.
+    """
+    check_knots("separable_windows", knots_y, knots_x)
+    check_option("separable_windows", "fill", fill, ("zeros", "border"))
+    check_batches("separable_windows", knots_y=knots_y, valid=valid, source_valid=source_valid)
+    flat = [side for size in sizes for side in check_size("separable_windows", "sizes", size)]
+    source = [side for size in source_sizes for side in check_size("separable_windows", "source_sizes", size)]
+    if len(flat) != len(source) or not flat:
+        raise fail(
+            "separable_windows", "sizes", f"{len(sizes)} and {len(source_sizes)} levels", "the same number, >= 1"
+        )
+    border = fill == "border"
+    return _ops.axis_windows(
+        knots_y, knots_x, flat, source, bool(inverse), bool(antialias), border, valid, source_valid
+    )
+
+
+def _resample(
+    function: str,
+    levels: Any,
+    knots_y: Tensor,
+    knots_x: Tensor,
+    sizes: list[tuple[int, int]],
+    inverse: bool,
+    antialias: bool,
+    fill: Any,
+    valid: Any,
+    source_valid: Any,
+) -> list[Tensor]:
+    images = as_list(function, "features", levels, levels)
+    check_knots(function, knots_y, knots_x)
+    check_images(function, images, knots_y)
+    extent = extents(function, "valid", valid, levels, len(images), knots_y)
+    source_extent = extents(function, "source_valid", source_valid, levels, len(images), knots_y)
+    check_batches(function, images=images[0], valid=extent, source_valid=source_extent)
+    check_option(function, "fill", fill, ("zeros", "border"))
+    flat = [side for size in sizes for side in size]
+    options = (bool(inverse), bool(antialias), fill == "border")
+    return _ops.separable_sample(images, knots_y, knots_x, flat, *options, extent, source_extent)
+
+
+def separable_zoom(
+    image: Tensor,
+    knots_y: Tensor,
+    knots_x: Tensor,
+    size: Size,
+    *,
+    antialias: bool = False,
+    valid: Tensor | None = None,
+    source_valid: Tensor | None = None,
+) -> Tensor:
+    """Zooms: samples the image at T~(Grid(size)), LZU section 3.1 and eq. 5. One pass, no grid in memory.
+
+    Args:
+        image: `[B, C, H, W]`, contiguous or channels_last (kept) or any strides; fp16, bf16, fp32, fp64, or uint8
+            (rounded).
+        knots_y: `[B, h]`, float32 or float64, non-decreasing. Positions outside [0, 1] read the border.
+        knots_x: `[B, w]`, likewise.
+        size: (height, width) of the result.
+        antialias: average over the local distance of the samples (a triangle filter) instead of interpolating between
+            two pixels. On a uniform warp this is the filter of `F.interpolate(..., antialias=True)`, at the centres
+            that `align_corners=True` means (torch itself shifts them by half a sample there).
+        valid: integer `[B, 2]`, (height, width) of the part of the result that the warp spans; the rest is 0.
+        source_valid: integer `[B, 2]`, the part of each image that is not padding; padding is never read.
+
+    Returns:
+        `[B, C, *size]` in the image's dtype and memory format. Differentiable twice in image and knots.
+
+    Raises:
+        FastwarpError: wrong ranks, sizes, batch sizes, devices.
+        TypeError: wrong types or dtypes.
+
+    Example:
+        >>> import torch
+        >>> knots = torch.tensor([[0.0, 0.5, 1.0]])
+        >>> separable_zoom(torch.arange(5.0).expand(1, 1, 5, 5), knots, knots, (1, 3))
+        tensor([[[[0., 2., 4.]]]])
+    """
+    check_tensor("separable_zoom", "image", image, "[B, C, H, W]", dtypes=IMAGE_DTYPES)
+    target = check_size("separable_zoom", "size", size)
+    return _resample(
+        "separable_zoom", image, knots_y, knots_x, [target], False, antialias, "border", valid, source_valid
+    )[0]
+
+
+def separable_unzoom(
+    features: Levels,
+    knots_y: Tensor,
+    knots_x: Tensor,
+    size: Any = None,
+    *,
+    antialias: bool = False,
+    fill: Literal["zeros", "border"] = "zeros",
+    valid: Any = None,
+    source_valid: Any = None,
+) -> Levels:
+    """Unzooms: samples zoomed maps at T~^-1(Grid(size)), LZU eq. 6 and 7: back to the source's geometry.
+
+    All levels of a pyramid go in one launch, each with the exact inverse at its own size.
+
+    Args:
+        features: `[B, C, h, w]`, or a list, tuple or dict of such levels with one dtype; layouts as in
+            `separable_zoom`.
+        knots_y: `[B, n]`, float32 or float64, non-decreasing.
+        knots_x: `[B, n']`, likewise.
+        size: (height, width) of the result, for several levels one each in the same structure; None keeps each map's
+            own.
+        antialias: average where the unzoom reduces, see `separable_zoom`.
+        fill: value of targets outside the range of T~ (cropping warps only): 0, or what the border has.
+        valid: integer `[B, 2]` for each level: the part of the result that the warp spans; the rest is 0.
+        source_valid: integer `[B, 2]` for each level: the part of the zoomed map that is not padding.
+
+    Returns:
+        The structure of `features` with maps `[B, C, *size]`. Differentiable twice in features and knots.
+
+    Raises:
+        FastwarpError: wrong ranks, sizes, structures, batch sizes, devices, an unknown fill.
+        TypeError: wrong types or dtypes.
+    """
+    images = as_list("separable_unzoom", "features", features, features)
+    for image in images:
+        check_tensor("separable_unzoom", "features", image, "[B, C, H, W]", dtypes=IMAGE_DTYPES)
+    if size is None:
+        sizes: list[tuple[int, int]] = [(image.shape[2], image.shape[3]) for image in images]
+    else:
+        targets = as_list("separable_unzoom", "size", size, features)
+        sizes = [check_size("separable_unzoom", "size", target) for target in targets]
+    args = (sizes, True, antialias, fill, valid, source_valid)
+    return rebuild(features, _resample("separable_unzoom", features, knots_y, knots_x, *args))
+
+
+def zoom_frame(
+    frame: Tensor,
+    knots_y: Tensor,
+    knots_x: Tensor,
+    size: Size,
+    *,
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
+    dtype: torch.dtype = torch.float32,
+    antialias: bool = False,
+    valid: Tensor | None = None,
+    source_valid: Tensor | None = None,
+) -> Tensor:
+    """Zooms and normalises a camera's frame in one pass over it: `(zoomed - mean) / std`, planar.
+
+    Args:
+        frame: uint8 `[H, W, C]` or `[B, H, W, C]`, as cameras, OpenCV and Pillow give it.
+        knots_y: `[B, h]`, float32 or float64, non-decreasing.
+        knots_x: `[B, w]`, likewise.
+        size: (height, width) of the result.
+        mean: of each channel, in the frame's units (0 .. 255).
+        std: of each channel, likewise; not 0.
+        dtype: of the result: fp16, bf16, fp32 or fp64.
+        antialias: see `separable_zoom`.
+        valid: integer `[B, 2]`, the part of the result that the warp spans; the rest is 0, also after normalisation.
+        source_valid: integer `[B, 2]`, the part of each frame that is not padding.
+
+    Returns:
+        `[B, C, *size]`, contiguous (B = 1 for a single frame). Differentiable in the knots.
+
+    Raises:
+        FastwarpError: wrong ranks, sizes, batch sizes, devices, a std of 0.
+        TypeError: not a uint8 tensor; `dtype` not floating point.
+
+    Example:
+        >>> import torch
+        >>> knots = torch.tensor([[0.0, 1.0]])
+        >>> frame = torch.full((4, 4, 3), 7, dtype=torch.uint8)
+        >>> zoom_frame(frame, knots, knots, (1, 2), mean=(5, 5, 5), std=(2, 2, 2))[0, 0]
+        tensor([[1., 1.]])
+    """
+    if isinstance(frame, Tensor) and frame.dim() == 3:
+        frame = frame.unsqueeze(0)
+    check_tensor("zoom_frame", "frame", frame, "[B, H, W, C]", dtypes=(torch.uint8,))
+    channels = frame.shape[3]
+    if 0 in frame.shape[1:]:
+        raise fail("zoom_frame", "frame", f"of shape {list(frame.shape)}", "no empty dimension")
+    for argument, values in (("mean", mean), ("std", std)):
+        if len(values) != channels:
+            raise fail("zoom_frame", argument, f"{len(values)} long", f"one value for each of {channels} channels")
+    if any(value == 0 for value in std):
+        raise fail("zoom_frame", "std", list(std), "values other than 0")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"zoom_frame: dtype is {dtype}, expected a floating-point dtype")
+    target = check_size("zoom_frame", "size", size)
+    check_knots("zoom_frame", knots_y, knots_x)
+    check_devices("zoom_frame", frame=frame, knots_y=knots_y)
+    extent = extents("zoom_frame", "valid", valid, frame, 1, knots_y)
+    source_extent = extents("zoom_frame", "source_valid", source_valid, frame, 1, knots_y)
+    if knots_y.shape[0] not in (1, frame.shape[0]):
+        raise fail("zoom_frame", "knots", f"a batch of {knots_y.shape[0]}", f"1 or the frames' {frame.shape[0]}")
+    check_batches("zoom_frame", frame=frame, valid=extent, source_valid=source_extent)
+    source = (frame.shape[1], frame.shape[2])
+    windows = separable_windows(
+        *(knots_y, knots_x, [target], [source]),
+        antialias=antialias,
+        fill="border",
+        valid=extent,
+        source_valid=source_extent,
+    )
+    scale = [1.0 / float(s) for s in std]
+    bias = [-float(m) / float(s) for m, s in zip(mean, std, strict=True)]
+    return _ops.separable_camera(
+        frame.contiguous(), windows, list(target), scale, bias, dtype, source_extent, bool(antialias)
+    )
