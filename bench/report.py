@@ -1,0 +1,124 @@
+"""Turns the JSON of a benchmark run into Markdown: `python bench/report.py bench/results/cpu.json`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+MIB = 1 << 20
+OURS = "fastwarp"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, nargs="+", help="JSON files of `make bench` or `make gpu`")
+    for path in parser.parse_args().results:
+        print("\n".join(_report(json.loads(path.read_text()))))
+
+
+def _report(run: dict[str, Any]) -> Iterator[str]:
+    cases = [case for case in run["benchmarks"] if "contenders" in case.get("extra_info", {})]
+    yield from _machine(run, cases)
+    yield from _targets(cases)
+    yield from _losses(cases)
+    yield from _times(cases)
+
+
+def _machine(run: dict[str, Any], cases: list[dict[str, Any]]) -> Iterator[str]:
+    machine = run["machine_info"]
+    cpu = machine.get("cpu", {}).get("brand_raw", machine.get("machine"))
+    gpu = f"; {machine['gpu']['name']}, CUDA {machine['versions']['cuda']}" if machine.get("gpu") else ""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
+    commit = run.get("commit_info", {})
+    dirty = " with local changes" if commit.get("dirty") else ""
+    yield f"# Benchmarks of {run['datetime'][:10]}\n"
+    yield f"- machine: {cpu}, {machine['cores']} cores, {machine['threads']} threads used{gpu}"
+    yield f"- versions: Python {machine['python_version']}, {versions}"
+    yield f"- commit: {commit.get('id', '')[:12]}{dirty}"
+    loads = [case["extra_info"]["load"] for case in cases]
+    yield f"- load average of the machine during the run: {min(loads)} to {max(loads)}, the benchmarks' own included\n"
+
+
+def _targets(cases: list[dict[str, Any]]) -> Iterator[str]:
+    yield "## Targets\n"
+    yield (
+        "Measured: time of the peer / time of fastwarp, median of the rounds' ratios; beside it the ratio of the "
+        "fastest rounds, which other work on the machine disturbs least.\n"
+    )
+    yield "| case | against | target | measured | of fastest | met |\n|---|---|---:|---:|---:|---|"
+    for case in cases:
+        info = case["extra_info"]
+        for name, target in info["targets"].items():
+            times = info["contenders"][name]
+            row = [_name(case), name, f"{target:.2f}x", f"{times['ratio']:.2f}x", f"{times['ratio_of_fastest']:.2f}x"]
+            yield f"| {' | '.join(row)} | {'yes' if times['ratio'] >= target else '**no**'} |"
+    yield ""
+
+
+def _losses(cases: list[dict[str, Any]]) -> Iterator[str]:
+    yield "## Slower than a peer\n"
+    found = False
+    for case in cases:
+        for name, times in case["extra_info"]["contenders"].items():
+            # Peers returned the same results, so they have a difference from ours.
+            if times["apart"] is not None and times["ratio"] < 1 and not name.startswith(OURS):
+                found = True
+                yield f"- {_name(case)}: {name} takes {times['ratio']:.2f} of fastwarp's time"
+    yield "" if found else "None in this run.\n"
+
+
+def _times(cases: list[dict[str, Any]]) -> Iterator[str]:
+    launches = any("launches" in case["extra_info"]["contenders"][OURS] for case in cases)
+    yield "## Times\n"
+    yield (
+        "Median and interquartile range; ratio as above with its quartiles; GB/s of the bytes that must move; "
+        "% of copy: against a copy of as many bytes, timed in the same rounds; peak: memory of a call, results included; "
+        "apart: largest difference from fastwarp's result, relative to the largest value.\n"
+    )
+    columns = [
+        "case",
+        "MiB to move",
+        "contender",
+        "ms",
+        "IQR",
+        "fastest",
+        "ratio",
+        "GB/s",
+        "% of copy",
+        "peak MiB",
+        "apart",
+    ]
+    columns += ["launches"] if launches else []
+    yield "| " + " | ".join(columns) + " |\n|---|---:|---|" + "---:|" * (len(columns) - 3)
+    for case in cases:
+        info = case["extra_info"]
+        copy = info["contenders"]["copy"]
+        for name, times in info["contenders"].items():
+            first = name == OURS
+            row = [
+                _name(case) if first else "",
+                f"{info['moved'] / MIB:.2f}" if first else "",
+                f"**{name}**" if first else name,
+                f"{1e3 * times['median']:.3f}",
+                f"{1e3 * times['iqr']:.3f}",
+                f"{1e3 * times['fastest']:.3f}",
+                "" if first else f"{times['ratio']:.2f}x ({times['ratio_low']:.2f}-{times['ratio_high']:.2f})",
+                f"{1e-9 * info['moved'] / times['median']:.1f}",
+                f"{100 * (copy['ratio'] if first else copy['median'] / times['median']):.0f}",
+                "" if times["peak"] is None or name == "copy" else f"{times['peak'] / MIB:.1f}",
+                "" if times["apart"] is None else f"{times['apart']:.1e}",
+            ]
+            row += [str(times.get("launches", ""))] if launches else []
+            yield "| " + " | ".join(row) + " |"
+    yield ""
+
+
+def _name(case: dict[str, Any]) -> str:
+    return case["name"].removeprefix("test_")
+
+
+if __name__ == "__main__":
+    main()
