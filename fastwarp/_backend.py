@@ -12,17 +12,13 @@ from fastwarp.errors import FastwarpError
 
 NAMES = ("auto", "triton", "numba", "reference")
 
-_active = "auto"
+_active = os.environ.get("FASTWARP_BACKEND", "auto")
 
 
-def _set(name: str) -> None:
-    global _active
+def _checked(name: str) -> str:
     if name not in NAMES:
         raise FastwarpError(f"backend: name is {name!r}, expected one of {', '.join(NAMES)}")
-    _active = name
-
-
-_set(os.environ.get("FASTWARP_BACKEND", "auto"))
+    return name
 
 
 @contextlib.contextmanager
@@ -45,12 +41,12 @@ def backend(name: str) -> Iterator[None]:
         ...     warp.zoom(torch.ones(1, 1, 4, 4), (2, 2)).tolist()
         [[[[1.0, 1.0], [1.0, 1.0]]]]
     """
-    before = _active
-    _set(name)
+    global _active
+    before, _active = _active, _checked(name)
     try:
         yield
     finally:
-        _set(before)
+        _active = before
 
 
 def backend_for(device: torch.device) -> str:
@@ -60,7 +56,7 @@ def backend_for(device: torch.device) -> str:
         FastwarpError: the chosen backend does not serve the device.
     """
     native = {"cpu": "numba", "cuda": "triton"}.get(device.type)
-    name = native if _active == "auto" else _active
+    name = native if _checked(_active) == "auto" else _active
     if name is None:
         raise FastwarpError(f"fastwarp has kernels for cpu and cuda, got tensors on {device}")
     if name == "numba" and device.type != "cpu":

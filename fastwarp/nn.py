@@ -28,11 +28,12 @@ class _Warped(nn.Module):
             self.saliency = saliency
         else:
             self.register_buffer("saliency", saliency)
-        if warp is None and saliency is not None:
-            warp = SeparableWarp.from_saliency(saliency.detach(), fwhm, anti_crop)
+            if saliency is not None:
+                warp = SeparableWarp.from_saliency(saliency.detach(), fwhm, anti_crop)
         # A saliency defines its knots: these are a cache then, and no part of the state.
-        self.register_buffer("knots_y", None if warp is None else warp.knots_y.detach().clone(), saliency is None)
-        self.register_buffer("knots_x", None if warp is None else warp.knots_x.detach().clone(), saliency is None)
+        for name in ("knots_y", "knots_x"):
+            knots = None if warp is None else getattr(warp, name).detach().clone()
+            self.register_buffer(name, knots, persistent=saliency is None)
         self.register_load_state_dict_post_hook(_refresh)
 
     def _warp(self, warp: SeparableWarp | None) -> SeparableWarp:
@@ -57,7 +58,7 @@ class _Warped(nn.Module):
 
 def _refresh(module: Any, _: Any) -> None:
     """After load_state_dict: the knots of the loaded saliency."""
-    if module.saliency is not None:
+    if module.saliency is not None and module.knots_y is not None:
         warp = SeparableWarp.from_saliency(module.saliency.detach(), module.fwhm, module.anti_crop)
         module.knots_y.copy_(warp.knots_y)
         module.knots_x.copy_(warp.knots_x)

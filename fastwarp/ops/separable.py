@@ -1,4 +1,4 @@
-"""Ops of the `separable` family: resampling by knots or by windows, its adjoint, its gradient to the windows, the camera.
+"""Ops of the `separable` family: resampling by knots or windows, its adjoint, its gradient to the windows, the camera.
 
 `separable_resample` is linear in the images and `separable_resample_adjoint` is its transpose, so the two are each
 other's derivative, and `separable_windows_gradient` is the other derivative of both: only its own derivative needs

@@ -1,6 +1,7 @@
 """Resampling by any number of taps: antialiased, and every adjoint."""
 
 import numpy as np
+
 from fastwarp.kernels.cpu._bands import band, transposed
 from fastwarp.kernels.cpu._extents import extent
 from fastwarp.kernels.cpu._parallel import inline, jit

@@ -7,6 +7,7 @@ from `start[i]` on. The adjoint of a resampling is a resampling by the transpose
 import math
 
 import numpy as np
+
 from fastwarp.kernels.cpu._parallel import inline
 
 

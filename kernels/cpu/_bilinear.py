@@ -1,6 +1,7 @@
 """Resampling by two taps per axis."""
 
 import numpy as np
+
 from fastwarp.kernels.cpu._extents import extent
 from fastwarp.kernels.cpu._parallel import inline, jit
 from fastwarp.kernels.cpu._simd import LANES, blend_columns, blend_rows, blend_values, flat, load, store
@@ -12,7 +13,7 @@ _DIRECT_RATIO = 4  # minification from which most of an interleaved source row w
 
 
 @inline
-def _two_taps(windows, extent, real):
+def two_taps(windows, extent, real):
     """First and second tap (-1 where a window reads nothing) and their weights. Never reaches past `extent`."""
     m = windows.shape[1]
     first, second = np.empty(m, np.int64), np.empty(m, np.int64)
@@ -129,8 +130,8 @@ def bilinear(table, windows, extents, like, like_out, real, scale, bias, planar,
             if lo == hi:
                 continue
             row = windows[image if len(windows) > 1 else 0]
-            y = _two_taps(row[:, at : at + h], extent(extents, image, level, 0, height), real)
-            x = _two_taps(row[:, at + h : at + h + w], extent(extents, image, level, 1, width), real)
+            y = two_taps(row[:, at : at + h], extent(extents, image, level, 0, height), real)
+            x = two_taps(row[:, at + h : at + h + w], extent(extents, image, level, 1, width), real)
             shape = (height, width, (h, w), channels, image, planes, y, x, (scale, bias), planar)
             many = channels >= _DIRECT_CHANNELS and not planar
             if many or width > _DIRECT_RATIO * w or width * channels < LANES:

@@ -1,8 +1,9 @@
 """Extents of padded images, `[1 or B, levels, 2]` (height, width) or none given."""
 
 import numpy as np
-from fastwarp.kernels.cpu._parallel import inline
 from torch import Tensor
+
+from fastwarp.kernels.cpu._parallel import inline
 
 _NONE = np.zeros((0, 0, 0), np.int64)
 

@@ -350,3 +350,37 @@ def store_rows(typingctx, source, index, count, scale, bias, target, offsets, co
 
     i = types.int64
     return types.void(source, i, i, source.dtype, source.dtype, target, offsets, i, i), codegen
+
+
+@intrinsic
+def add_window_gradient(typingctx, values, rises, grad, left, right, w_left, w_right, place, by_column, by_row):
+    """Gradient of a two-tap resampling to its centres, for eight interleaved rows and every m of `left`.
+
+    `by_column[place[m]:+8] += grad[place[m]:+8] (values[right[m]:+8] - values[left[m]:+8])`, and the sum over m of
+    `grad[place[m]:+8] (w_left[m] rises[left[m]:+8] + w_right[m] rises[right[m]:+8])` is `by_row[:8]`.
+    """
+
+    def codegen(context, builder, signature, args):
+        values, rises, grad, left, right, w_left, w_right, place, by_column, by_row = (
+            _data(context, builder, type_, value) for type_, value in zip(signature.args, args, strict=True)
+        )
+        storage = signature.args[0].dtype
+        zero = _constant(_vector(values.type.pointee, LANES), 0.0)
+        total = cgutils.alloca_once_value(builder, zero)
+        count = context.make_array(signature.args[3])(context, builder, args[3]).nitems
+        with cgutils.for_range(builder, count) as loop:
+            a, b, at = (builder.load(builder.gep(array, [loop.index])) for array in (left, right, place))
+            wa, wb = (_splat(builder, builder.load(builder.gep(w, [loop.index]))) for w in (w_left, w_right))
+            g = _raw_load(builder, grad, at, LANES)
+            before, after = _raw_load(builder, values, a, LANES), _raw_load(builder, values, b, LANES)
+            term = builder.fmul(g, builder.fsub(after, before), flags=_FLAGS)
+            column = builder.fadd(_raw_load(builder, by_column, at, LANES), term, flags=_FLAGS)
+            _store(builder, storage, column, by_column, at, LANES)
+            rise = _blend(builder, _raw_load(builder, rises, a, LANES), _raw_load(builder, rises, b, LANES), wa, wb)
+            term = builder.fmul(g, rise, flags=_FLAGS)
+            builder.store(builder.fadd(builder.load(total), term, flags=_FLAGS), total)
+        _store(builder, storage, builder.load(total), by_row, ir.Constant(_I64, 0), LANES)
+        return context.get_dummy_value()
+
+    arguments = (values, rises, grad, left, right, w_left, w_right, place, by_column, by_row)
+    return types.void(*arguments), codegen

@@ -1,6 +1,7 @@
 """Units of eight rows and tiles of columns: what the two resampling kernels share."""
 
 import numpy as np
+
 from fastwarp.kernels.cpu._parallel import inline
 from fastwarp.kernels.cpu._simd import LANES, store, store_rows
 

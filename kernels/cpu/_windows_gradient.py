@@ -1,10 +1,13 @@
 """Gradient of a resampling to its windows."""
 
 import numpy as np
+
+from fastwarp.kernels.cpu import _bilinear_gradient as _bilinear
 from fastwarp.kernels.cpu._bands import band, chain_to_windows
+from fastwarp.kernels.cpu._bilinear import two_taps
 from fastwarp.kernels.cpu._extents import extent
 from fastwarp.kernels.cpu._parallel import inline, jit
-from fastwarp.kernels.cpu._simd import flat, load
+from fastwarp.kernels.cpu._simd import LANES, flat, load
 
 CHUNKS = 16  # partial sums: a fixed number, so that the result does not depend on the threads
 
@@ -46,23 +49,37 @@ def _rows_by_weight(source, grad, real, rows, height, width, size, channels, ima
 
 
 @jit
-def windows_gradient(table, windows, extents, like, real, partial, part, parts):
+def windows_gradient(table, windows, extents, like, real, antialias, partial, part, parts):
     for level in range(len(table)):
         source_at, grad_at, images, planes, height, width, channels, h, w, at = table[level]
         source = flat(source_at, images * planes * height * width * channels, like)
         grad = flat(grad_at, images * planes * h * w * channels, like)
+        two_taps_each = not antialias and width * channels >= LANES and w * channels >= LANES
         for image in range(images):
             row = windows[image if len(windows) > 1 else 0]
-            y = band(row[:, at : at + h], extent(extents, image, level, 0, height), real)
-            x = band(row[:, at + h : at + h + w], extent(extents, image, level, 1, width), real)
-            shape = (height, width, (h, w), channels, image, planes, y, x)
-            for chunk in range(part * CHUNKS // parts, (part + 1) * CHUNKS // parts):
-                by_y, by_x = np.zeros(len(y[2])), np.zeros(len(x[2]))
-                rows = (chunk * planes * h // CHUNKS, (chunk + 1) * planes * h // CHUNKS)
-                _rows_by_weight(source, grad, real, rows, *shape, by_y, by_x)
-                result = partial[chunk, image]
-                chain_to_windows(row[:, at : at + h], *y, by_y, result[:, at : at + h])
-                chain_to_windows(row[:, at + h : at + h + w], *x, by_x, result[:, at + h : at + h + w])
+            rows_y, rows_x = row[:, at : at + h], row[:, at + h : at + h + w]
+            extent_y, extent_x = extent(extents, image, level, 0, height), extent(extents, image, level, 1, width)
+            shape = (height, width, (h, w), channels, image, planes)
+            chunks = range(part * CHUNKS // parts, (part + 1) * CHUNKS // parts)
+            if two_taps_each:
+                y, x = two_taps(rows_y, extent_y, real), two_taps(rows_x, extent_x, real)
+                count = (planes * h + LANES - 1) // LANES
+                for chunk in chunks:
+                    result_y, result_x = partial[chunk, image, :, at : at + h], partial[chunk, image, :, at + h :]
+                    units = (chunk * count // CHUNKS, (chunk + 1) * count // CHUNKS)
+                    by_y, by_x = np.zeros(h), np.zeros(w)
+                    _bilinear.add_units(source, grad, real, units, *shape, y, x, by_y, by_x)
+                    _bilinear.chain_to_windows(rows_y, extent_y, by_y, result_y)
+                    _bilinear.chain_to_windows(rows_x, extent_x, by_x, result_x)
+            else:
+                y_band, x_band = band(rows_y, extent_y, real), band(rows_x, extent_x, real)
+                for chunk in chunks:
+                    result_y, result_x = partial[chunk, image, :, at : at + h], partial[chunk, image, :, at + h :]
+                    rows = (chunk * planes * h // CHUNKS, (chunk + 1) * planes * h // CHUNKS)
+                    by_y, by_x = np.zeros(len(y_band[2])), np.zeros(len(x_band[2]))
+                    _rows_by_weight(source, grad, real, rows, *shape, y_band, x_band, by_y, by_x)
+                    chain_to_windows(rows_y, *y_band, by_y, result_y)
+                    chain_to_windows(rows_x, *x_band, by_x, result_x)
 
 
 @jit

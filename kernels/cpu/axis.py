@@ -7,11 +7,11 @@ import math
 
 import numpy as np
 import torch
-from fastwarp.kernels.cpu._extents import extent, extents_array
-from fastwarp.kernels.cpu._parallel import inline, jit
 from torch import Tensor
 
 from fastwarp.errors import FastwarpError
+from fastwarp.kernels.cpu._extents import extent, extents_array
+from fastwarp.kernels.cpu._parallel import inline, jit
 
 _FLOOR = 1e-6  # uniform saliency added to every map, relative to its mean
 _TINY = 2.0**-962  # uniform saliency of an all-zero map

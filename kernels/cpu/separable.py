@@ -6,6 +6,8 @@ eight rows (of any planes of one image) are resampled together, interleaved as `
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from fastwarp.kernels.cpu import _windows_gradient as to_windows
 from fastwarp.kernels.cpu._banded import banded
 from fastwarp.kernels.cpu._bilinear import bilinear
@@ -13,7 +15,6 @@ from fastwarp.kernels.cpu._extents import extents_array
 from fastwarp.kernels.cpu._memory import empty
 from fastwarp.kernels.cpu._parallel import run
 from fastwarp.kernels.layout import memory_format
-from torch import Tensor
 
 _STORAGE = {torch.float16: np.uint16, torch.bfloat16: np.int16}
 
@@ -126,7 +127,7 @@ def windows_gradient(
     table = _table(images, grads, [i.shape for i in images], sizes, formats, alike)
     partial = np.zeros((to_windows.CHUNKS, 1 if alike else max(len(i) for i in images), *windows.shape[1:]))
     real = _real(images[0].dtype)
-    arrays = (windows.detach().numpy(), extents_array(source_valid), _like(images[0].dtype), real, partial)
+    arrays = (windows.detach().numpy(), extents_array(source_valid), _like(images[0].dtype), real, antialias, partial)
     if _values(grads):
         run(to_windows.windows_gradient, (table, *arrays), 4 * _values(grads))
     result = torch.empty(windows.shape, dtype=windows.dtype)
