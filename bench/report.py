@@ -75,8 +75,8 @@ def _times(cases: list[dict[str, Any]]) -> Iterator[str]:
     yield "## Times\n"
     yield (
         "Median and interquartile range; ratio as above with its quartiles; GB/s of the bytes that must move; "
-        "% of copy: against a copy of as many bytes, timed in the same rounds; peak: memory of a call, results included; "
-        "apart: largest difference from fastwarp's result, relative to the largest value.\n"
+        "% of copy: against a copy of as many bytes, timed in the same rounds; peak: memory of a call, results "
+        "included; apart: largest difference from fastwarp's result, relative to the largest value.\n"
     )
     columns = [
         "case",
