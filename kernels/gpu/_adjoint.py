@@ -190,7 +190,7 @@ def resample_adjoint(
     begins = [[sum(s[: 2 * i]) for i in range(len(grads))] for s in (sizes, source_sizes)]
     with device_of(windows):
         # 8192 comparisons on 256 threads: the scan of all targets takes few steps.
-        rows, columns = (1024, 1024) if INTERPRETED else (32, 256)
+        rows, columns = (128, 128) if INTERPRETED else (32, 256)
         _runs_kernel[(sum(triton.cdiv(n, rows) for n in larger), batch)](
             *(runs, scales, windows, source_valid, pack(*larger), pack(*sizes), pack(*source_sizes)),
             *(sum(sizes), sum(source_sizes), batch_stride(windows), batch_stride(source_valid)),

@@ -19,7 +19,7 @@ _RATE: tl.constexpr = tl.constexpr(2.772588722239781)  # 4 ln 2
 
 # Cells in rows, what they are summed over in columns: a usual map (31 x 51) is one tile, 2048 float64 values on 256
 # threads leave registers to spare, and 8 warps hide the latency of one program.
-_TILE = {"ROWS": 64, "COLUMNS": 16, "num_warps": 8}
+_TILE = {"ROWS": 64, "COLUMNS": 32, "num_warps": 8}
 
 
 @triton.jit
@@ -37,23 +37,20 @@ def _marginal(out_ptr, saliency_ptr, n, cells, stride_n, stride_r, ROWS: tl.cons
             row += tl.sum(tl.where(cell < 0, 0.0, cell), 1)
         tl.store(out_ptr + i, row, mask=i < n)
         total += row
-    tl.debug_barrier()  # other threads of this program read the marginal
     return tl.sum(total, 0) / n
 
 
 @triton.jit
-def _gaussian(distance, fwhm):
-    q = distance.to(tl.float64) / fwhm
-    return tl.exp(q * q * -_RATE)
-
-
-@triton.jit
-def _total_weight(radius, fwhm, COLUMNS: tl.constexpr):
+def _weights(out_ptr, radius, fwhm, COLUMNS: tl.constexpr):
+    """Writes the attraction kernel for distances 0..radius, 0 being 1; returns its sum over both sides."""
     total = tl.zeros([COLUMNS], tl.float64)
-    for d0 in range(1, radius + 1, COLUMNS):
+    for d0 in range(0, radius + 1, COLUMNS):
         d = d0 + tl.arange(0, COLUMNS)
-        total += tl.where(d <= radius, _gaussian(d, fwhm), 0.0)
-    return 1.0 + 2.0 * tl.sum(total, 0)
+        q = d.to(tl.float64) / fwhm
+        k = tl.exp(q * q * -_RATE)
+        tl.store(out_ptr + d, k, mask=d <= radius)
+        total += tl.where(d <= radius, k, 0.0)
+    return 2.0 * tl.sum(total, 0) - 1.0
 
 
 @triton.jit
@@ -67,14 +64,14 @@ def _fold(i, n, ANTI_CROP: tl.constexpr):
 
 
 @triton.jit
-def _pull(marginal_ptr, i, n, radius, fwhm, ANTI_CROP: tl.constexpr, COLUMNS: tl.constexpr):
+def _pull(marginal_ptr, kernel_ptr, i, n, radius, ANTI_CROP: tl.constexpr, COLUMNS: tl.constexpr):
     """Numerator of T at the cells i, relative to i, and denominator. Paired, so reflected ends give exactly 0."""
     above = tl.zeros_like(i).to(tl.float64)
     below = tl.load(marginal_ptr + i, mask=i < n, other=0)
     for d0 in range(1, radius + 1, COLUMNS):
         d = d0 + tl.arange(0, COLUMNS)
         mask = (i < n)[:, None] & (d <= radius)[None, :]
-        weight = _gaussian(d, fwhm)
+        weight = tl.load(kernel_ptr + d, mask=d <= radius, other=0)
         right = tl.load(marginal_ptr + _fold(i[:, None] + d[None, :], n, ANTI_CROP), mask=mask, other=0)
         left = tl.load(marginal_ptr + _fold(i[:, None] - d[None, :], n, ANTI_CROP), mask=mask, other=0)
         above += tl.sum((weight * d)[None, :] * (right - left), 1)
@@ -103,11 +100,13 @@ def _knots_row(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    mean = _marginal(work_ptr, saliency_ptr, n, cells, stride_n, stride_r, ROWS, COLUMNS)
-    floor = _floor_of(mean) * _total_weight(radius, fwhm, COLUMNS)
+    marginal_ptr, kernel_ptr = work_ptr, work_ptr + n
+    mean = _marginal(marginal_ptr, saliency_ptr, n, cells, stride_n, stride_r, ROWS, COLUMNS)
+    floor = _floor_of(mean) * _weights(kernel_ptr, radius, fwhm, COLUMNS)
+    tl.debug_barrier()  # each thread now reads what others of its program wrote
     for n0 in range(0, n, ROWS):
         i = n0 + tl.arange(0, ROWS)
-        above, below = _pull(work_ptr, i, n, radius, fwhm, ANTI_CROP, COLUMNS)
+        above, below = _pull(marginal_ptr, kernel_ptr, i, n, radius, ANTI_CROP, COLUMNS)
         t = (i + above / (below + floor)) / (n - 1)
         t = tl.where(t < 0, 0.0, tl.where(t > 1, 1.0, t))
         tl.store(knots_ptr + i, t, mask=i < n)
@@ -135,15 +134,15 @@ def _lz_knots_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Program (b, axis). `work_ptr` holds h + w float64 per image."""
+    """Program (b, axis). `work_ptr` holds h + w + 2 (radius + 1) float64 per image."""
     b = tl.program_id(0).to(tl.int64)
-    work_ptr += b * (h + w)
     radius = tl.minimum(h, w) - 1
+    work_ptr += b * (h + w + 2 * (radius + 1))
     if tl.program_id(1) == 0:
         knots_ptr, y_ptr = knots_y_ptr + b * h, y_ptr + b * stride_yb
         _knots_row(knots_ptr, work_ptr, y_ptr, h, cells_y, stride_yn, stride_yr, radius, fwhm, ANTI_CROP, ROWS, COLUMNS)
     else:
-        knots_ptr, x_ptr, work_ptr = knots_x_ptr + b * w, x_ptr + b * stride_xb, work_ptr + h
+        knots_ptr, x_ptr, work_ptr = knots_x_ptr + b * w, x_ptr + b * stride_xb, work_ptr + h + radius + 1
         _knots_row(knots_ptr, work_ptr, x_ptr, w, cells_x, stride_xn, stride_xr, radius, fwhm, ANTI_CROP, ROWS, COLUMNS)
 
 
@@ -164,16 +163,18 @@ def _knots_backward_row(
     COLUMNS: tl.constexpr,
 ):
     marginal_ptr, above_ptr, below_ptr = work_ptr, work_ptr + n, work_ptr + 2 * n
-    padded_ptr = work_ptr + 3 * n + radius  # gradient to the padded marginal, from -radius to n - 1 + radius
+    kernel_ptr = work_ptr + 3 * n
+    padded_ptr = kernel_ptr + 2 * radius + 1  # gradient to the padded marginal, from -radius to n - 1 + radius
     mean = _marginal(marginal_ptr, saliency_ptr, n, cells, stride_n, stride_r, ROWS, COLUMNS)
-    weight = _total_weight(radius, fwhm, COLUMNS)
+    weight = _weights(kernel_ptr, radius, fwhm, COLUMNS)
     floor = _floor_of(mean) * weight
+    tl.debug_barrier()  # each thread now reads what others of its program wrote
 
     # Gradients to numerators and denominators.
     to_floor = tl.zeros([ROWS], tl.float64)
     for n0 in range(0, n, ROWS):
         i = n0 + tl.arange(0, ROWS)
-        above, below = _pull(marginal_ptr, i, n, radius, fwhm, ANTI_CROP, COLUMNS)
+        above, below = _pull(marginal_ptr, kernel_ptr, i, n, radius, ANTI_CROP, COLUMNS)
         shift = above / (below + floor)
         grad = tl.load(grad_ptr + i, mask=i < n, other=0).to(tl.float64)
         grad = tl.where((i + shift < 0) | ((i + shift) / (n - 1) > 1), 0.0, grad)  # the clamp
@@ -192,8 +193,8 @@ def _knots_backward_row(
             d = j[:, None] - i[None, :]
             to_above = tl.load(above_ptr + i, mask=i < n, other=0)
             to_below = tl.load(below_ptr + i, mask=i < n, other=0)
-            share = _gaussian(d, fwhm) * (to_above[None, :] * d + to_below[None, :])
-            total += tl.sum(tl.where(tl.abs(d) <= radius, share, 0.0), 1)
+            k = tl.load(kernel_ptr + tl.abs(d), mask=tl.abs(d) <= radius, other=0)
+            total += tl.sum(k * (to_above[None, :] * d + to_below[None, :]), 1)
         tl.store(padded_ptr + j, total, mask=j < n + radius)
     tl.debug_barrier()
 
@@ -242,10 +243,10 @@ def _lz_knots_backward_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Program (b, axis). `work_ptr` holds 4 (h + w + radius) float64 per image."""
+    """Program (b, axis). `work_ptr` holds 4 (h + w) + 2 (3 radius + 1) float64 per image."""
     b = tl.program_id(0).to(tl.int64)
     radius = tl.minimum(h, w) - 1
-    work_ptr += b * 4 * (h + w + radius)
+    work_ptr += b * (4 * (h + w) + 2 * (3 * radius + 1))
     if tl.program_id(1) == 0:
         out_ptr, grad_ptr, y_ptr = out_y_ptr + b * h, grad_y_ptr + b * h, y_ptr + b * stride_yb
         _knots_backward_row(
@@ -254,7 +255,7 @@ def _lz_knots_backward_kernel(
         )
     else:
         out_ptr, grad_ptr, x_ptr = out_x_ptr + b * w, grad_x_ptr + b * w, x_ptr + b * stride_xb
-        work_ptr += 4 * h + 2 * radius
+        work_ptr += 4 * h + 3 * radius + 1
         _knots_backward_row(
             *(out_ptr, grad_ptr, work_ptr, x_ptr, w, cells_x, stride_xn, stride_xr),
             *(radius, fwhm, ANTI_CROP, ROWS, COLUMNS),
@@ -283,7 +284,8 @@ def lz_knots(saliency_y: Tensor, saliency_x: Tensor, fwhm: float, anti_crop: boo
     """Knots `[B, h]`, `[B, w]` from maps `[B, h, R]`, `[B, w, R']` that are summed over their last dimension."""
     maps = [saliency_y, saliency_x]
     y, x = (saliency.new_empty(saliency.shape[:2]) for saliency in maps)
-    _launch(_lz_knots_kernel, [y, x], [], maps, fwhm, anti_crop, work=y.shape[1] + x.shape[1])
+    h, w = y.shape[1], x.shape[1]
+    _launch(_lz_knots_kernel, [y, x], [], maps, fwhm, anti_crop, work=h + w + 2 * min(h, w))
     return y, x
 
 
@@ -295,5 +297,5 @@ def lz_knots_backward(
     y, x = (saliency.new_empty(saliency.shape[:2]) for saliency in maps)
     h, w = y.shape[1], x.shape[1]
     grads = [grad_y.contiguous(), grad_x.contiguous()]
-    _launch(_lz_knots_backward_kernel, [y, x], grads, maps, fwhm, anti_crop, work=4 * (h + w + min(h, w) - 1))
+    _launch(_lz_knots_backward_kernel, [y, x], grads, maps, fwhm, anti_crop, work=4 * (h + w) + 6 * min(h, w) - 4)
     return y, x

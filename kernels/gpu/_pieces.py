@@ -12,7 +12,7 @@ from fastwarp.kernels.gpu._launch import INTERPRETED
 
 # Targets in rows, knots in columns. A pyramid has a few hundred targets: small blocks spread them over more
 # multiprocessors, and 1024 comparisons on 128 threads keep the float64 values in registers.
-BLOCKS = {"ROWS": 1024 if INTERPRETED else 64, "COLUMNS": 64 if INTERPRETED else 16}
+BLOCKS = {"ROWS": 256 if INTERPRETED else 64, "COLUMNS": 64 if INTERPRETED else 16}
 
 
 def batch_stride(tensor: Tensor | None) -> int:

@@ -70,7 +70,8 @@ def plan_launches(tiled: Sequence[Tensor], grads: Sequence[Tensor] | None = None
     multiprocessors busy (8 programs each).
 
     With `grads` the tiles are two-dimensional and lie on these instead, while `tiled` still gives the format. Their
-    kernel has 8 warps, and fewer channels to keep the block of pixels large.
+    kernel has more in registers: 8 warps share a tile of 512 values, or 1024 of float64 (below that ptxas aims at 128
+    registers, and spills).
     """
     formats: dict[bool, list[int]] = {}
     for i, t in enumerate(tiled):
@@ -79,7 +80,10 @@ def plan_launches(tiled: Sequence[Tensor], grads: Sequence[Tensor] | None = None
     plans = []
     for channels_last, index in formats.items():
         channels = [tiled[i].shape[1] for i in index]
-        values = 16384 if INTERPRETED else 512 if tiled[0].dtype == torch.float64 and channels_last else 1024
+        double = tiled[0].dtype == torch.float64
+        values = (512 if double and channels_last else 1024) if grads is None else 1024 if double else 512
+        if INTERPRETED:
+            values = 4096
         most = 4 if not channels_last else 128 if grads is None else 32
         block = {"BLOCK_C": min(triton.next_power_of_2(max(channels)), most)}
         pixels = values // block["BLOCK_C"]

@@ -232,7 +232,7 @@ def windows_gradient(
                 **plan.block,
                 num_warps=8,
             )
-        rows, columns = (128, 1024) if INTERPRETED else (32, 32)
+        rows, columns = (64, 256) if INTERPRETED else (32, 32)
         _sum_blocks_kernel[(sum(triton.cdiv(n, columns) for n in sizes), len(windows))](
             *(result, sums, pack(*sizes), pack(*begins), pack(*counts), sum(sizes)),
             ACC=acc,
