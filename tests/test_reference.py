@@ -11,9 +11,10 @@ import scipy.interpolate
 import scipy.ndimage
 import strategies as own
 import torch
-from fastwarp.reference import axis, separable
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from fastwarp.reference import axis, separable
 
 few = settings(deadline=None, max_examples=30)
 
@@ -502,8 +503,8 @@ def test_resampling_backward(shared, antialias):
 
         np.testing.assert_allclose(by_images[level], numerical_gradient(replaced, images[level], 1e-4), atol=1e-10)
     by_windows = separable.windows_gradient(grads, images, windows, source_valid)
-    # One-sided differences: the derivative by a centre on a pixel, as the first and the last are, is that towards larger
-    # coordinates.
+    # One-sided differences: the derivative by a centre on a pixel, as the first and the last are, is the one towards
+    # larger coordinates.
     step = 1e-7
     for index in np.ndindex(*windows.shape):
         moved = windows.copy()

@@ -4,7 +4,7 @@ import numpy as np
 
 from fastwarp.kernels.cpu._extents import extent
 from fastwarp.kernels.cpu._parallel import inline, jit
-from fastwarp.kernels.cpu._simd import LANES, blend_columns, blend_rows, blend_values, flat, load, store
+from fastwarp.kernels.cpu._simd import LANES, blend_columns, blend_pixels, blend_rows, blend_values, flat, load, store
 from fastwarp.kernels.cpu._tiles import TILE, empty_columns, next_row, places, store_tile, tap_columns, tiles
 
 _AHEAD = 64  # values between what is read and what is prefetched
@@ -32,6 +32,15 @@ def two_taps(windows, extent, real):
 
 
 @inline
+def _vectors(left, count, channels, room):
+    """How many of the first `count` pixels of a row read no more than `room` values, taken as vectors of 4."""
+    for j in range(count):
+        if left[j] + channels + 4 > room:
+            return j
+    return count
+
+
+@inline
 def _bilinear_direct(source, target, real, rows, height, width, size, channels, image, planes, y, x, affine, planar):
     """Four taps straight from the image, for the rows `rows` of its planes."""
     y0, y1, wy0, wy1 = y
@@ -40,6 +49,10 @@ def _bilinear_direct(source, target, real, rows, height, width, size, channels, 
     h, w = size
     across, between = (1, h * w) if planar else (channels, 1)
     left, right = np.maximum(x0, 0) * channels, np.maximum(x1, 0) * channels
+    step = (right - left).max()  # 0 where there is only one pixel
+    few = max(w - 4 // channels, 0) if 2 <= channels <= 4 else 0  # pixels made as vectors: not past the end of a row
+    reach = left.max() + channels + 4
+    line = np.empty(w * channels if planar else 0, real.dtype)
     holes = np.flatnonzero(x0 < 0)
     for r in range(rows[0], rows[1]):
         plane, i = r // h, r % h
@@ -62,11 +75,23 @@ def _bilinear_direct(source, target, real, rows, height, width, size, channels, 
                     lower = wc * load(source, b + p + c, real[0]) + wd * load(source, b + q + c, real[0])
                     store(upper + lower, target, at + c)
         else:
+            # A camera's pixels go through `line`, from where their channels part.
+            vectors = few if reach <= len(source) - b else _vectors(left, few, channels, len(source) - b)
+            pixels = (source, a, b, top, bottom, left, step, wx0, wx1, vectors)
+            if planar:
+                blend_pixels(*pixels, line, 0, channels)
+            else:
+                blend_pixels(*pixels, target, out, channels)
             for c in range(channels):
                 gain, shift = (scale[c], bias[c]) if planar else (real[1], real[0])
                 at = out + c * between
-                taps = (left, right, wx0, wx1)
-                blend_values(source, a + c, b + c, top, bottom, *taps, gain, shift, target, at, across)
+                if planar:
+                    for j in range(vectors):
+                        store(line[j * channels + c] * gain + shift, target, at + j)
+                taps = (left[vectors:], right[vectors:], wx0[vectors:], wx1[vectors:])
+                blend_values(
+                    source, a + c, b + c, top, bottom, *taps, gain, shift, target, at + vectors * across, across
+                )
         for j in holes:
             for c in range(channels):
                 store(real[0], target, out + j * across + c * between)

@@ -22,10 +22,9 @@ def _vector(element: ir.Type, lanes: int) -> ir.Type:
     return ir.VectorType(element, lanes) if lanes > 1 else element
 
 
-def _splat(builder: Any, value: Any) -> Any:
-    vector = ir.VectorType(value.type, LANES)
-    undefined = ir.Constant(vector, ir.Undefined)
-    mask = ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
+def _splat(builder: Any, value: Any, lanes: int = LANES) -> Any:
+    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    mask = ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes)
     return builder.shuffle_vector(builder.insert_element(undefined, value, ir.Constant(_I32, 0)), undefined, mask)
 
 
@@ -245,6 +244,40 @@ def blend_values(
     i, real = types.int64, w_left.dtype
     signature = types.void(source, i, i, real, real, left, right, w_left, w_right, real, real, target, i, i)
     return signature, codegen
+
+
+@intrinsic
+def blend_pixels(
+    typingctx, source, upper, lower, w_upper, w_lower, left, step, w_left, w_right, count, target, index, stride
+):
+    """As `blend_values` for pixels of up to 4 channels, the second tap `step` after the first: one vector a pixel.
+
+    Reads and writes 4 values from `left[j]` and from `j*stride` on: pixels must be made in order, and the last ones of
+    a row otherwise.
+    """
+    lanes = 4
+
+    def codegen(context, builder, signature, args):
+        source, left, w_left, w_right, target = (
+            _data(context, builder, signature.args[i], args[i]) for i in (0, 5, 7, 8, 10)
+        )
+        storage, real = signature.args[0].dtype, w_left.type.pointee
+        w_upper, w_lower = (_splat(builder, args[i], lanes) for i in (3, 4))
+        with cgutils.for_range(builder, args[9]) as loop:
+            offset = builder.load(builder.gep(left, [loop.index]))
+            sides = []
+            for side in (offset, builder.add(offset, args[6])):
+                taps = (_load(builder, storage, source, builder.add(row, side), real, lanes) for row in args[1:3])
+                sides.append(_blend(builder, *taps, w_upper, w_lower))
+            weights = (
+                _splat(builder, builder.load(builder.gep(array, [loop.index])), lanes) for array in (w_left, w_right)
+            )
+            where = builder.add(args[11], builder.mul(loop.index, args[12]))
+            _store(builder, signature.args[10].dtype, _blend(builder, *sides, *weights), target, where, lanes)
+        return context.get_dummy_value()
+
+    i, real = types.int64, w_left.dtype
+    return types.void(source, i, i, real, real, left, i, w_left, w_right, i, target, i, i), codegen
 
 
 @intrinsic
