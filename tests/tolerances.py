@@ -31,8 +31,9 @@ TABLE: dict[str, dict[torch.dtype, Bound]] = {
     "positions": {F32: Bound(0.6 * EPS32, 1.01 * EPS32), F64: Bound(4 * EPS64, 20 * EPS64)},
     # As positions, times the extent of the source in pixels; half-widths are differences of such centres.
     "windows": {F32: Bound(0.6 * EPS32, 1.01 * EPS32), F64: Bound(8 * EPS64, 30 * EPS64)},
-    # As geometry_grad below, but where a kernel sees nothing except the floor of 1e-6 the terms are as much larger.
-    "saliency_grad": {F32: Bound(0.8 * EPS32, 1.01 * EPS32), F64: Bound(1000 * EPS64, 10000 * EPS64)},
+    # As geometry_grad below, but where a kernel sees nothing except the floor of 1e-6 the terms are as much larger,
+    # and the reference, which takes differences of positions, loses more of them than the kernels do.
+    "saliency_grad": {F32: Bound(0.8 * EPS32, 1.01 * EPS32), F64: Bound(3e4 * EPS64, 2e5 * EPS64)},
     # Sums in float64 over the targets; rounded once in fp32.
     "geometry_grad": {F32: Bound(0.8 * EPS32, 1.01 * EPS32), F64: Bound(30 * EPS64, 200 * EPS64)},
     # Weights rounded to the type that accumulates (fp32 for half precision), sums over the taps of two axes, and
@@ -52,12 +53,12 @@ TABLE: dict[str, dict[torch.dtype, Bound]] = {
         F64: Bound(6 * EPS64, 40 * EPS64),
     },
     # Differences of neighbouring pixels, summed over rows, columns and channels in the type that accumulates, whatever
-    # the image's; the terms of a sum are larger than the sum.
+    # the image's; the terms of a sum are larger than the sum. float64 has its room for sums over 1100 channels.
     "windows_grad": {
         F16: Bound(20 * EPS32, 100 * EPS32),
         BF16: Bound(20 * EPS32, 100 * EPS32),
         F32: Bound(20 * EPS32, 100 * EPS32),
-        F64: Bound(20 * EPS64, 100 * EPS64),
+        F64: Bound(60 * EPS64, 300 * EPS64),
     },
 }
 
