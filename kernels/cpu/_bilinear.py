@@ -92,9 +92,9 @@ def _bilinear_direct(source, target, real, rows, height, width, size, channels, 
                 blend_values(
                     source, a + c, b + c, top, bottom, *taps, gain, shift, target, at + vectors * across, across
                 )
-        for j in holes:
+        for hole in holes:
             for c in range(channels):
-                store(real[0], target, out + j * across + c * between)
+                store(real[0], target, out + hole * across + c * between)
 
 
 @inline

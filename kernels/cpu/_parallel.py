@@ -27,7 +27,7 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Not `fastmath=True`: NaN must come through, which "nnan" would allow to be dropped.
     """
-    options = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no directory to cache in: a read-only install and no home

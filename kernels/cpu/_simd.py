@@ -5,14 +5,18 @@ becomes whole vector loads. The transposes to and from that layout are shuffles 
 portable IR. Storage types are NumPy's, except that fp16 travels as uint16 and bf16 as int16.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numba
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic as _intrinsic
+from numba.np.numpy_support import carray
 
 LANES = 8
+
+intrinsic: Any = _intrinsic  # its type still has the typing context among the arguments
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _FLAGS = ("contract", "nsz")
@@ -88,7 +92,8 @@ def _store(builder: Any, storage: types.Type, value: Any, pointer: Any, index: A
     builder.store(narrow, where, align=_align(pointer.type.pointee))
 
 
-def _blend(builder: Any, a: Any, b: Any, wa: Any, wb: Any) -> Any:
+def _blend(builder: Any, values: Iterable[Any], weights: Iterable[Any]) -> Any:
+    (a, b), (wa, wb) = values, weights
     return builder.fadd(builder.fmul(a, wa, flags=_FLAGS), builder.fmul(b, wb, flags=_FLAGS), flags=_FLAGS)
 
 
@@ -118,7 +123,7 @@ def _pointer(typingctx, address, like):
 @numba.njit(nogil=True)
 def flat(address, length, like):
     """1-D array of `like`'s type over the memory at `address`: one compiled kernel then serves any number of levels."""
-    return numba.carray(_pointer(address, like), (length,))
+    return carray(_pointer(address, like), (length,))
 
 
 @intrinsic
@@ -195,7 +200,7 @@ def blend_rows(typingctx, source, upper, lower, w_upper, w_lower, first, count, 
                 for offset in (a, b):
                     _prefetch(builder, source, builder.add(builder.add(offset, i), args[8]), False)
                 values = (_load(builder, storage, source, builder.add(offset, i), real, LANES) for offset in (a, b))
-                rows.append(_blend(builder, *values, wa, wb))
+                rows.append(_blend(builder, values, (wa, wb)))
             _store_columns(builder, signature.args[7].dtype, rows, target, i)
 
         _for_blocks(builder, args[6], block)
@@ -233,9 +238,9 @@ def blend_values(
                 taps = (
                     _load(builder, storage, source, builder.add(row, offset), real, 1) for row in (args[1], args[2])
                 )
-                sides.append(_blend(builder, *taps, args[3], args[4]))
+                sides.append(_blend(builder, taps, args[3:5]))
             weights = (builder.load(builder.gep(array, [loop.index])) for array in (w_left, w_right))
-            value = _blend(builder, *sides, *weights)
+            value = _blend(builder, sides, weights)
             value = builder.fadd(builder.fmul(value, args[9], flags=_FLAGS), args[10], flags=_FLAGS)
             where = builder.add(args[12], builder.mul(loop.index, args[13]))
             _store(builder, signature.args[11].dtype, value, target, where, 1)
@@ -268,12 +273,12 @@ def blend_pixels(
             sides = []
             for side in (offset, builder.add(offset, args[6])):
                 taps = (_load(builder, storage, source, builder.add(row, side), real, lanes) for row in args[1:3])
-                sides.append(_blend(builder, *taps, w_upper, w_lower))
+                sides.append(_blend(builder, taps, (w_upper, w_lower)))
             weights = (
                 _splat(builder, builder.load(builder.gep(array, [loop.index])), lanes) for array in (w_left, w_right)
             )
             where = builder.add(args[11], builder.mul(loop.index, args[12]))
-            _store(builder, signature.args[10].dtype, _blend(builder, *sides, *weights), target, where, lanes)
+            _store(builder, signature.args[10].dtype, _blend(builder, sides, weights), target, where, lanes)
         return context.get_dummy_value()
 
     i, real = types.int64, w_left.dtype
@@ -316,7 +321,7 @@ def blend_columns(typingctx, source, left, right, w_left, w_right, place, begin,
             offsets = [builder.load(builder.gep(array, [loop.index])) for array in (left, right, place)]
             weights = [_splat(builder, builder.load(builder.gep(array, [loop.index]))) for array in (w_left, w_right)]
             columns = (_raw_load(builder, source, offset, LANES) for offset in offsets[:2])
-            value = _blend(builder, *columns, *weights)
+            value = _blend(builder, columns, weights)
             _store(builder, signature.args[8].dtype, value, target, offsets[2], LANES)
         return context.get_dummy_value()
 
@@ -409,7 +414,7 @@ def add_window_gradient(typingctx, values, rises, grad, left, right, w_left, w_r
             term = builder.fmul(g, builder.fsub(after, before), flags=_FLAGS)
             column = builder.fadd(_raw_load(builder, by_column, at, LANES), term, flags=_FLAGS)
             _store(builder, storage, column, by_column, at, LANES)
-            rise = _blend(builder, _raw_load(builder, rises, a, LANES), _raw_load(builder, rises, b, LANES), wa, wb)
+            rise = _blend(builder, (_raw_load(builder, rises, at, LANES) for at in (a, b)), (wa, wb))
             term = builder.fmul(g, rise, flags=_FLAGS)
             builder.store(builder.fadd(builder.load(total), term, flags=_FLAGS), total)
         _store(builder, storage, builder.load(total), by_row, ir.Constant(_I64, 0), LANES)

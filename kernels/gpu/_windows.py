@@ -240,9 +240,8 @@ def axis_windows_backward(
     shares = grad.new_empty(batch, 2, total, dtype=torch.float64)
     options = (inverse, antialias, border)
     with device_of(grad):
-        _launch(
-            *(_axis_windows_backward_kernel, [pieces, shares, grad.contiguous()], (knots_y, knots_x)),
-            *(sizes, source_sizes, batch, options, valid, source_valid),
-        )
+        tensors = [pieces, shares, grad.contiguous()]
+        kernel = _axis_windows_backward_kernel
+        _launch(kernel, tensors, (knots_y, knots_x), sizes, source_sizes, batch, options, valid, source_valid)
         grad_y, grad_x = sum_shares(pieces, shares, knots_y, knots_x)
     return grad_y, grad_x
