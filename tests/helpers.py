@@ -1,0 +1,144 @@
+"""Small things that several test files share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from fastwarp import SeparableWarp
+
+TESTS = Path(__file__).resolve().parent
+
+
+def random_knots(batch: int, n: int, dtype=torch.float64, ends: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    """Increasing knots `[batch, n]` between `ends` (a cropping warp's lie inside (0, 1)), steepness up to 6 : 1."""
+    steps = torch.rand(batch, n - 1, dtype=torch.float64) + 0.2
+    rise = torch.cat([torch.zeros(batch, 1, dtype=torch.float64), steps.cumsum(1)], 1)
+    knots = ends[0] + (ends[1] - ends[0]) * (rise / rise[:, -1:])
+    knots[:, -1] = ends[1]
+    return knots.to(dtype)
+
+
+def random_warp(batch: int = 2, shape=(5, 7), dtype=torch.float32, ends=(0.0, 1.0)) -> SeparableWarp:
+    return SeparableWarp(*(random_knots(batch, n, dtype, ends) for n in shape))
+
+
+def grid(n: int) -> np.ndarray:
+    """Grid(n), the normalised positions of n pixels."""
+    return np.arange(n) / (n - 1) if n > 1 else np.array([0.5])
+
+
+def evaluate(knots: Tensor, positions: np.ndarray) -> np.ndarray:
+    """T~ of one row of knots within [0, 1], by NumPy."""
+    return np.interp(positions, grid(len(knots)), knots.detach().double().numpy())
+
+
+def invert(knots: Tensor, positions: np.ndarray) -> np.ndarray:
+    """T~^-1 of one row of strictly increasing knots within their range, by NumPy."""
+    return np.interp(positions, knots.detach().double().numpy(), grid(len(knots)))
+
+
+def sample(image: Tensor, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Bilinear samples of `[C, H, W]` at the products of normalised positions, `[C, len(y), len(x)]`, float64."""
+    weights = []
+    for positions, size in ((y, image.shape[1]), (x, image.shape[2])):
+        pixel = np.clip(positions, 0, 1) * (size - 1)
+        low = np.minimum(np.floor(pixel).astype(int), max(size - 2, 0))
+        high = np.minimum(low + 1, size - 1)
+        matrix = np.zeros((len(positions), size))
+        rows = np.arange(len(positions))
+        np.add.at(matrix, (rows, low), 1 - (pixel - low))
+        np.add.at(matrix, (rows, high), pixel - low)
+        weights.append(matrix)
+    return np.einsum("ip,cpq,jq->cij", weights[0], image.detach().double().numpy(), weights[1])
+
+
+def tensors(result: Any) -> list[Tensor]:
+    """The tensors in a result of any structure."""
+    return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+
+
+def forward_backward(function: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Results of `function(*inputs)`, then the gradients to those inputs that require one, for fixed cotangents."""
+    results = tensors(function(*inputs))
+    leaves = [i for i in inputs if i.requires_grad]
+    moving = [r for r in results if r.requires_grad]
+    if not moving:
+        return [r.detach() for r in results]
+    noise = torch.Generator().manual_seed(1)
+    cotangents = [torch.rand(r.shape, generator=noise, dtype=torch.float64).to(r.dtype) - 0.5 for r in moving]
+    grads = torch.autograd.grad(moving, leaves, cotangents, materialize_grads=True)
+    return [r.detach() for r in results] + list(grads)
+
+
+def assert_bitwise(got: Sequence[Tensor], expected: Sequence[Tensor], message: str = "") -> None:
+    """Every bit is the same, NaN included."""
+    assert len(got) == len(expected)
+    for i, (a, b) in enumerate(zip(got, expected, strict=True)):
+        assert a.dtype == b.dtype, f"{message} tensor {i}: {a.dtype}, expected {b.dtype}"
+        assert a.shape == b.shape, f"{message} tensor {i}: {a.shape}, expected {b.shape}"
+        a, b = a.contiguous(), b.contiguous()
+        if a.numel():
+            assert torch.equal(a.view(torch.uint8), b.view(torch.uint8)), f"{message} tensor {i} differs"
+
+
+def assert_near(got: Sequence[Tensor], expected: Sequence[Tensor], message: str = "") -> None:
+    """Equal but for the rounding of another order of summation, which is relative to the largest value."""
+    assert len(got) == len(expected)
+    for i, (a, b) in enumerate(zip(got, expected, strict=True)):
+        largest = b.abs().max().item() if b.numel() and b.is_floating_point() else 0
+        tolerance = {torch.float64: 1e-12, torch.float32: 2e-6}.get(b.dtype, 0) * largest
+        torch.testing.assert_close(
+            a, b, rtol=0, atol=tolerance, equal_nan=True, msg=lambda text, i=i: f"{message} tensor {i}: {text}"
+        )
+
+
+class WarpedImages(torch.utils.data.Dataset):
+    """Images zoomed and unzoomed by warps of their own, large enough for several threads. Here, where a spawned
+    worker can import it."""
+
+    def __init__(self, channels_last: bool = False) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.warp = SeparableWarp.from_saliency(torch.rand(8, 6, 8, generator=generator), 5.0)
+        self.image = torch.rand(1, 3, 300, 340, generator=generator)
+        if channels_last:
+            self.image = self.image.contiguous(memory_format=torch.channels_last)
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Tensor:
+        warp = self.warp[index]
+        return warp.unzoom(warp.zoom(self.image, (250, 280), antialias=True), (310, 320))
+
+    def forward_backward(self, index: int) -> list[Tensor]:
+        def there_and_back(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
+            warp = SeparableWarp(y, x)
+            return warp.unzoom(warp.zoom(image, (250, 280), antialias=True), (310, 320))
+
+        warp = self.warp[index]
+        leaves = (self.image, warp.knots_y, warp.knots_x)
+        return forward_backward(there_and_back, [leaf.clone().requires_grad_() for leaf in leaves])
+
+
+def python_environment(**changes: str) -> dict[str, str]:
+    """The environment of a Python process that finds the modules beside this one."""
+    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, **changes}
+
+
+def run_python(script: str, **environment: str) -> str:
+    """Runs a script in a process of its own and returns what it prints; it finds this module."""
+    command, env = [sys.executable, "-c", script], python_environment(**environment)
+    done = subprocess.run(command, cwd=TESTS, env=env, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

@@ -1,0 +1,79 @@
+"""Two processes with DistributedDataParallel compute the gradients of one process on the joined batch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as TF
+from helpers import TESTS, python_environment
+from torch import nn
+
+from fastwarp.nn import Unzoom, Zoom
+
+
+class Detector(nn.Module):
+    """A learned saliency that zooms for a small network and unzooms its pyramid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        saliency = nn.Parameter(torch.rand(1, 5, 6) + 0.2)
+        self.zoom, self.unzoom = Zoom((10, 12), saliency=saliency, fwhm=3.0), Unzoom(saliency=saliency, fwhm=3.0)
+        self.net = nn.Conv2d(3, 4, 3, padding=1)
+        self.fixed = Zoom((5, 6), saliency=torch.rand(1, 4, 4), antialias=True)  # buffers that DDP broadcasts
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        features = TF.relu(self.net(self.zoom(image)))
+        levels = self.unzoom({"p3": features, "p4": TF.avg_pool2d(features, 2)})
+        return sum(level.square().mean((1, 2, 3)) for level in levels.values()) + self.fixed(image).mean((1, 2, 3))
+
+
+def gradients(model: nn.Module, image: torch.Tensor) -> dict[str, torch.Tensor]:
+    model(image).mean().backward()
+    return {name.removeprefix("module."): p.grad for name, p in model.named_parameters()}
+
+
+def images() -> torch.Tensor:
+    return torch.rand(4, 3, 20, 22, generator=torch.Generator().manual_seed(5))
+
+
+def work(rank: int, folder: str) -> None:
+    """One of the two processes. Its seed is its own: DDP hands out the parameters of the first."""
+    torch.manual_seed(rank)
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    model = nn.parallel.DistributedDataParallel(Detector())
+    torch.save(gradients(model, images()[2 * rank : 2 * rank + 2]), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+def test_two_processes_compute_the_gradients_of_one(tmp_path):
+    torch.manual_seed(0)
+    expected = gradients(Detector(), images())
+    assert set(expected) == {"zoom.saliency", "net.weight", "net.bias"}
+    command = "import sys, test_distributed; test_distributed.work(int(sys.argv[1]), sys.argv[2])"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", command, str(rank), str(tmp_path)],
+            cwd=TESTS,
+            env=python_environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=200)
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:
+            process.kill()
+    for rank in range(2):
+        got = torch.load(tmp_path / f"{rank}.pt")
+        for name, gradient in expected.items():
+            assert gradient.any()
+            torch.testing.assert_close(got[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")

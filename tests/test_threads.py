@@ -1,0 +1,147 @@
+"""Processes and threads: DataLoader workers, forks, many callers at once, a cache that cannot be written."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from helpers import WarpedImages, assert_bitwise, run_python
+from torch.utils.data import DataLoader
+
+linux = pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
+
+
+@pytest.mark.parametrize("start", [pytest.param("fork", marks=linux), "spawn"])
+def test_dataloader_workers(start):
+    """The operators are used in the parent first, on several threads, then in four workers."""
+    dataset = WarpedImages()
+    expected = [dataset[i] for i in range(len(dataset))]
+    loader = DataLoader(dataset, batch_size=None, num_workers=4, multiprocessing_context=start, timeout=120)
+    got = list(loader)
+    assert len(got) == len(expected)
+    for a, b in zip(got, expected, strict=True):
+        assert_bitwise([a], [b])
+    assert_bitwise([dataset[0]], expected[:1])  # and in the parent again
+
+
+def test_eight_threads_at_once():
+    dataset = WarpedImages()
+    expected = [dataset.forward_backward(i) for i in range(8)]
+    assert not torch.equal(expected[0][0], expected[1][0])
+    results: list = [None] * 8
+    start = threading.Barrier(8)
+
+    def work(i: int) -> None:
+        start.wait()
+        results[i] = [dataset.forward_backward(i) for _ in range(5)]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    for i in range(8):
+        assert results[i] is not None, f"thread {i} failed or hangs"
+        for result in results[i]:
+            assert_bitwise(result, expected[i])
+
+
+def test_number_of_threads_changes_no_bit():
+    dataset = WarpedImages()
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(dataset.forward_backward(0))
+    assert_bitwise(results[1], results[0])
+    assert_bitwise(results[2], results[0])
+
+
+def test_large_jobs_use_the_threads_that_torch_may_use_and_small_ones_none(monkeypatch):
+    from fastwarp.kernels.cpu import _parallel
+
+    def threads_of(function) -> set[str]:
+        used = set()
+        original = _parallel.ThreadPoolExecutor.submit
+
+        def submit(pool, *args):
+            used.add(args[-2:])
+            return original(pool, *args)
+
+        monkeypatch.setattr(_parallel.ThreadPoolExecutor, "submit", submit)
+        function()
+        monkeypatch.undo()
+        return used
+
+    dataset = WarpedImages()
+    torch.set_num_threads(3)
+    assert threads_of(lambda: dataset[0]) == {(1, 3), (2, 3)}  # the caller does part 0
+    torch.set_num_threads(1)
+    assert threads_of(lambda: dataset[0]) == set()
+    torch.set_num_threads(3)
+    assert threads_of(lambda: dataset.warp[0].zoom(torch.rand(1, 1, 16, 16), (8, 8))) == set()
+
+
+FORK = """
+import os, sys, torch
+from helpers import WarpedImages
+from fastwarp.kernels.cpu import _parallel
+torch.set_num_threads(2)
+dataset = WarpedImages()
+expected = dataset[0]
+parents = dict(_parallel._pools)
+assert parents, "the job was too small for a pool"
+child = os.fork()
+if child == 0:
+    assert not _parallel._pools
+    same = torch.equal(dataset[0], expected)
+    assert _parallel._pools and all(_parallel._pools[n] is not parents.get(n) for n in _parallel._pools)
+    os._exit(0 if same else 3)
+assert os.waitpid(child, 0)[1] == 0
+assert torch.equal(dataset[0], expected)
+print("both")
+"""
+
+
+@linux
+def test_a_forked_child_makes_its_own_pool():
+    assert run_python(FORK).strip() == "both"
+
+
+UNWRITABLE = """
+import torch
+import numba.core.caching as caching
+def refuse(self):
+    raise OSError("read-only file system")
+for name, kind in vars(caching).items():
+    if isinstance(kind, type) and issubclass(kind, caching._CacheLocator):
+        kind.ensure_cache_path = refuse
+import fastwarp
+warp = fastwarp.SeparableWarp.identity()
+image = torch.arange(16.0).reshape(1, 1, 4, 4)
+assert torch.allclose(warp.zoom(image, (4, 4)), image)
+print("works")
+"""
+
+
+def test_an_install_whose_cache_cannot_be_written():
+    assert run_python(UNWRITABLE).strip() == "works"
+
+
+def test_warmup_compiles_what_is_used_later():
+    script = """
+import numba, torch, fastwarp
+from helpers import WarpedImages
+fastwarp.warmup()
+compiled = []
+original = numba.core.dispatcher.Dispatcher.compile
+def compile(self, signature):
+    if signature not in self.overloads:
+        compiled.append((self.py_func.__name__, signature))
+    return original(self, signature)
+numba.core.dispatcher.Dispatcher.compile = compile
+WarpedImages().forward_backward(0)
+WarpedImages(channels_last=True).forward_backward(0)
+print(compiled)
+"""
+    assert run_python(script).strip() == "[]"
