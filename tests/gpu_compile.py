@@ -1,4 +1,5 @@
-"""Compiles every Triton kernel for GPUs that need not be there; prints a JSON list of what each one uses.
+"""Compiles every Triton kernel for GPUs that need not be there; prints a JSON list of what each one uses
+(registers; bytes of stack, local and shared memory; whether it has accesses of 16 bytes).
 
 Run as a script, without TRITON_INTERPRET. The launchers are called as they are, on CPU tensors; instead of launching,
 each kernel is compiled for the arguments it was given. `--short` leaves out the rarer variants.
@@ -6,6 +7,7 @@ each kernel is compiled for the arguments it was given. `--short` leaves out the
 
 import json
 import multiprocessing
+import re
 import subprocess
 import sys
 import tempfile
@@ -96,7 +98,12 @@ JOBS: list[tuple[str, Any, tuple, dict]] = []
 def row(job: int, capability: int) -> dict[str, Any]:
     case, kernel, args, kwargs = JOBS[job]
     compiled = compile_for(kernel, args, kwargs, capability)
-    return {"kernel": kernel.__name__, "case": case, "sm": capability, "hash": compiled.hash, **resources(compiled)}
+    found = {"kernel": kernel.__name__, "case": case, "sm": capability, "hash": compiled.hash}
+    return {
+        **found,
+        **resources(compiled),
+        "VECTORS": re.search(r"\.v4\.b32|\.v2\.b64", compiled.asm["ptx"]) is not None,
+    }
 
 
 def main() -> None:

@@ -200,6 +200,13 @@ def test_resample(dtype, form, antialias):
     assert {format_of(t) for t in (*results, *adjoint)} == {form}
 
 
+def test_aligned_channels():
+    images = [torch.randn(2, c, 4, 5).to(memory_format=torch.channels_last) for c in (32, 48)]
+    images[1] = images[1][:, 16:32, 1:]
+    windows = windows_for(1, [3, 4, 5, 2], [4, 5, 3, 5], False)
+    check_resampling(images, windows, [3, 4, 5, 2], None, False)
+
+
 def test_windows_of_half_width_one_take_either_path():
     image = on_device(torch.randn(1, 3, 9, 11))
     windows = on_device(windows_for(1, [7, 13], [9, 11], False))
@@ -320,6 +327,9 @@ def test_kernels_compile_for_gpus_without_spills():
     for capability in (80, 90):
         assert {r["kernel"] for r in rows if r["sm"] == capability} == kernel_names()
     assert [r for r in rows if r["STACK"] or r["LOCAL"]] == []
+    wide = [r for r in rows if r["kernel"] in ("_resample_kernel", "_adjoint_kernel") and "channels_last" in r["case"]]
+    assert wide
+    assert all(r["VECTORS"] for r in wide), "channels_last moves 16 bytes at a time"
 
 
 def kernel_names() -> set[str]:
