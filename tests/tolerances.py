@@ -41,24 +41,25 @@ TABLE: dict[str, dict[torch.dtype, Bound]] = {
     "image": {
         F16: Bound(0.6 * EPS16, 1.01 * EPS16),
         BF16: Bound(0.6 * EPSB, 1.01 * EPSB),
-        F32: Bound(8 * EPS32, 24 * EPS32),
-        F64: Bound(8 * EPS64, 24 * EPS64),
+        F32: Bound(2 * EPS32, 20 * EPS32),
+        F64: Bound(2 * EPS64, 20 * EPS64),
         U8: Bound(0.5, 0.5 + 5e-4),
     },
-    # The same sums transposed: as many terms as targets touch a pixel, all of them where a warp stands still.
+    # The same sums transposed: as many terms as targets touch a pixel, all of them where a warp stands still. Relative
+    # to the sum of the terms' absolute values.
     "image_grad": {
         F16: Bound(0.6 * EPS16, 1.01 * EPS16),
         BF16: Bound(0.6 * EPSB, 1.01 * EPSB),
-        F32: Bound(6 * EPS32, 40 * EPS32),
-        F64: Bound(6 * EPS64, 40 * EPS64),
+        F32: Bound(2 * EPS32, 10 * EPS32),
+        F64: Bound(2 * EPS64, 10 * EPS64),
     },
     # Differences of neighbouring pixels, summed over rows, columns and channels in the type that accumulates, whatever
-    # the image's; the terms of a sum are larger than the sum. float64 has its room for sums over 1100 channels.
+    # the image's. Relative to what the sum would be if all terms had one sign.
     "windows_grad": {
-        F16: Bound(20 * EPS32, 100 * EPS32),
-        BF16: Bound(20 * EPS32, 100 * EPS32),
-        F32: Bound(20 * EPS32, 100 * EPS32),
-        F64: Bound(60 * EPS64, 300 * EPS64),
+        F16: Bound(3 * EPS32, 15 * EPS32),
+        BF16: Bound(3 * EPS32, 15 * EPS32),
+        F32: Bound(3 * EPS32, 15 * EPS32),
+        F64: Bound(3 * EPS64, 15 * EPS64),
     },
 }
 
