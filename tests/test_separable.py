@@ -444,6 +444,22 @@ def test_cropped_pixels_are_never_read(dtype, bad, layout, antialias):
 
 @BAD
 @LAYOUT
+@pytest.mark.parametrize("antialias", [False, True])
+@two_floats
+def test_fill_is_zero_whatever_the_image_holds(dtype, bad, layout, antialias):
+    source, size, valid = (20, 37), (23, 300), torch.tensor([[[23, 280]], [[11, 300]]])
+    warp = knots("cropping", 2, 1, 5, dtype), knots("cropping", 3, 1, 6, dtype)
+    windows = separable_windows(*warp, [size], [source], inverse=True, antialias=antialias, valid=valid)
+    reads = ((windows[:, 1, : size[0], None] > 0) & (windows[:, 1, None, size[0] :] > 0))[:, None]
+    image = own.laid_out(torch.full((2, 3, *source), bad, dtype=dtype), layout)
+    (result,) = ops.separable_resample([image], windows, list(size), None, antialias)
+    assert 0.2 < reads.double().mean() < 0.8
+    assert torch.equal(torch.isfinite(result), ~reads.expand_as(result))
+    assert (result[~reads.expand_as(result)] == 0).all()
+
+
+@BAD
+@LAYOUT
 @two_floats
 def test_gradients_of_fill_are_never_read(dtype, bad, layout):
     """Whatever a loss does with the padding of the result."""
