@@ -130,6 +130,11 @@ class WarpedImages(torch.utils.data.Dataset):
         return forward_backward(there_and_back, [leaf.clone().requires_grad_() for leaf in leaves])
 
 
+def use_two_threads(worker: int) -> None:
+    """Gives a DataLoader's worker, which has one thread by itself, a second one."""
+    torch.set_num_threads(2)
+
+
 def python_environment(**changes: str) -> dict[str, str]:
     """The environment of a Python process that finds the modules beside this one."""
     path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))

@@ -361,7 +361,6 @@ def test_empty_batch_of_everything_else():
     assert warp.zoom_frame(torch.zeros(0, 6, 6, 3, dtype=torch.uint8), (2, 2)).shape == (0, 3, 2, 2)
 
 
-@pytest.mark.xfail(reason="zoom_points and zoom_boxes reshape with -1, which an empty batch leaves open")
 def test_empty_batch_of_points():
     warp = SeparableWarp.from_saliency(torch.rand(0, 4, 5))
     assert warp.zoom_points(torch.rand(0, 3, 2), (5, 5), (3, 3)).shape == (0, 3, 2)
@@ -643,7 +642,6 @@ def test_vmap_of_warps_points_and_saliency():
     assert_near(got, [torch.stack(column) for column in zip(*rows, strict=True)])
 
 
-@pytest.mark.xfail(reason="a warp with the mapped dimension is checked as if it were an ordinary one")
 def test_vmap_maps_warps():
     saliency, image = torch.rand(3, 2, 4, 5), torch.rand(3, 2, 1, 8, 9)
     warps = SeparableWarp.from_saliency(saliency.flatten(0, 1))

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from helpers import WarpedImages, assert_bitwise, run_python
+from helpers import WarpedImages, assert_bitwise, run_python, use_two_threads
 from torch.utils.data import DataLoader
 
 linux = pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
@@ -17,8 +17,8 @@ def test_dataloader_workers(start):
     """The operators are used in the parent first, on several threads, then in four workers."""
     dataset = WarpedImages()
     expected = [dataset[i] for i in range(len(dataset))]
-    loader = DataLoader(dataset, batch_size=None, num_workers=4, multiprocessing_context=start, timeout=120)
-    got = list(loader)
+    options = {"num_workers": 4, "multiprocessing_context": start, "timeout": 120, "worker_init_fn": use_two_threads}
+    got = list(DataLoader(dataset, batch_size=None, **options))
     assert len(got) == len(expected)
     for a, b in zip(got, expected, strict=True):
         assert_bitwise([a], [b])
