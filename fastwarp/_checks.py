@@ -65,19 +65,23 @@ def check_saliency_values(function: str, argument: str, values: Tensor) -> None:
         raise fail(function, argument, "NaN or negative somewhere", "values >= 0")
 
 
-def extents(function: str, argument: str, value: Any, structure: Any, levels: int, like: Tensor) -> Tensor | None:
-    """`valid=` of one tensor or one per level -> int64 `[B, levels, 2]`."""
+def extents(
+    function: str, argument: str, value: Any, structure: Any, levels: int, batch: int, like: Tensor
+) -> Tensor | None:
+    """`valid=` of one tensor or one per level -> int64 `[1 or batch, levels, 2]`; None for an empty batch."""
     if value is None:
         return None
     parts = as_list(function, argument, value, structure)
-    if len(parts) != levels:
-        raise fail(function, argument, f"a structure of {len(parts)} tensors", f"one for each of {levels} levels")
     for part in parts:
         check_tensor(function, argument, part, "[B, 2]", dtypes=(torch.int32, torch.int64))
         if part.shape[1] != 2:
             raise fail(function, argument, f"of shape {list(part.shape)}", "[B, 2], (height, width) of each image")
-    check_devices(function, **{argument: parts[0], "images": like})
-    return torch.stack([part.long() for part in parts], 1)
+        check_devices(function, **{argument: part, "images": like})
+        check_batches(function, batch=batch, **{argument: part})
+    if batch == 0:
+        return None
+    widest = max(part.shape[0] for part in parts)
+    return torch.stack([part.long().expand(widest, 2) for part in parts], 1)
 
 
 def as_list(function: str, argument: str, value: Any, structure: Any) -> list[Any]:
@@ -115,7 +119,7 @@ def check_fwhm(function: str, fwhm: float) -> float:
     return float(fwhm)
 
 
-def check_images(function: str, images: list[Any], knots: Tensor) -> None:
+def check_images(function: str, images: list[Any], knots_y: Tensor, knots_x: Tensor) -> None:
     """Raises unless the levels are images that belong together and to the knots."""
     if not images:
         raise fail(function, "features", "empty", "at least one level")
@@ -127,6 +131,5 @@ def check_images(function: str, images: list[Any], knots: Tensor) -> None:
             raise TypeError(f"{function}: levels are {images[0].dtype} and {image.dtype}, expected one dtype")
         if image.shape[0] != images[0].shape[0]:
             raise fail(function, "levels", f"of batch {images[0].shape[0]} and {image.shape[0]}", "one batch size")
-        check_devices(function, image=image, knots_y=knots)
-        if knots.shape[0] not in (1, image.shape[0]):
-            raise fail(function, "knots", f"a batch of {knots.shape[0]}", f"1 or the images' {image.shape[0]}")
+        check_devices(function, image=image, knots_y=knots_y)
+    check_batches(function, batch=images[0].shape[0], knots_y=knots_y, knots_x=knots_x)

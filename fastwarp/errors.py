@@ -1,6 +1,6 @@
 """The one error type of the library's own, and the checks that raise it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -60,9 +60,28 @@ def check_devices(function: str, **tensors: Tensor | None) -> None:
         raise FastwarpError(f"{function}: got {got}, expected all on one device")
 
 
-def check_batches(function: str, **tensors: Tensor | None) -> None:
-    """Raises FastwarpError unless the leading dimensions are equal, or 1 where a warp is shared."""
+def check_batches(function: str, *, batch: int | None = None, **tensors: Tensor | None) -> None:
+    """Raises FastwarpError unless all leading dimensions are `batch`, or 1 where a warp or an extent is shared.
+
+    Args:
+        function: public name of the caller.
+        batch: what the images say; None: any, but one.
+        tensors: by the names of the arguments.
+    """
     sizes = {name: tensor.shape[0] for name, tensor in tensors.items() if tensor is not None}
-    if len({size for size in sizes.values() if size != 1}) > 1:
-        got = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise FastwarpError(f"{function}: got batch sizes {got}, expected equal ones (or 1 for a shared warp)")
+    if batch is None:
+        batch = next((size for size in sizes.values() if size != 1), 1)
+    for name, size in sizes.items():
+        if size not in (1, batch):
+            expected = "a batch of 1" if batch == 1 else f"a batch of 1 or {batch}"
+            raise fail(function, name, f"a batch of {size}", expected)
+
+
+def call(function: str, op: Callable[..., Any], *args: Any) -> Any:
+    """`op(*args)`, whose errors begin with the public name of the function."""
+    if torch.compiler.is_compiling():
+        return op(*args)
+    try:
+        return op(*args)
+    except FastwarpError as error:
+        raise FastwarpError(f"{function}: {error}") from None

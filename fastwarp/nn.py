@@ -6,7 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fastwarp.errors import FastwarpError
+from fastwarp._checks import check_option
+from fastwarp.errors import FastwarpError, check_size
 from fastwarp.functional.separable import Levels, Size
 from fastwarp.warp import SeparableWarp
 
@@ -21,15 +22,16 @@ class _Warped(nn.Module):
 
     def __init__(self, warp: SeparableWarp | None, saliency: Tensor | None, fwhm: float, anti_crop: bool) -> None:
         super().__init__()
+        _check_warp(type(self).__name__, warp)
         if warp is not None and saliency is not None:
             raise FastwarpError(f"{type(self).__name__}: got a warp and a saliency, expected at most one of them")
         self.fwhm, self.anti_crop = fwhm, anti_crop
         if isinstance(saliency, nn.Parameter):
             self.saliency = saliency
         else:
-            self.register_buffer("saliency", saliency)
             if saliency is not None:
-                warp = SeparableWarp.from_saliency(saliency.detach(), fwhm, anti_crop)
+                warp = SeparableWarp.from_saliency(saliency, fwhm, anti_crop)
+            self.register_buffer("saliency", saliency)
         # A saliency defines its knots: these are a cache then, and no part of the state.
         for name in ("knots_y", "knots_x"):
             knots = None if warp is None else getattr(warp, name).detach().clone()
@@ -38,6 +40,7 @@ class _Warped(nn.Module):
 
     def _warp(self, warp: SeparableWarp | None) -> SeparableWarp:
         if warp is not None:
+            _check_warp(type(self).__name__, warp)
             return warp
         if isinstance(self.saliency, nn.Parameter):
             return SeparableWarp.from_saliency(self.saliency, self.fwhm, self.anti_crop)
@@ -54,6 +57,11 @@ class _Warped(nn.Module):
             return moved if wide else tensor.to(moved.device)
 
         return super()._apply(keep_precision, recurse)
+
+
+def _check_warp(function: str, warp: Any) -> None:
+    if warp is not None and not isinstance(warp, SeparableWarp):
+        raise TypeError(f"{function}: warp is {type(warp).__name__}, expected a SeparableWarp or None")
 
 
 def _refresh(module: Any, _: Any) -> None:
@@ -100,7 +108,7 @@ class Zoom(_Warped):
         antialias: bool = False,
     ) -> None:
         super().__init__(warp, saliency, fwhm, anti_crop)
-        self.size, self.antialias = (size[0], size[1]), antialias
+        self.size, self.antialias = check_size("Zoom", "size", size), antialias
 
     def forward(
         self,
@@ -151,6 +159,7 @@ class Unzoom(_Warped):
         fill: Literal["zeros", "border"] = "zeros",
     ) -> None:
         super().__init__(warp, saliency, fwhm, anti_crop)
+        check_option("Unzoom", "fill", fill, ("zeros", "border"))
         self.antialias, self.fill = antialias, fill
 
     def forward(

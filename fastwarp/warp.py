@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from fastwarp import functional as F
 from fastwarp._checks import check_knot_values, check_knots
-from fastwarp.errors import check_tensor, fail
+from fastwarp.errors import check_devices, check_size, check_tensor, fail
 from fastwarp.functional.separable import Levels, Size
 
 
@@ -49,8 +49,7 @@ class SeparableWarp:
     knots_x: Tensor
 
     def __post_init__(self) -> None:
-        if isinstance(self.knots_y, Tensor):  # pytrees are rebuilt around other things too
-            check_knots("SeparableWarp", self.knots_y, self.knots_x)
+        check_knots("SeparableWarp", self.knots_y, self.knots_x)
 
     # --- constructors -------------------------------------------------------------------------------------------------
 
@@ -78,6 +77,10 @@ class SeparableWarp:
             marginal_x: density of the columns.
             knots: numbers of knots in y and x; None: one more than cells.
         """
+        if not isinstance(knots, Sequence):
+            raise TypeError(f"SeparableWarp.from_cdf: knots is {knots!r}, expected two numbers or None")
+        if len(knots) != 2:
+            raise fail("SeparableWarp.from_cdf", "knots", knots, "two numbers or None")
         return cls(F.cdf_knots(marginal_y, knots[0]), F.cdf_knots(marginal_x, knots[1]))
 
     @classmethod
@@ -90,7 +93,14 @@ class SeparableWarp:
         device: torch.device | str | None = None,
     ) -> SeparableWarp:
         """The warp that does nothing, with `shape` (h, w) knots."""
-        rows = [torch.linspace(0, 1, n, dtype=dtype, device=device).repeat(batch, 1) for n in shape]
+        if isinstance(batch, bool) or not isinstance(batch, int):
+            raise TypeError(f"SeparableWarp.identity: batch is {batch!r}, expected an integer")
+        if batch < 0:
+            raise fail("SeparableWarp.identity", "batch", batch, "0 or more")
+        rows = [
+            torch.linspace(0, 1, n, dtype=dtype, device=device).repeat(batch, 1)
+            for n in check_size("SeparableWarp.identity", "shape", shape)
+        ]
         return cls(*rows)
 
     @staticmethod
@@ -98,6 +108,10 @@ class SeparableWarp:
         """One batch of several warps with equal numbers of knots."""
         if not warps:
             raise fail("SeparableWarp.cat", "warps", "empty", "at least one warp")
+        for warp in warps:
+            if not isinstance(warp, SeparableWarp):
+                raise TypeError(f"SeparableWarp.cat: warps has {type(warp).__name__}, expected SeparableWarp")
+            check_devices("SeparableWarp.cat", first=warps[0].knots_y, other=warp.knots_y)
         shapes = {(w.knots_y.shape[1], w.knots_x.shape[1]) for w in warps}
         if len(shapes) > 1:
             raise fail("SeparableWarp.cat", "warps", f"of {sorted(shapes)} knots", "equal numbers of knots")
@@ -218,15 +232,24 @@ class SeparableWarp:
         check_tensor(name, "its input", points, f"[B, N, {width}]", floating=True)
         if points.shape[2] != width:
             raise fail(name, "its input", f"of shape {list(points.shape)}", f"[B, N, {width}]")
-        flat = points.reshape(points.shape[0], -1, 2)
+        batch, count = points.shape[:2]
+        flat = points.reshape(batch, count * width // 2, 2)
         mapped = F.map_points(flat, self.knots_y, self.knots_x, source_size, size, inverse=inverse)
-        mapped = mapped.reshape(mapped.shape[0], -1, width)
+        mapped = mapped.reshape(mapped.shape[0], count, width)
         return mapped[0] if single else mapped
+
+
+def _unflatten(knots: Any, _: Any) -> SeparableWarp:
+    """Unchecked: trees are rebuilt around stacked knots, and around things that are no tensors."""
+    warp = object.__new__(SeparableWarp)
+    for name, value in zip(("knots_y", "knots_x"), knots, strict=True):
+        object.__setattr__(warp, name, value)
+    return warp
 
 
 pytree.register_pytree_node(
     SeparableWarp,
     lambda warp: ([warp.knots_y, warp.knots_x], None),
-    lambda knots, _: SeparableWarp(*knots),
+    _unflatten,
     serialized_type_name="fastwarp.SeparableWarp",
 )

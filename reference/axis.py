@@ -48,8 +48,8 @@ def _lz_axis(marginal: Array, radius: int, fwhm: float, anti_crop: bool) -> tupl
     if anti_crop:  # by symmetry; rounding would leave 1e-19
         knots[:, [0, -1]] += np.array([0.0, 1.0]) - np.where(np.isnan(knots[:, [0, -1]]), 0.0, knots[:, [0, -1]])
     by_padded = kernel[None] * (position[None, None] - knots[:, :, None]) / total[:, :, None]
-    by_marginal = by_padded @ fold.T + (above * FLOOR / n)[:, :, None] * by_padded.sum(2, keepdims=True)
-    return knots, by_marginal
+    by_marginal = by_padded @ fold.T + (FLOOR / n) * by_padded.sum(2, keepdims=True)
+    return knots, np.where((above | np.isnan(mean))[:, :, None], by_marginal, 0.0)  # an all-zero map has no derivative
 
 
 def lz_knots(saliency_y: NDArray, saliency_x: NDArray, fwhm: float, anti_crop: bool) -> tuple[Array, Array]:

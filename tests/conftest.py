@@ -13,8 +13,14 @@ ROOT = Path(__file__).resolve().parent.parent
 _sources = b"".join(path.read_bytes() for path in sorted((ROOT / "kernels" / "cpu").glob("*.py")))
 os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / "build" / "numba" / hashlib.sha256(_sources).hexdigest()[:16]))
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+# The same examples in every run; `make test ARGS=--hypothesis-profile=explore` looks for new ones.
+hypothesis.settings.register_profile("fixed", derandomize=True)
+hypothesis.settings.register_profile("explore", derandomize=False)
+hypothesis.settings.load_profile("fixed")
 
 
 @pytest.fixture(autouse=True)

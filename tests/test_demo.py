@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fastwarp.reference import axis
 from PIL import Image
 
 from fastwarp import _plain_torch, _timing, demo, viz
 from fastwarp.cli import main
+from fastwarp.reference import axis
 from fastwarp.warp import SeparableWarp
 
 BOXES = [(20.0, 50.0, 34.0, 60.0), (70.0, 12.0, 90.0, 40.0)]

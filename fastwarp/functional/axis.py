@@ -5,7 +5,7 @@ from torch import Tensor
 
 import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
 from fastwarp._checks import as_geometry, check_fwhm, check_knots, check_saliency_values
-from fastwarp.errors import FastwarpError, check_batches, check_devices, check_tensor, fail
+from fastwarp.errors import FastwarpError, call, check_batches, check_devices, check_tensor, fail
 
 _ops = torch.ops.fastwarp
 
@@ -101,6 +101,8 @@ def cdf_knots(density: Tensor, knots: int | None = None) -> Tensor:
         tensor([[0.0000, 0.1667, 0.3333, 0.5000, 1.0000]])
     """
     check_tensor("cdf_knots", "density", density, "[B, n]", floating=True)
+    if knots is not None and (isinstance(knots, bool) or not isinstance(knots, int)):
+        raise TypeError(f"cdf_knots: knots is {knots!r}, expected an integer or None")
     n = density.shape[1]
     count = n + 1 if knots is None else knots
     if n < 1 or count < 2:
@@ -139,7 +141,7 @@ def axis_map(knots: Tensor, positions: Tensor, *, inverse: bool = False) -> Tens
     check_tensor("axis_map", "positions", positions, "[B, m]", dtypes=(torch.float32, torch.float64))
     check_knots("axis_map", knots, knots)
     check_devices("axis_map", knots=knots, positions=positions)
-    if knots.shape[0] not in (1, positions.shape[0]):
-        check_batches("axis_map", knots=knots, positions=positions)
+    check_batches("axis_map", knots=knots, positions=positions)
+    if positions.shape[0] == 1:
         positions = positions.expand(knots.shape[0], -1)
-    return _ops.axis_map(knots, positions, bool(inverse))
+    return call("axis_map", _ops.axis_map, knots, positions, bool(inverse))

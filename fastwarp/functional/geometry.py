@@ -8,19 +8,22 @@ from torch import Tensor
 
 import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
 from fastwarp._checks import as_geometry, check_knots
-from fastwarp.errors import check_batches, check_devices, check_size, check_tensor, fail
+from fastwarp.errors import call, check_batches, check_devices, check_size, check_tensor, fail
 from fastwarp.functional.axis import axis_map
-from fastwarp.functional.separable import separable_windows
 
 Size = Sequence[int]
 
 _ops = torch.ops.fastwarp
 
 
-def _centres(knots_y: Tensor, knots_x: Tensor, size: Size, inverse: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _centres(
+    function: str, knots_y: Tensor, knots_x: Tensor, size: Size, inverse: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Positions in [0, 1] of the rows and columns of a grid, and where they are in range."""
-    height, width = check_size("separable_grid", "size", size)
-    windows = separable_windows(knots_y, knots_x, [(height, width)], [(2, 2)], inverse=inverse)
+    check_knots(function, knots_y, knots_x)
+    height, width = check_size(function, "size", size)
+    options = (bool(inverse), False, False, None, None)
+    windows = call(function, _ops.axis_windows, knots_y, knots_x, [height, width], [2, 2], *options)
     y, x = windows.split([height, width], 2)
     return y[:, 0], x[:, 0], y[:, 1] > 0, x[:, 1] > 0
 
@@ -42,7 +45,7 @@ def separable_grid(knots_y: Tensor, knots_x: Tensor, size: Size, *, inverse: boo
         FastwarpError: wrong ranks, sizes, batch sizes, devices.
         TypeError: wrong types or dtypes.
     """
-    y, x, inside_y, inside_x = _centres(knots_y, knots_x, size, inverse)
+    y, x, inside_y, inside_x = _centres("separable_grid", knots_y, knots_x, size, inverse)
     y, x = torch.where(inside_y, 2 * y - 1, -3.0), torch.where(inside_x, 2 * x - 1, -3.0)
     batch, height, width = y.shape[0], y.shape[1], x.shape[1]
     grid = (x[:, None, :].expand(batch, height, width), y[:, :, None].expand(batch, height, width))
@@ -60,7 +63,7 @@ def separable_inside(knots_y: Tensor, knots_x: Tensor, size: Size) -> Tensor:
     Returns:
         bool `[B, H, W]`; all true for an anti-crop warp.
     """
-    _, _, inside_y, inside_x = _centres(knots_y, knots_x, size, True)
+    _, _, inside_y, inside_x = _centres("separable_inside", knots_y, knots_x, size, True)
     return inside_y[:, :, None] & inside_x[:, None, :]
 
 
@@ -83,7 +86,8 @@ def separable_magnification(knots_y: Tensor, knots_x: Tensor, size: Size) -> Ten
     for knots, side in zip((knots_y, knots_x), check_size("separable_magnification", "size", size), strict=True):
         positions = torch.arange(side, dtype=knots.dtype, device=knots.device) / max(side - 1, 1)
         positions = (positions if side > 1 else positions + 0.5).expand(knots.shape[0], side)
-        slopes.append(_ops.axis_map_backward(torch.ones_like(positions), knots, positions, True)[1])
+        ones = torch.ones_like(positions)
+        slopes.append(call("separable_magnification", _ops.axis_map_backward, ones, knots, positions, True)[1])
     return slopes[0][:, :, None] * slopes[1][:, None, :]
 
 
@@ -91,6 +95,8 @@ def _pixel_scale(function: str, argument: str, size: Any, axis: int) -> tuple[An
     """(scale, position of pixel 0) of `pixel - 0.5 = scale * (position - first)` on one axis (0: y), D = 1 included."""
     if isinstance(size, Tensor):
         check_tensor(function, argument, size, "[B, 2]", dtypes=(torch.int32, torch.int64))
+        if size.shape[1] != 2:
+            raise fail(function, argument, f"of shape {list(size.shape)}", "[B, 2], (height, width) of each image")
         side = size[:, axis, None]
         return (side - 1).clamp(min=1), torch.where(side > 1, 0.0, 0.5)
     whole = check_size(function, argument, size)[axis]
@@ -127,8 +133,9 @@ def map_points(
     if points.shape[2] != 2:
         raise fail("map_points", "points", f"of shape {list(points.shape)}", "[B, N, 2], (x, y)")
     check_knots("map_points", knots_y, knots_x)
-    check_devices("map_points", points=points, knots_y=knots_y)
-    check_batches("map_points", points=points, knots=knots_y)
+    per_image = {name: s for name, s in (("source_size", source_size), ("size", size)) if isinstance(s, Tensor)}
+    check_devices("map_points", points=points, knots_y=knots_y, **per_image)
+    check_batches("map_points", points=points, knots_y=knots_y, knots_x=knots_x, **per_image)
     dtype = torch.promote_types(as_geometry(points).dtype, knots_y.dtype)
     sizes = (("source_size", source_size), ("size", size))
     mapped = []

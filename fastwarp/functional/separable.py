@@ -8,7 +8,7 @@ from torch import Tensor
 
 import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
 from fastwarp._checks import IMAGE_DTYPES, as_list, check_images, check_knots, check_option, extents, rebuild
-from fastwarp.errors import check_batches, check_devices, check_size, check_tensor, fail
+from fastwarp.errors import call, check_batches, check_devices, check_size, check_tensor, fail
 
 Levels = TypeVar("Levels", Tensor, list[Tensor], tuple[Tensor, ...], dict[str, Tensor])
 Size = Sequence[int]
@@ -46,19 +46,25 @@ def separable_windows(
         `[B, 2, sum(sizes)]`, level by level rows before columns: centre (source pixels) and half-width (source
         pixels; 1 is bilinear, 0 reads nothing) of the triangle filter.
     """
-    check_knots("separable_windows", knots_y, knots_x)
-    check_option("separable_windows", "fill", fill, ("zeros", "border"))
-    check_batches("separable_windows", knots_y=knots_y, valid=valid, source_valid=source_valid)
-    flat = [side for size in sizes for side in check_size("separable_windows", "sizes", size)]
-    source = [side for size in source_sizes for side in check_size("separable_windows", "source_sizes", size)]
+    name = "separable_windows"
+    check_knots(name, knots_y, knots_x)
+    check_option(name, "fill", fill, ("zeros", "border"))
+    for argument, value in (("sizes", sizes), ("source_sizes", source_sizes)):
+        if not isinstance(value, Sequence):
+            raise TypeError(f"{name}: {argument} is {value!r}, expected a list of (height, width)")
+    flat = [side for size in sizes for side in check_size(name, "sizes", size)]
+    source = [side for size in source_sizes for side in check_size(name, "source_sizes", size)]
     if len(flat) != len(source) or not flat:
-        raise fail(
-            "separable_windows", "sizes", f"{len(sizes)} and {len(source_sizes)} levels", "the same number, >= 1"
-        )
-    border = fill == "border"
-    return _ops.axis_windows(
-        knots_y, knots_x, flat, source, bool(inverse), bool(antialias), border, valid, source_valid
-    )
+        raise fail(name, "sizes", f"{len(sizes)} and {len(source_sizes)} levels", "the same number, at least 1")
+    for argument, extent in (("valid", valid), ("source_valid", source_valid)):
+        if extent is not None:
+            check_tensor(name, argument, extent, "[B, levels, 2]", dtypes=(torch.int64,))
+            if extent.shape[1:] != (len(sizes), 2):
+                raise fail(name, argument, f"of shape {list(extent.shape)}", f"[B, {len(sizes)}, 2]")
+            check_devices(name, **{argument: extent, "knots_y": knots_y})
+    check_batches(name, knots_y=knots_y, knots_x=knots_x, valid=valid, source_valid=source_valid)
+    options = (bool(inverse), bool(antialias), fill == "border")
+    return call(name, _ops.axis_windows, knots_y, knots_x, flat, source, *options, valid, source_valid)
 
 
 def _resample(
@@ -75,14 +81,14 @@ def _resample(
 ) -> list[Tensor]:
     images = as_list(function, "features", levels, levels)
     check_knots(function, knots_y, knots_x)
-    check_images(function, images, knots_y)
-    extent = extents(function, "valid", valid, levels, len(images), knots_y)
-    source_extent = extents(function, "source_valid", source_valid, levels, len(images), knots_y)
-    check_batches(function, images=images[0], valid=extent, source_valid=source_extent)
+    check_images(function, images, knots_y, knots_x)
     check_option(function, "fill", fill, ("zeros", "border"))
+    about = (levels, len(images), images[0].shape[0], knots_y)
+    extent = extents(function, "valid", valid, *about)
+    source_extent = extents(function, "source_valid", source_valid, *about)
     flat = [side for size in sizes for side in size]
     options = (bool(inverse), bool(antialias), fill == "border")
-    return _ops.separable_sample(images, knots_y, knots_x, flat, *options, extent, source_extent)
+    return call(function, _ops.separable_sample, images, knots_y, knots_x, flat, *options, extent, source_extent)
 
 
 def separable_zoom(
@@ -223,28 +229,23 @@ def zoom_frame(
     if 0 in frame.shape[1:]:
         raise fail("zoom_frame", "frame", f"of shape {list(frame.shape)}", "no empty dimension")
     for argument, values in (("mean", mean), ("std", std)):
+        if not isinstance(values, Sequence) or not all(isinstance(v, (int, float)) for v in values):
+            raise TypeError(f"zoom_frame: {argument} is {values!r}, expected one number for each channel")
         if len(values) != channels:
             raise fail("zoom_frame", argument, f"{len(values)} long", f"one value for each of {channels} channels")
-    if any(value == 0 for value in std):
+    if not all(abs(value) > 0 for value in std):
         raise fail("zoom_frame", "std", list(std), "values other than 0")
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise TypeError(f"zoom_frame: dtype is {dtype}, expected a floating-point dtype")
+    if dtype not in IMAGE_DTYPES[1:]:
+        raise TypeError(f"zoom_frame: dtype is {dtype}, expected float16, bfloat16, float32 or float64")
     target = check_size("zoom_frame", "size", size)
     check_knots("zoom_frame", knots_y, knots_x)
     check_devices("zoom_frame", frame=frame, knots_y=knots_y)
-    extent = extents("zoom_frame", "valid", valid, frame, 1, knots_y)
-    source_extent = extents("zoom_frame", "source_valid", source_valid, frame, 1, knots_y)
-    if knots_y.shape[0] not in (1, frame.shape[0]):
-        raise fail("zoom_frame", "knots", f"a batch of {knots_y.shape[0]}", f"1 or the frames' {frame.shape[0]}")
-    check_batches("zoom_frame", frame=frame, valid=extent, source_valid=source_extent)
-    source = (frame.shape[1], frame.shape[2])
-    windows = separable_windows(
-        *(knots_y, knots_x, [target], [source]),
-        antialias=antialias,
-        fill="border",
-        valid=extent,
-        source_valid=source_extent,
-    )
+    check_batches("zoom_frame", batch=frame.shape[0], knots_y=knots_y, knots_x=knots_x)
+    extent = extents("zoom_frame", "valid", valid, frame, 1, frame.shape[0], knots_y)
+    source_extent = extents("zoom_frame", "source_valid", source_valid, frame, 1, frame.shape[0], knots_y)
+    sizes = (list(target), [frame.shape[1], frame.shape[2]])
+    options = (False, bool(antialias), True, extent, source_extent)
+    windows = call("zoom_frame", _ops.axis_windows, knots_y, knots_x, *sizes, *options)
     scale = [1.0 / float(s) for s in std]
     bias = [-float(m) / float(s) for m, s in zip(mean, std, strict=True)]
     return _ops.separable_camera(

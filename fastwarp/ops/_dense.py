@@ -60,6 +60,8 @@ def _lz_axis(marginal: Tensor, radius: int, fwhm: float, anti_crop: bool) -> Ten
     fold = torch.nn.functional.one_hot(inside, n).to(marginal)
     shift = (cells[None, :] - torch.arange(n, device=marginal.device)[:, None]).to(marginal)
     kernel = torch.where(shift.abs() <= radius, torch.exp2(-4 * (shift / fwhm) ** 2), 0.0)
+    mean = marginal.mean(1, keepdim=True)
+    marginal = torch.where(1e-6 * mean <= 2.0**-962, marginal.detach(), marginal)  # an all-zero map has no derivative
     floor = (1e-6 * marginal.mean(1, keepdim=True)).clamp(min=2.0**-962)
     padded = marginal @ fold.mT + floor
     pull = padded @ (kernel * shift).mT / (padded @ kernel.mT)

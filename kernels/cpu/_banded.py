@@ -28,7 +28,6 @@ def _banded_rows(source, target, real, units, height, width, size, channels, ima
     inner = 1 if planar else channels
     empty_offset, empty = empty_columns(first_tap, inner, columns)
     out, skip = np.empty(LANES, np.int64), np.empty(LANES, np.bool_)
-    runs = channels if planar else 1
     for unit in range(units[0], units[1]):
         for t in range(len(begin)):
             lo, hi = t * columns, min((t + 1) * columns, w)
@@ -55,7 +54,7 @@ def _banded_rows(source, target, real, units, height, width, size, channels, ima
             sum_columns(band_rows, start, stride, tap, taps, x_weight, place, lo_value, hi_value, tile)
             holes = empty[empty_offset[t] : empty_offset[t + 1]]
             store_tile(
-                tile, columns, lo * inner, (hi - lo) * inner, h * w, holes, target, out, skip, real, *affine, runs
+                tile, columns, lo * inner, (hi - lo) * inner, h * w, holes, target, out, skip, real, *affine, planar
             )
 
 

@@ -117,7 +117,6 @@ def _bilinear_interleaved(
     upper, lower, out = np.empty(LANES, np.int64), np.empty(LANES, np.int64), np.empty(LANES, np.int64)
     w_upper, w_lower = np.empty(LANES, real.dtype), np.empty(LANES, real.dtype)
     skip = np.empty(LANES, np.bool_)
-    runs = channels if planar else 1
     for unit in range(units[0], units[1]):
         plane, i = unit * LANES // h, unit * LANES % h
         for k in range(LANES):
@@ -137,7 +136,7 @@ def _bilinear_interleaved(
             blend_columns(band_rows, left, right, w_left, w_right, place, lo * channels, hi * channels, tile)
             holes = empty[empty_offset[t] : empty_offset[t + 1]]
             store_tile(
-                tile, columns, lo * inner, (hi - lo) * inner, h * w, holes, target, out, skip, real, *affine, runs
+                tile, columns, lo * inner, (hi - lo) * inner, h * w, holes, target, out, skip, real, *affine, planar
             )
 
 

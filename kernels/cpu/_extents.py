@@ -10,7 +10,7 @@ _NONE = np.zeros((0, 0, 0), np.int64)
 
 def extents_array(extents: Tensor | None) -> np.ndarray:
     """As kernels take them: an empty array where none are given."""
-    return _NONE if extents is None else extents.numpy()
+    return _NONE if extents is None else extents.contiguous().numpy()
 
 
 @inline

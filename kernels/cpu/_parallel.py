@@ -13,8 +13,8 @@ from typing import Any
 import numba
 import torch
 
-SMALL = 1 << 16
-"""Values (taps read or written) below which a job stays in the calling thread: waking another costs about 40 us."""
+SMALL = 1 << 17
+"""Values (taps read or written) a thread must have to pay for it: waking another and waiting for it takes 50-100 us."""
 
 _pools: dict[int, ThreadPoolExecutor] = {}
 

@@ -19,15 +19,15 @@ def next_row(plane, i, planes, h):
 
 
 @inline
-def store_tile(tile, width, column, count, stride, empty, target, offsets, skip, real, scale, bias, planes):
+def store_tile(tile, width, column, count, stride, empty, target, offsets, skip, real, scale, bias, planar):
     """Writes `count` columns of eight interleaved rows; columns in `empty` and rows in `skip` become 0.
 
-    The tile is `planes` runs of `width` columns; a run goes to `offsets[k] + plane*stride + column`.
+    The tile is one run of columns, or where `planar` (a camera's) one of `width` columns for each channel, scaled and
+    shifted; a run goes to `offsets[k] + plane*stride + column`.
     """
-    for plane in range(planes):
+    for plane in range(len(scale) if planar else 1):
         source, where = plane * width * LANES, plane * stride + column
-        a = scale[plane] if planes > 1 else real[1]
-        b = bias[plane] if planes > 1 else real[0]
+        a, b = (scale[plane], bias[plane]) if planar else (real[1], real[0])
         if count >= LANES:
             store_rows(tile, source, count, a, b, target, offsets, where, offsets[LANES - 1] - offsets[0])
         for k in range(LANES):

@@ -19,6 +19,10 @@ def _rows_by_weight(source, grad, real, rows, height, width, size, channels, ima
     x_start, x_offset, x_weight = x
     h, w = size
     line, spread = np.empty(width * channels, real.dtype), np.empty(width * channels, real.dtype)
+    begin, end = width, 0  # columns that are read: 0 * NaN of any other would count
+    for j in range(w):
+        if x_offset[j + 1] > x_offset[j]:
+            begin, end = min(begin, x_start[j]), max(end, x_start[j] + x_offset[j + 1] - x_offset[j])
     for r in range(rows[0], rows[1]):
         plane, i = r // h, r % h
         if y_offset[i + 1] == y_offset[i]:
@@ -29,7 +33,7 @@ def _rows_by_weight(source, grad, real, rows, height, width, size, channels, ima
         spread[:] = 0
         for tap in range(y_offset[i], y_offset[i + 1]):
             row = at + (tap - y_offset[i]) * width * channels
-            for q in range(width * channels):
+            for q in range(begin * channels, end * channels):
                 line[q] += y_weight[tap] * load(source, row + q, real[0])
         for j in range(w):
             for tap in range(x_offset[j], x_offset[j + 1]):
@@ -43,7 +47,7 @@ def _rows_by_weight(source, grad, real, rows, height, width, size, channels, ima
         for tap in range(y_offset[i], y_offset[i + 1]):
             row = at + (tap - y_offset[i]) * width * channels
             total = real[0]
-            for q in range(width * channels):
+            for q in range(begin * channels, end * channels):
                 total += spread[q] * load(source, row + q, real[0])
             by_y[tap] += total
 

@@ -18,7 +18,8 @@ _TINY = 2.0**-962  # uniform saliency of an all-zero map
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().numpy()
+    """Contiguous: numba would compile once more for strided arrays."""
+    return tensor.detach().contiguous().numpy()
 
 
 # --- saliency -> knots (LZU eq. 3 and 4) ------------------------------------------------------------------------------
@@ -93,7 +94,10 @@ def _lz_knots_backward(grad, saliency, radius, fwhm, anti_crop, result):
     for b in range(len(grad)):
         marginal = _marginal(saliency, b)
         mean = marginal.mean()
-        floor = max(_FLOOR * mean, _TINY) * total
+        if _FLOOR * mean <= _TINY:  # an all-zero map: T has no derivative there
+            result[b] = 0
+            continue
+        floor = _FLOOR * mean * total
         row, by_floor = np.zeros(n), 0.0
         for i in range(n):
             above, below = _pull(marginal, i, kernel, floor, anti_crop)
@@ -107,9 +111,7 @@ def _lz_knots_backward(grad, saliency, radius, fwhm, anti_crop, result):
             for d in range(1, len(kernel)):
                 row[_fold(i + d, n, anti_crop)] += g * kernel[d] * (d - shift)
                 row[_fold(i - d, n, anti_crop)] += g * kernel[d] * (-d - shift)
-        if _FLOOR * mean > _TINY:
-            row += by_floor * total * _FLOOR / n
-        result[b] = row
+        result[b] = row + by_floor * total * _FLOOR / n
 
 
 def lz_knots(saliency_y: Tensor, saliency_x: Tensor, fwhm: float, anti_crop: bool) -> tuple[Tensor, Tensor]:
@@ -216,6 +218,8 @@ def _axis_map(knots, positions, inverse, result):
 
 @jit
 def _axis_map_backward(grad, knots, positions, inverse, grad_knots, grad_positions):
+    if _decreases(knots):
+        return True
     n = knots.shape[1]
     total = np.zeros((len(grad_knots), n))
     for b in range(len(positions)):
@@ -228,6 +232,7 @@ def _axis_map_backward(grad, knots, positions, inverse, grad_knots, grad_positio
             rise = (np.float64(row[piece + 1]) - np.float64(row[piece])) * (n - 1)
             grad_positions[b, k] = g * (_slope(row, piece) if inverse else rise)
     grad_knots[:] = total
+    return False
 
 
 def axis_map(knots: Tensor, positions: Tensor, inverse: bool) -> Tensor:
@@ -242,7 +247,7 @@ def axis_map_backward(grad: Tensor, knots: Tensor, positions: Tensor, inverse: b
     grad_knots = torch.empty(knots.shape, dtype=knots.dtype)
     grad_positions = torch.empty(positions.shape, dtype=positions.dtype)
     arrays = (_array(t) for t in (grad, knots, positions))
-    _axis_map_backward(*arrays, inverse, _array(grad_knots), _array(grad_positions))
+    _require_order(_axis_map_backward(*arrays, inverse, _array(grad_knots), _array(grad_positions)))
     return grad_knots, grad_positions
 
 

@@ -93,8 +93,18 @@ def _launch(sources, results, shapes, windows, sizes, source_valid, formats, ant
     real = _real(sources[0].dtype)
     table = _table(sources, results, shapes, sizes, formats, _alike(windows, source_valid))
     like = _like(sources[0].dtype)
-    args = (table, windows.detach().numpy(), extents_array(source_valid), like, like, real, real, real, False)
-    work = max(_values(sources), _values(results))
+    args = (
+        table,
+        windows.detach().contiguous().numpy(),
+        extents_array(source_valid),
+        like,
+        like,
+        real,
+        real,
+        real,
+        False,
+    )
+    work = _values(results) + min(_values(sources), 4 * _values(results))
     if antialias or adjoint:
         run(banded, (*args, adjoint), work)
     else:
@@ -127,7 +137,14 @@ def windows_gradient(
     table = _table(images, grads, [i.shape for i in images], sizes, formats, alike)
     partial = np.zeros((to_windows.CHUNKS, 1 if alike else max(len(i) for i in images), *windows.shape[1:]))
     real = _real(images[0].dtype)
-    arrays = (windows.detach().numpy(), extents_array(source_valid), _like(images[0].dtype), real, antialias, partial)
+    arrays = (
+        windows.detach().contiguous().numpy(),
+        extents_array(source_valid),
+        _like(images[0].dtype),
+        real,
+        antialias,
+        partial,
+    )
     if _values(grads):
         run(to_windows.windows_gradient, (table, *arrays), 4 * _values(grads))
     result = torch.empty(windows.shape, dtype=windows.dtype)
@@ -154,10 +171,17 @@ def camera(
     table = _table([image], [result], [image.shape], size, [torch.channels_last], _alike(windows, source_valid))
     real = _real(dtype)
     affine = (np.array(scale, real.dtype), np.array(bias, real.dtype))
-    arrays = (windows.detach().numpy(), extents_array(source_valid), _like(frame.dtype), _like(dtype), real)
+    arrays = (
+        windows.detach().contiguous().numpy(),
+        extents_array(source_valid),
+        _like(frame.dtype),
+        _like(dtype),
+        real,
+    )
     args = (table, *arrays, *affine, True)
+    work = result.numel() + min(frame.numel(), 4 * result.numel())
     if antialias:
-        run(banded, (*args, False), frame.numel())
+        run(banded, (*args, False), work)
     else:
-        run(bilinear, args, frame.numel())
+        run(bilinear, args, work)
     return result

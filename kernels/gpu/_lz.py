@@ -178,6 +178,7 @@ def _knots_backward_row(
         shift = above / (below + floor)
         grad = tl.load(grad_ptr + i, mask=i < n, other=0).to(tl.float64)
         grad = tl.where((i + shift < 0) | ((i + shift) / (n - 1) > 1), 0.0, grad)  # the clamp
+        grad = tl.where(mean * _FLOOR <= _TINY, 0.0, grad)  # an all-zero map: T has no derivative there
         to_above = grad / ((below + floor) * (n - 1))
         tl.store(above_ptr + i, to_above, mask=i < n)
         tl.store(below_ptr + i, -shift * to_above, mask=i < n)
@@ -198,8 +199,8 @@ def _knots_backward_row(
         tl.store(padded_ptr + j, total, mask=j < n + radius)
     tl.debug_barrier()
 
-    # The padding folded back, and the floor's share: it is relative to the mean, except for an all-zero map.
-    shared = tl.where(mean * _FLOOR > _TINY, tl.sum(to_floor, 0) * weight * _FLOOR / n, 0.0)
+    # The padding folded back, and the share of the floor, which is relative to the mean.
+    shared = tl.sum(to_floor, 0) * weight * _FLOOR / n
     before = tl.zeros([COLUMNS], tl.float64)
     after = tl.zeros([COLUMNS], tl.float64)
     if not ANTI_CROP:

@@ -36,6 +36,7 @@ def axis_map(knots: Tensor, positions: Tensor, inverse: bool) -> Tensor:
 
 def axis_map_backward(grad: Tensor, knots: Tensor, positions: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
     """Gradients to knots and positions."""
+    _require_order(knots)
     return _pair(call(axis.axis_map_backward, grad, knots, positions, inverse), knots, positions)
 
 
