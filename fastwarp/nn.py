@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fastwarp._checks import check_option
+from fastwarp._checks import check_fwhm, check_option
 from fastwarp.errors import FastwarpError, check_size
 from fastwarp.functional.separable import Levels, Size
 from fastwarp.warp import SeparableWarp
@@ -25,7 +25,7 @@ class _Warped(nn.Module):
         _check_warp(type(self).__name__, warp)
         if warp is not None and saliency is not None:
             raise FastwarpError(f"{type(self).__name__}: got a warp and a saliency, expected at most one of them")
-        self.fwhm, self.anti_crop = fwhm, anti_crop
+        self.fwhm, self.anti_crop = check_fwhm(type(self).__name__, fwhm), anti_crop
         if isinstance(saliency, nn.Parameter):
             self.saliency = saliency
         else:

@@ -224,14 +224,15 @@ class SeparableWarp:
         return self._map(boxes, source_size, size, False, "unzoom_boxes", 4)
 
     def _map(self, points: Tensor, source_size: Any, size: Any, inverse: bool, name: str, width: int) -> Tensor:
+        argument = name.split("_")[1]
         single = isinstance(points, Tensor) and points.dim() == 2
         if single:
             if len(self) != 1:
-                raise fail(name, "its input", f"of shape {list(points.shape)}", f"[{len(self)}, N, {width}]")
+                raise fail(name, argument, f"of shape {list(points.shape)}", f"[{len(self)}, N, {width}]")
             points = points[None]
-        check_tensor(name, "its input", points, f"[B, N, {width}]", floating=True)
+        check_tensor(name, argument, points, f"[B, N, {width}]", floating=True)
         if points.shape[2] != width:
-            raise fail(name, "its input", f"of shape {list(points.shape)}", f"[B, N, {width}]")
+            raise fail(name, argument, f"of shape {list(points.shape)}", f"[B, N, {width}]")
         batch, count = points.shape[:2]
         flat = points.reshape(batch, count * width // 2, 2)
         mapped = F.map_points(flat, self.knots_y, self.knots_x, source_size, size, inverse=inverse)

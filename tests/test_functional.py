@@ -476,28 +476,28 @@ BAD = [
     ("WARP.inverse_grid(2)", Type, "grid: size is 2, expected two integers (height, width)"),
     ("WARP.inverse_valid((2,))", Type, "size is (2,), expected two integers (height, width)"),
     ("WARP.magnification((2, 2.5))", Type, "magnification: size is (2, 2.5), expected two integers (height, width)"),
-    ("WARP.zoom_points(3, (3, 3), (3, 3))", Type, "zoom_points: its input is int, expected a torch.Tensor [B, N, 2]"),
+    ("WARP.zoom_points(3, (3, 3), (3, 3))", Type, "zoom_points: points is int, expected a torch.Tensor [B, N, 2]"),
     (
         "WARP.zoom_points(BOXES, (3, 3), (3, 3))",
         Value,
-        "zoom_points: its input is of shape [1, 3, 4], expected [B, N, 2]",
+        "zoom_points: points is of shape [1, 3, 4], expected [B, N, 2]",
     ),
-    ("WARP.unzoom_points(BOXES[0], (3, 3), (3, 3))", Value, "unzoom_points: its input is of shape [4], expected 3"),
+    ("WARP.unzoom_points(BOXES[0], (3, 3), (3, 3))", Value, "unzoom_points: points is of shape [4], expected 3"),
     (
         "WARP.zoom_boxes(BOXES.long(), (3, 3), (3, 3))",
         Type,
-        "zoom_boxes: its input has dtype int64, expected a floating",
+        "zoom_boxes: boxes has dtype int64, expected a floating",
     ),
     (
         "WARP.unzoom_boxes(BOXES[:, :2], (3, 3), (3, 3))",
         Value,
-        "unzoom_boxes: its input is of shape [1, 3, 2], expected",
+        "unzoom_boxes: boxes is of shape [1, 3, 2], expected",
     ),
     ("WARP.unzoom_boxes(BOXES, (3, 3), None)", Type, "size is None, expected two integers (height, width)"),
     (
         "WARP[[0, 0]].zoom_boxes(BOXES, (3, 3), (3, 3))",
         Value,
-        "zoom_boxes: its input is of shape [3, 4], expected [2, N, 4]",
+        "zoom_boxes: boxes is of shape [3, 4], expected [2, N, 4]",
     ),
     # --- modules, backends
     (
