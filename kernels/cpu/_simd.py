@@ -153,7 +153,7 @@ def store(typingctx, value, target, index):
 def _prefetch(builder: Any, pointer: Any, index: Any, write: bool) -> None:
     """Asks for the cache line of `pointer[index]`, which may lie anywhere: prefetches do not fault."""
     byte = ir.IntType(8).as_pointer()
-    flags = [ir.Constant(_I32, value) for value in (int(write), 3, 1)]
+    flags = [ir.Constant(_I32, value) for value in (int(write), 2, 1)]  # into L2: it is read some 100 lines later
     function = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32]), "llvm.prefetch.p0"
     )
