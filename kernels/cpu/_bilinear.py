@@ -59,6 +59,8 @@ def _bilinear_direct(source, target, real, rows, height, width, size, channels, 
         a = (image * planes + plane) * height * width * channels
         b = a + y1[i] * width * channels
         a += y0[i] * width * channels
+        next_plane, next_i = next_row(plane, i, planes, h)
+        ahead = ((next_plane - plane) * height + y0[next_i] - y0[i]) * width * channels
         out = (image * planes + plane) * h * w * channels + i * w * (1 if planar else channels)
         top, bottom = wy0[i], wy1[i]
         if y0[i] < 0:
@@ -79,9 +81,9 @@ def _bilinear_direct(source, target, real, rows, height, width, size, channels, 
             vectors = few if reach <= len(source) - b else _vectors(left, few, channels, len(source) - b)
             pixels = (source, a, b, top, bottom, left, step, wx0, wx1, vectors)
             if planar:
-                blend_pixels(*pixels, line, 0, channels)
+                blend_pixels(*pixels, line, 0, channels, ahead)
             else:
-                blend_pixels(*pixels, target, out, channels)
+                blend_pixels(*pixels, target, out, channels, ahead)
             for c in range(channels):
                 gain, shift = (scale[c], bias[c]) if planar else (real[1], real[0])
                 at = out + c * between
@@ -89,9 +91,8 @@ def _bilinear_direct(source, target, real, rows, height, width, size, channels, 
                     for j in range(vectors):
                         store(line[j * channels + c] * gain + shift, target, at + j)
                 taps = (left[vectors:], right[vectors:], wx0[vectors:], wx1[vectors:])
-                blend_values(
-                    source, a + c, b + c, top, bottom, *taps, gain, shift, target, at + vectors * across, across
-                )
+                at += vectors * across
+                blend_values(source, a + c, b + c, top, bottom, *taps, gain, shift, target, at, across, ahead)
         for hole in holes:
             for c in range(channels):
                 store(real[0], target, out + hole * across + c * between)

@@ -218,10 +218,26 @@ def _store_columns(builder: Any, storage: types.Type, rows: list[Any], target: A
 
 @intrinsic
 def blend_values(
-    typingctx, source, upper, lower, w_upper, w_lower, left, right, w_left, w_right, scale, bias, target, index, stride
+    typingctx,
+    source,
+    upper,
+    lower,
+    w_upper,
+    w_lower,
+    left,
+    right,
+    w_left,
+    w_right,
+    scale,
+    bias,
+    target,
+    index,
+    stride,
+    ahead,
 ):
     """One row, four taps a value straight from the image: for all j, `target[index + j*stride] = scale * value + bias`.
 
+    What lies `ahead` values further on is prefetched: the taps are too far apart for the hardware to follow.
     `value = w_left[j] (w_upper source[upper + left[j]] + w_lower source[lower + left[j]]) + w_right[j] (...right...)`
     """
 
@@ -235,6 +251,9 @@ def blend_values(
             sides = []
             for offsets in (left, right):
                 offset = builder.load(builder.gep(offsets, [loop.index]))
+                if offsets is left:
+                    for row in args[1:3]:
+                        _prefetch(builder, source, builder.add(builder.add(row, offset), args[14]), False)
                 taps = (
                     _load(builder, storage, source, builder.add(row, offset), real, 1) for row in (args[1], args[2])
                 )
@@ -247,13 +266,13 @@ def blend_values(
         return context.get_dummy_value()
 
     i, real = types.int64, w_left.dtype
-    signature = types.void(source, i, i, real, real, left, right, w_left, w_right, real, real, target, i, i)
+    signature = types.void(source, i, i, real, real, left, right, w_left, w_right, real, real, target, i, i, i)
     return signature, codegen
 
 
 @intrinsic
 def blend_pixels(
-    typingctx, source, upper, lower, w_upper, w_lower, left, step, w_left, w_right, count, target, index, stride
+    typingctx, source, upper, lower, w_upper, w_lower, left, step, w_left, w_right, count, target, index, stride, ahead
 ):
     """As `blend_values` for pixels of up to 4 channels, the second tap `step` after the first: one vector a pixel.
 
@@ -270,6 +289,8 @@ def blend_pixels(
         w_upper, w_lower = (_splat(builder, args[i], lanes) for i in (3, 4))
         with cgutils.for_range(builder, args[9]) as loop:
             offset = builder.load(builder.gep(left, [loop.index]))
+            for row in args[1:3]:
+                _prefetch(builder, source, builder.add(builder.add(row, offset), args[13]), False)
             sides = []
             for side in (offset, builder.add(offset, args[6])):
                 taps = (_load(builder, storage, source, builder.add(row, side), real, lanes) for row in args[1:3])
@@ -282,7 +303,7 @@ def blend_pixels(
         return context.get_dummy_value()
 
     i, real = types.int64, w_left.dtype
-    return types.void(source, i, i, real, real, left, i, w_left, w_right, i, target, i, i), codegen
+    return types.void(source, i, i, real, real, left, i, w_left, w_right, i, target, i, i, i), codegen
 
 
 @intrinsic
