@@ -70,7 +70,8 @@ def check_batches(function: str, *, batch: int | None = None, **tensors: Tensor 
     """
     sizes = {name: tensor.shape[0] for name, tensor in tensors.items() if tensor is not None}
     if batch is None:
-        batch = next((size for size in sizes.values() if size != 1), 1)
+        several = [size for size in sizes.values() if size != 1]
+        batch = several[0] if several else 1
     for name, size in sizes.items():
         if size not in (1, batch):
             expected = "a batch of 1" if batch == 1 else f"a batch of 1 or {batch}"

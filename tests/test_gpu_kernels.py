@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ from torch import Tensor
 from fastwarp.reference import axis as axis_reference
 from fastwarp.reference import separable as reference
 
-if importlib.util.find_spec("triton") is None:
-    pytest.skip("needs Triton", allow_module_level=True)
+if importlib.util.find_spec("triton") is None or tuple(map(int, version("triton").split(".")[:2])) < (3, 6):
+    pytest.skip("needs Triton 3.6", allow_module_level=True)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 with pytest.MonkeyPatch.context() as patch:  # a kernel becomes an interpreted one when it is defined
     if DEVICE == "cpu":

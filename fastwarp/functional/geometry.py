@@ -133,7 +133,9 @@ def map_points(
     if points.shape[2] != 2:
         raise fail("map_points", "points", f"of shape {list(points.shape)}", "[B, N, 2], (x, y)")
     check_knots("map_points", knots_y, knots_x)
-    per_image = {name: s for name, s in (("source_size", source_size), ("size", size)) if isinstance(s, Tensor)}
+    per_image: dict[str, Any] = {
+        name: s for name, s in (("source_size", source_size), ("size", size)) if isinstance(s, Tensor)
+    }
     check_devices("map_points", points=points, knots_y=knots_y, **per_image)
     check_batches("map_points", points=points, knots_y=knots_y, knots_x=knots_x, **per_image)
     dtype = torch.promote_types(as_geometry(points).dtype, knots_y.dtype)

@@ -1,6 +1,7 @@
 """What every launcher shares: the interpreter, the device, integers that do not recompile, the lookup of a segment."""
 
 import contextlib
+import os
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-INTERPRETED: bool = triton.knobs.runtime.interpret
+INTERPRETED: bool = os.environ.get("TRITON_INTERPRET", "0") == "1"
 """Kernels run in Triton's interpreter, on the CPU. A program costs milliseconds there: launchers take large blocks."""
 
 
