@@ -723,3 +723,16 @@ def test_deterministic_algorithms_can_be_demanded():
         torch.use_deterministic_algorithms(True)
         stack.callback(torch.use_deterministic_algorithms, False)
         assert_bitwise(forward_backward(function, inputs), expected)
+
+
+def test_vmapped_gradient_of_shared_knots_is_summed_over_the_batch():
+    """Called by itself: in a backward pass autograd would add up what the rule left apart."""
+    knots, grads = torch.linspace(0, 1, 5)[None] ** 2, torch.rand(3, 2, 2, 7)
+
+    def gradient(grad):
+        return torch.ops.fastwarp.axis_windows_backward(
+            grad, knots, knots, [3, 4], [8, 9], False, False, False, None, None
+        )
+
+    for mapped, looped in zip(torch.vmap(gradient)(grads), zip(*map(gradient, grads), strict=True), strict=True):
+        torch.testing.assert_close(mapped, torch.stack(looped))
