@@ -39,6 +39,12 @@ def inline(function: Callable[..., Any]) -> Callable[..., Any]:
     return numba.njit(nogil=True, fastmath={"contract", "nsz"}, error_model="numpy")(function)
 
 
+def exact(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles a helper without fused multiply-adds: each operation rounds as IEEE 754 says, the same on every
+    machine."""
+    return numba.njit(nogil=True, error_model="numpy")(function)
+
+
 def run(kernel: Callable[..., Any], args: tuple[Any, ...], work: int) -> None:
     """Calls `kernel(*args, part, parts)` for every part, on up to `torch.get_num_threads()` threads.
 
