@@ -257,35 +257,12 @@ def travel(photo: np.ndarray, boxes: Sequence[Box], size: tuple[int, int], devic
 
 def draw(journey: Journey, path: Path) -> None:
     """Writes the picture: six panels that follow the photo through the warp."""
-    photo, boxes, size = journey.photo[0].permute(1, 2, 0), journey.boxes, journey.size
-    zoomed, restored = (x[0].permute(1, 2, 0) for x in (journey.zoomed, journey.restored))
-    inside = boxes_mask(journey)
-    error, uniform = (restoration_error(journey, x) for x in (journey.restored, journey.restored_uniform))
-    (height, width), source = size, journey.source_size
-    cells = journey.saliency.shape[1:]
-    figure = viz.montage(
-        [
-            lambda ax: viz.show_image(photo, boxes, title=f"photo, {source[0]} × {source[1]}", ax=ax),
-            lambda ax: viz.show_saliency(
-                photo, journey.saliency[0], title=f"saliency of the boxes, {cells[0]} × {cells[1]} cells", ax=ax
-            ),
-            lambda ax: viz.show_warp(
-                zoomed, journey.warp, source, boxes, title=f"zoomed to {height} × {width}, with a regular grid", ax=ax
-            ),
-            lambda ax: viz.show_magnification(
-                journey.warp.magnification(source)[0], boxes, title="magnification of area", ax=ax
-            ),
-            lambda ax: viz.show_image(restored, boxes, title="unzoomed", ax=ax),
-            lambda ax: viz.show_error(
-                error,
-                boxes,
-                title=f"error, in the boxes {error[inside].mean():.3f} (uniform {uniform[inside].mean():.3f})",
-                ax=ax,
-            ),
-        ],
-        columns=3,
-        panel_size=(4.6, 4.1 * min(2.0, max(0.4, source[0] / source[1])) + 0.3),
+    photo, inside = journey.photo[0].permute(1, 2, 0), boxes_mask(journey)
+    error, uniform = (
+        restoration_error(journey, x)[inside].mean() for x in (journey.restored, journey.restored_uniform)
     )
+    note = f", in the boxes {error:.3f} (uniform {uniform:.3f})"
+    figure = viz.show_before_after(photo, journey.warp, journey.size, journey.boxes, journey.saliency[0], note=note)
     try:
         figure.savefig(path, dpi=110)
     except OSError as problem:

@@ -1,13 +1,24 @@
-"""Pictures of warps with matplotlib: saliency, warped boxes and grid lines, magnification, errors.
+"""Pictures of warps with matplotlib: saliency, warped boxes and grid lines, magnification, errors, all of them at once.
 
-Every function draws into the axes it is given, or into a figure of its own, and returns the figure. Coordinates are
-continuous pixels (pixel i covers [i, i+1]); images are arrays or tensors `[H, W, 3]`, floats in [0, 1] or uint8.
+Every function draws into the axes it is given, or into a figure of its own, and returns the figure, which
+`figure.savefig` writes. Coordinates are continuous pixels (pixel i covers [i, i+1]); images are arrays or tensors
+`[H, W, 3]`, floats in [0, 1] or uint8. A warp is a `SeparableWarp` or a `MeshWarp`, of batch 1.
+
+Example:
+    >>> import torch
+    >>> from fastwarp import SeparableWarp, saliency, viz
+    >>> image, boxes = torch.rand(60, 80, 3), torch.tensor([[50.0, 20.0, 60.0, 30.0]])
+    >>> density = saliency.box_density(boxes, (60, 80))
+    >>> warp = SeparableWarp.from_saliency(density)
+    >>> viz.show_saliency(image, density[0], boxes).savefig("saliency.png")  # doctest: +SKIP
+    >>> viz.show_before_after(image, warp, (30, 40), boxes, density[0])
+    <Figure size 1380x... with 6 Axes>
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,10 +35,37 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("fastwarp.viz needs matplotlib: pip install 'fastwarp[demo]'", name=error.name) from error
 
-from fastwarp.warp import SeparableWarp
+from fastwarp.errors import check_size, fail
 
 Image = np.ndarray | Tensor
 Panel = Callable[[Axes], Any]
+
+_FINE = 129
+"""Points along a drawn line."""
+
+
+class Warp(Protocol):
+    """What the pictures ask of a warp: `SeparableWarp` and `MeshWarp` have it."""
+
+    def __len__(self) -> int: ...
+
+    def zoom(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """`[B, C, H, W]` -> `[B, C, *size]`."""
+
+    def unzoom(self, features: Any, size: Any = None) -> Any:
+        """And back."""
+
+    def grid(self, size: tuple[int, int]) -> Tensor:
+        """Of the zoom, `[B, *size, 2]` in [-1, 1]."""
+
+    def inverse_grid(self, size: tuple[int, int]) -> Tensor:
+        """Of the unzoom, -3 where there is nothing to read."""
+
+    def magnification(self, size: tuple[int, int]) -> Tensor:
+        """Of area, over the source, `[B, *size]`."""
+
+    def zoom_boxes(self, boxes: Tensor, source_size: Any, size: Any) -> Tensor:
+        """Boxes `[N, 4]` of the source in the zoomed image."""
 
 
 def show_image(image: Image, boxes: Tensor | None = None, *, title: str = "", ax: Axes | None = None) -> Figure:
@@ -39,28 +77,75 @@ def show_image(image: Image, boxes: Tensor | None = None, *, title: str = "", ax
 
 
 def show_saliency(
-    image: Image, saliency: Tensor, boxes: Tensor | None = None, *, title: str = "", ax: Axes | None = None
+    image: Image | tuple[int, int],
+    saliency: Tensor,
+    boxes: Tensor | None = None,
+    *,
+    title: str = "",
+    ax: Axes | None = None,
 ) -> Figure:
     """A saliency map `[h, w]` over the image it belongs to, in multiples of its mean.
 
     Cells are samples on Grid(h, w), as the warp reads them: the outer ones lie in the centres of the outer pixels.
+
+    Args:
+        image: `[H, W, 3]`, or only its size (H, W).
+        saliency: `[h, w]`, both at least 2.
+        boxes: `[N, 4]`, in pixels of the image.
+        title: of the axes.
+        ax: where to draw.
+
+    Raises:
+        FastwarpError: a saliency that is not `[h, w]`.
     """
     ax = _axes(ax)
-    picture, map_ = _array(image), _array(saliency)
-    height, width = picture.shape[:2]
-    _imshow(ax, picture @ [0.299, 0.587, 0.114], cmap="gray")
-    half = 0.5 * np.array([(width - 1) / (map_.shape[1] - 1), (height - 1) / (map_.shape[0] - 1)])
+    values = _array(saliency)
+    if values.ndim != 2 or min(values.shape) < 2:
+        raise fail("show_saliency", "saliency", f"of shape {list(values.shape)}", "[h, w], both at least 2")
+    if isinstance(image, tuple):
+        (height, width), alpha = check_size("show_saliency", "image", image), 1.0
+        ax.set_aspect("equal")
+    else:
+        picture, alpha = _array(image), 0.6
+        height, width = picture.shape[:2]
+        _imshow(ax, picture @ [0.299, 0.587, 0.114], cmap="gray")
+    half = 0.5 * np.array([(width - 1) / (values.shape[1] - 1), (height - 1) / (values.shape[0] - 1)])
     extent = (0.5 - half[0], width - 0.5 + half[0], height - 0.5 + half[1], 0.5 - half[1])
-    shown = ax.imshow(map_ / map_.mean(), extent=extent, cmap="inferno", alpha=0.6, interpolation="bilinear")
+    options: dict[str, Any] = {"cmap": "inferno", "alpha": alpha, "interpolation": "bilinear"}
+    shown = ax.imshow(values / (values.mean() or 1.0), extent=extent, **options)
     ax.set(xlim=(0, width), ylim=(height, 0))
     _draw_boxes(ax, boxes)
     _colour_bar(ax, shown, "× mean")
     return _finish(ax, title)
 
 
+def show_grid(
+    image: Image, warp: Warp, *, lines: tuple[int, int] = (25, 33), title: str = "", ax: Axes | None = None
+) -> Figure:
+    """Where a warp reads a source image: equally spaced rows and columns of the zoomed image, drawn over the source.
+
+    Dense where the warp magnifies.
+
+    Args:
+        image: the source, `[H, W, 3]`.
+        warp: of batch 1.
+        lines: how many rows and columns.
+        title: of the axes.
+        ax: where to draw.
+
+    Raises:
+        FastwarpError: a warp of another batch.
+    """
+    ax = _axes(ax)
+    picture = _array(image)
+    _imshow(ax, picture)
+    _draw_lines(ax, _one("show_grid", warp).grid, lines, (picture.shape[0], picture.shape[1]))
+    return _finish(ax, title)
+
+
 def show_warp(
     zoomed: Image,
-    warp: SeparableWarp,
+    warp: Warp,
     source_size: tuple[int, int],
     boxes: Tensor | None = None,
     *,
@@ -75,34 +160,40 @@ def show_warp(
         warp: of batch 1.
         source_size: (H, W) of the source in pixels.
         boxes: `[N, 4]`, in source pixels.
-        lines: how many lines in y and in x.
+        lines: how many rows and columns of the source, the first and the last included.
         title: of the axes.
         ax: where to draw.
+
+    Raises:
+        FastwarpError: a warp of another batch.
     """
     ax = _axes(ax)
     picture = _array(zoomed)
     size = picture.shape[0], picture.shape[1]
     _imshow(ax, picture)
-    across = [torch.linspace(0, side, n) for side, n in zip(source_size, lines, strict=True)]
-    along = [torch.linspace(0, side, 65) for side in source_size]
-    paths = [torch.stack(torch.broadcast_tensors(along[1], y), -1) for y in across[0]]
-    paths += [torch.stack(torch.broadcast_tensors(x, along[0]), -1) for x in across[1]]
-    points = warp.zoom_points(torch.cat(paths).to(warp.knots_x), source_size, size).cpu()
-    ax.add_collection(
-        LineCollection(list(points.reshape(-1, 65, 2).numpy()), colors="white", linewidths=0.6, alpha=0.6)
-    )
-    ax.set(xlim=(0, size[1]), ylim=(size[0], 0))
+    _draw_lines(ax, _one("show_warp", warp).inverse_grid, lines, size)
     if boxes is not None:
-        _draw_boxes(ax, warp.zoom_boxes(boxes.to(warp.knots_x), source_size, size))
+        _draw_boxes(ax, warp.zoom_boxes(boxes.to(warp.grid((1, 1))), source_size, size))
     return _finish(ax, title)
 
 
 def show_magnification(
-    magnification: Tensor, boxes: Tensor | None = None, *, title: str = "", ax: Axes | None = None
+    warp: Warp, size: tuple[int, int], boxes: Tensor | None = None, *, title: str = "", ax: Axes | None = None
 ) -> Figure:
-    """A magnification map `[H, W]` (area, against uniform resizing), with contours at its powers of two."""
+    """How much a warp magnifies each place (area, against uniform resizing), with contours at the powers of two.
+
+    Args:
+        warp: of batch 1.
+        size: (H, W) of the source in pixels.
+        boxes: `[N, 4]`, in source pixels.
+        title: of the axes.
+        ax: where to draw.
+
+    Raises:
+        FastwarpError: a warp of another batch.
+    """
     ax = _axes(ax)
-    octaves = np.log2(np.maximum(_array(magnification), 2.0**-10))
+    octaves = np.log2(np.maximum(_array(_one("show_magnification", warp).magnification(size)[0]), 2.0**-10))
     low, high = min(-1.0, float(octaves.min())), max(1.0, float(octaves.max()))
     shown = _imshow(ax, octaves, cmap="RdBu_r", norm=TwoSlopeNorm(0, low, high))
     ticks = np.arange(int(low), int(high) + 1)
@@ -129,6 +220,57 @@ def show_error(
     return _finish(ax, title)
 
 
+def show_before_after(
+    image: Image,
+    warp: Warp,
+    size: tuple[int, int],
+    boxes: Tensor | None = None,
+    saliency: Tensor | None = None,
+    *,
+    note: str = "",
+) -> Figure:
+    """An image before and after a warp: image, saliency, zoomed, magnification, unzoomed, and what the unzoomed lost.
+
+    Args:
+        image: `[H, W, 3]`.
+        warp: of batch 1.
+        size: (H', W') of the zoomed image.
+        boxes: `[N, 4]`, in pixels of the image; drawn in all panels.
+        saliency: `[h, w]` that the warp comes from; without it the second panel shows where the warp reads.
+        note: ends the title of the last panel, say with an error that was measured.
+
+    Raises:
+        FastwarpError: a warp of another batch, a bad size or saliency.
+    """
+    picture = torch.from_numpy(_array(image))
+    source = picture.shape[0], picture.shape[1]
+    tensor = picture.permute(2, 0, 1)[None].to(_one("show_before_after", warp).grid((1, 1)))
+    zoomed = warp.zoom(tensor.contiguous(), size)
+    unzoomed = warp.unzoom(zoomed, source)
+    after, restored = (x[0].permute(1, 2, 0) for x in (zoomed, unzoomed))
+    error = (unzoomed - tensor).abs().mean((0, 1))
+
+    def second(ax: Axes) -> Figure:
+        if saliency is None:
+            return show_grid(picture, warp, title="where the zoomed image is read", ax=ax)
+        return show_saliency(picture, saliency, title=f"saliency, {_times(saliency.shape)} cells", ax=ax)
+
+    return montage(
+        [
+            lambda ax: show_image(picture, boxes, title=f"image, {_times(source)}", ax=ax),
+            second,
+            lambda ax: show_warp(
+                after, warp, source, boxes, title=f"zoomed to {_times(size)}, with a regular grid", ax=ax
+            ),
+            lambda ax: show_magnification(warp, source, boxes, title="magnification of area", ax=ax),
+            lambda ax: show_image(restored, boxes, title="unzoomed", ax=ax),
+            lambda ax: show_error(error, boxes, title=f"error{note}", ax=ax),
+        ],
+        columns=3,
+        panel_size=(4.6, 4.1 * min(2.0, max(0.4, source[0] / source[1])) + 0.3),
+    )
+
+
 def montage(panels: Sequence[Panel], columns: int, *, panel_size: tuple[float, float] = (5.0, 3.6)) -> Figure:
     """Several drawings in one figure, row by row.
 
@@ -149,6 +291,29 @@ def _figure(size: tuple[float, float] = (6.4, 4.8)) -> Figure:
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _one(function: str, warp: Warp) -> Warp:
+    if len(warp) != 1:
+        raise fail(function, "warp", f"a batch of {len(warp)}", "a batch of 1: warp[i]")
+    return warp
+
+
+def _times(size: Sequence[int]) -> str:
+    return " × ".join(str(side) for side in size)
+
+
+def _draw_lines(
+    ax: Axes, grid: Callable[[tuple[int, int]], Tensor], lines: tuple[int, int], size: tuple[int, int]
+) -> None:
+    """The lines that a grid makes of equally spaced rows and columns, over a picture of `size`."""
+    # Each way is sampled finely along its lines: those of a mesh warp are curved.
+    rows, columns = grid((lines[0], _FINE))[0], grid((_FINE, lines[1]))[0].transpose(0, 1)
+    paths = torch.cat([rows, columns]).detach().double().cpu().numpy()
+    pixels = (paths + 1) / 2 * (np.array(size[::-1]) - 1) + 0.5
+    pixels[(np.abs(paths) > 1.0 + 1e-6).any(-1)] = np.nan  # an inverse grid is -3 where there is nothing to read
+    ax.add_collection(LineCollection(list(pixels), colors="white", linewidths=0.6, alpha=0.6))
+    ax.set(xlim=(0, size[1]), ylim=(size[0], 0))
 
 
 def _axes(ax: Axes | None) -> Axes:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastwarp import _plain_torch, _timing, demo, viz
+from fastwarp import _plain_torch, _timing, demo
 from fastwarp.cli import main
 from fastwarp.reference import axis
 from fastwarp.warp import SeparableWarp
@@ -229,60 +229,6 @@ def test_medians_leave_out_preparation_and_warm_up(monkeypatch):
     prepared = [lambda: prepare("a", 4), lambda: prepare("b", 0)]
     assert _timing._medians(prepared, 3, torch.device("cpu")) == [5000, 1000]
     assert log == ["prepare a", "run a", "prepare b", "run b"] * 4
-
-
-def test_warped_lines_and_boxes_are_where_the_warp_puts_them(journey):
-    figure = viz.show_warp(journey.zoomed[0].permute(1, 2, 0), journey.warp, (80, 104), journey.boxes, lines=(5, 7))
-    ax = figure.axes[0]
-    segments = ax.collections[0].get_segments()
-    assert len(segments) == 5 + 7
-    inside = np.linspace(0, 80, 5)[1:-1]
-    expected = to_zoomed(journey.warp.knots_y, inside, 80, 40)
-    for segment, y in zip(segments[1:4], expected, strict=True):
-        np.testing.assert_allclose(segment[:, 1], y, atol=1e-4)
-        assert (np.diff(segment[:, 0]) > 0).all()
-    box = ax.patches[-1]
-    x1, x2 = to_zoomed(journey.warp.knots_x, np.array([70.0, 90.0]), 104, 52)
-    assert (box.get_x(), box.get_width()) == pytest.approx((x1, x2 - x1), abs=1e-4)
-    assert (ax.get_xlim(), ax.get_ylim()) == ((0, 52), (40, 0))
-
-
-def test_magnification_is_shown_in_octaves(journey):
-    magnification = journey.warp.magnification((80, 104))[0]
-    shown = viz.show_magnification(magnification).axes[0].images[0].get_array()
-    np.testing.assert_allclose(shown, np.log2(magnification.double().numpy()), atol=1e-6)
-    bar = viz.show_magnification(torch.tensor([[0.3, 1.0], [2.0, 5.0]])).axes[0].child_axes[0]
-    labels = {label.get_text(): label.get_position()[1] for label in bar.get_yticklabels()}
-    assert labels == {"×0.5": -1, "×1": 0, "×2": 1, "×4": 2}
-
-
-def test_saliency_cells_lie_on_the_grid_of_the_warp(journey):
-    photo = journey.photo[0].permute(1, 2, 0)
-    shown = viz.show_saliency(photo, journey.saliency[0]).axes[0].images[-1]
-    left, right, bottom, top = shown.get_extent()
-    cell = (right - left) / 51, (bottom - top) / 31
-    # The first and the last cell are centred in the first and the last pixel.
-    assert (left + cell[0] / 2, right - cell[0] / 2) == pytest.approx((0.5, 103.5))
-    assert (top + cell[1] / 2, bottom - cell[1] / 2) == pytest.approx((0.5, 79.5))
-    assert shown.get_array().mean() == pytest.approx(1)
-
-
-def test_image_and_error_are_drawn_as_given():
-    pixels = noise(6, 9)
-    np.testing.assert_array_equal(viz.show_image(pixels).axes[0].images[0].get_array(), pixels / 255)
-    error = torch.linspace(0, 1, 54).view(6, 9)
-    shown = viz.show_error(error, limit=0.5).axes[0].images[0]
-    np.testing.assert_array_equal(shown.get_array(), error.double().numpy())
-    assert shown.get_clim() == (0, 0.5)
-    assert viz.show_error(torch.zeros(6, 9)).axes[0].images[0].get_clim() == (0, 1)
-
-
-def test_montage_calls_every_panel_once_and_keeps_no_figure():
-    axes = []
-    figure = viz.montage([axes.append] * 5, columns=3, panel_size=(2, 1))
-    assert [ax.get_subplotspec().get_geometry()[:3] for ax in axes] == [(2, 3, i) for i in range(5)]
-    assert figure.axes == axes
-    assert figure.get_size_inches().tolist() == [6, 2]
 
 
 def test_picture_that_cannot_be_written(journey, tmp_path: Path):
