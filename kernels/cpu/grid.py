@@ -1,0 +1,139 @@
+"""Launchers of the `grid` family: resampling at windows, its adjoint, its gradient to the windows, the camera.
+
+An image is seen as `[images, planes, H, W, K]`: contiguous has K = 1, channels_last has one plane of K = C. The targets
+of a level are one long row: nothing is known of how they lie to each other.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastwarp.kernels.cpu import _grid_footprints as footprints
+from fastwarp.kernels.cpu._extents import extents_array
+from fastwarp.kernels.cpu._memory import empty
+from fastwarp.kernels.cpu._parallel import run
+from fastwarp.kernels.cpu.separable import _alike, _dense, _like, _real, _values
+from fastwarp.kernels.layout import memory_format
+
+
+def _table(
+    images: list[Tensor],
+    others: list[Tensor],
+    counts: list[int],
+    formats: list[torch.memory_format],
+    alike: bool,
+) -> np.ndarray:
+    """A row of addresses and sizes for each level.
+
+    Args:
+        images: what the windows point into, dense in its memory format.
+        others: what has a value for each target, likewise.
+        counts: number of targets of each level.
+        formats: memory format of each level.
+        alike: all images have the same windows, so that their planes are one long list.
+    """
+    rows, first = [], 0
+    for image, other, count, format_ in zip(images, others, counts, formats, strict=True):
+        sources, channels, height, width = image.shape
+        inner = channels if format_ == torch.channels_last else 1
+        planes = channels // inner if channels else 0
+        batch = max(sources, len(other)) if min(sources, len(other)) else 0
+        groups = (1, batch * planes, 1) if alike and sources == batch else (batch, planes, sources)
+        rows.append((image.data_ptr(), other.data_ptr(), *groups, height, width, inner, count, first))
+        first += count
+    return np.array(rows, np.int64)
+
+
+def resample(images: list[Tensor], windows: Tensor, sizes: list[int], source_valid: Tensor | None) -> list[Tensor]:
+    """Resamples levels `[B, C, H, W]` at windows; one parallel region for all of them.
+
+    Args:
+        images: any strides, one dtype: uint8, fp16, bf16, fp32, fp64. A batch of 1 is shared by the windows.
+        windows: `[1 or B, 2 or 4, P]`: x, y and, for the triangle filter, half-widths in x and y; fp32 or fp64.
+        sizes: target sizes `[h1, w1, ...]`; P is the sum of their products.
+        source_valid: int64 `[1 or B, levels, 2]` or None; pixels from there on are never read.
+    """
+    formats = [memory_format(i) for i in images]
+    images = _dense(images, formats)
+    results = [
+        empty((max(len(i), len(windows)) if len(i) else 0, i.shape[1], *size), i.dtype, format_)
+        for i, size, format_ in zip(images, _pairs(sizes), formats, strict=True)
+    ]
+    if _values(results):
+        table = _table(images, results, [h * w for h, w in _pairs(sizes)], formats, _alike(windows, source_valid))
+        like, real = _like(images[0].dtype), _real(images[0].dtype)
+        args = (table, _array(windows), extents_array(source_valid), like, like, real, real, real, False)
+        run(footprints.resample, args, _values(results) + min(_values(images), 4 * _values(results)))
+    return results
+
+
+def _pairs(sizes: list[int]) -> list[tuple[int, int]]:
+    return list(zip(sizes[::2], sizes[1::2], strict=True))
+
+
+def _array(windows: Tensor) -> np.ndarray:
+    return windows.detach().contiguous().numpy()
+
+
+def resample_adjoint(
+    grads: list[Tensor], windows: Tensor, source_sizes: list[int], source_valid: Tensor | None
+) -> list[Tensor]:
+    """Gradients `[B, C, H, W]` to the images of `resample`, from those of the results, in their memory formats."""
+    formats = [memory_format(g) for g in grads]
+    grads = _dense(grads, formats)
+    results = [
+        empty((*g.shape[:2], *size), g.dtype, format_)
+        for g, size, format_ in zip(grads, _pairs(source_sizes), formats, strict=True)
+    ]
+    if _values(results):
+        counts = [g.shape[2] * g.shape[3] for g in grads]
+        table = _table(results, grads, counts, formats, _alike(windows, source_valid))
+        like, real = _like(grads[0].dtype), _real(grads[0].dtype)
+        args = (table, _array(windows), extents_array(source_valid), like, real)
+        run(footprints.resample_adjoint, args, _values(results) + 4 * _values(grads))
+    return results
+
+
+def windows_gradient(grads: list[Tensor], images: list[Tensor], windows: Tensor, source_valid: Tensor | None) -> Tensor:
+    """Gradient to the windows of `resample`; summed over the images where they share their windows."""
+    formats = [memory_format(i) for i in images]
+    grads, images = _dense(grads, formats), _dense(images, formats)
+    result = np.zeros(windows.shape)
+    if _values(grads):
+        counts = [g.shape[2] * g.shape[3] for g in grads]
+        table = _table(images, grads, counts, formats, _alike(windows, source_valid))
+        args = (table, _array(windows), extents_array(source_valid), _like(images[0].dtype), _real(images[0].dtype))
+        run(footprints.windows_gradient, (*args, result), 4 * _values(grads))
+    return torch.from_numpy(result).to(windows.dtype)
+
+
+def camera(
+    frame: Tensor,
+    windows: Tensor,
+    size: list[int],
+    scale: list[float],
+    bias: list[float],
+    dtype: torch.dtype,
+    source_valid: Tensor | None,
+) -> Tensor:
+    """uint8 frames `[B, H, W, C]` -> resampled, `value * scale + bias`, `[B, C, *size]`, in one pass."""
+    image = frame.contiguous().permute(0, 3, 1, 2)
+    result = empty(
+        (max(len(image), len(windows)) if len(image) else 0, image.shape[1], *size), dtype, torch.contiguous_format
+    )
+    if result.numel():
+        real = _real(dtype)
+        table = _table([image], [result], [size[0] * size[1]], [torch.channels_last], False)
+        affine = (np.array(scale, real.dtype), np.array(bias, real.dtype))
+        args = (
+            table,
+            _array(windows),
+            extents_array(source_valid),
+            _like(frame.dtype),
+            _like(dtype),
+            real,
+            *affine,
+            True,
+        )
+        run(footprints.resample, args, result.numel() + min(frame.numel(), 4 * result.numel()))
+    return result
