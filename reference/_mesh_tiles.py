@@ -1,0 +1,180 @@
+"""What one quad does, in float64: T~ within a tile, its preimages and derivatives, and which tile owns a target.
+
+Ownership is a definition, and so is written operation for operation as every backend has it. What follows from it
+shares nothing with the kernels: preimages come from Newton's method, derivatives from complex steps.
+
+A tile has the corners A = mesh[i, j], B = mesh[i, j+1], C = mesh[i+1, j], D = mesh[i+1, j+1], the number
+`i * (w-1) + j`, and local coordinates (f, g) in [0, 1]^2 along x and y.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Tiles = NDArray[np.int32]
+
+WIDER = 2.0**-19
+"""How much larger a mesh counts when targets look for their tile: its outline owns what rounding would put outside."""
+
+STEP = 1e-40
+
+
+# --- one tile ---------------------------------------------------------------------------------------------------------
+
+
+def cross(a: NDArray, b: NDArray) -> NDArray:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+
+
+def corners_of(mesh: Array, tiles: NDArray) -> Array:
+    """Corners A, B, C, D of tiles of one mesh `[h, w, 2]`: `[*tiles.shape, 4, 2]`."""
+    i, j = np.divmod(tiles, mesh.shape[1] - 1)
+    return np.stack([mesh[i, j], mesh[i, j + 1], mesh[i + 1, j], mesh[i + 1, j + 1]], -2)
+
+
+def edges_of(corners: NDArray) -> tuple[NDArray, ...]:
+    """A, E = B - A, F = C - A, G = A - B - C + D."""
+    A, B, C, D = np.moveaxis(corners, -2, 0)
+    return A, B - A, C - A, (A - B) + (D - C)
+
+
+def projective(corners: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    """Coefficients p and q of the homography's denominator 1 + p f + q g, and whether the tile has one: it is convex
+    with four proper corners. One that is not counts as bilinear."""
+    A, B, C, D = np.moveaxis(corners, -2, 0)
+    G, d1, d2 = (A - B) + (D - C), B - D, C - D
+    with np.errstate(all="ignore"):
+        scale = cross(d1, d2)
+        p, q = cross(G, d2) / scale, cross(d1, G) / scale
+        convex = (1 + p.real > 0) & (1 + q.real > 0) & (1 + p.real + q.real > 0)
+    return p, q, convex & np.isfinite(scale.real) & (scale.real != 0)
+
+
+def patch(corners: NDArray, f: NDArray, g: NDArray, homography: bool) -> NDArray:
+    """T~ at local coordinates of tiles: `[..., 2]`. Real or complex."""
+    A, E, F, G = edges_of(corners)
+    f, g = f[..., None], g[..., None]
+    bilinear = A + f * E + g * F + f * g * G
+    if not homography:
+        return bilinear
+    p, q, has_one = (v[..., None] for v in projective(corners))
+    B, C = corners[..., 1, :], corners[..., 2, :]
+    with np.errstate(all="ignore"):
+        return np.where(has_one, (A + f * (E + p * B) + g * (F + q * C)) / (1 + p * f + q * g), bilinear)
+
+
+def derivatives(corners: Array, f: Array, g: Array, homography: bool) -> tuple[Array, Array]:
+    """Derivatives of `patch` by (f, g) `[..., 2, 2]` and by the corners `[..., 2, 4, 2]`; T~'s components come first.
+
+    `Im T(z + i h) / h` is the derivative without a difference, exact to rounding for an h whose square vanishes.
+    """
+    step = 1j * STEP
+    with np.errstate(all="ignore"):
+        by_local = [patch(corners, f + step, g, homography).imag, patch(corners, f, g + step, homography).imag]
+        by_corners = np.zeros((*f.shape, 2, 4, 2))
+        for corner in range(4):
+            for axis in range(2):
+                moved = corners.astype(np.complex128)
+                moved[..., corner, axis] += step
+                by_corners[..., corner, axis] = patch(moved, f, g, homography).imag / STEP
+    return np.stack(by_local, -1) / STEP, by_corners
+
+
+def _preimage_bilinear(corners: Array, point: Array, sign: NDArray) -> tuple[Array, Array]:
+    """(f, g) with T~(f, g) = point by Newton's method `[N]`, of two solutions that where det J has the given sign.
+
+    The determinant is linear in (f, g) and a step stays where it has its sign. A tile without area is given a point
+    that is as near as its line or point allows.
+    """
+    _, E, F, G = edges_of(corners)
+    d = point - corners[:, 0]
+    by_f, by_g = cross(E, G), cross(G, F)
+    starts = np.array([[0.5, 0.5], [0, 0], [1, 0], [0, 1], [1, 1]])
+    signed = sign[:, None] * (cross(E, F)[:, None] + starts[:, 0] * by_f[:, None] + starts[:, 1] * by_g[:, None])
+    best = np.where(signed[:, 0] > 0, 0, np.argmax(np.nan_to_num(signed), 1))
+    f, g = starts[best].T.copy()
+    active = np.arange(len(f))
+    for _ in range(100):
+        e, t, c = E[active], F[active], G[active]
+        f0, g0 = f[active], g[active]
+        along_f, along_g = e + g0[:, None] * c, t + f0[:, None] * c
+        rest = d[active] - f0[:, None] * e - g0[:, None] * along_g
+        det, size = cross(along_f, along_g), (along_f**2).sum(1) + (along_g**2).sum(1)
+        with np.errstate(all="ignore"):
+            df, dg = cross(rest, along_g) / det, cross(along_f, rest) / det
+            lost = np.abs(det) <= 1e-14 * size
+            df = np.where(lost, (rest * along_f).sum(1) / np.where(size > 0, size, 1), df)
+            dg = np.where(lost, (rest * along_g).sum(1) / np.where(size > 0, size, 1), dg)
+            ratio = 1 + (df * by_f[active] + dg * by_g[active]) / det
+            pace = np.where(~lost & (ratio < 0.1), 0.9 / (1 - ratio), 1.0)
+        f[active], g[active] = f0 + pace * df, g0 + pace * dg
+        moving = np.abs(df) + np.abs(dg) > 4e-16 * (1 + np.abs(f[active]) + np.abs(g[active]))
+        active = active[moving]
+        if not len(active):
+            break
+    return f, g
+
+
+def preimage(corners: Array, point: Array, sign: NDArray, homography: bool) -> tuple[Array, Array]:
+    """(f, g) with T~(f, g) = point `[N]`; a homography has it from the inverse matrix, its origin at the point."""
+    f, g = _preimage_bilinear(corners, point, sign)
+    if homography:
+        p, q, has_one = projective(corners)
+        A, B, C, _ = np.moveaxis(corners - point[:, None], -2, 0)
+        with np.errstate(all="ignore"):
+            first = np.concatenate([(1 + p)[:, None] * B - A, p[:, None]], 1)
+            second = np.concatenate([(1 + q)[:, None] * C - A, q[:, None]], 1)
+            third = np.concatenate([A, np.ones((len(A), 1))], 1)
+            x, y, z = (np.cross(a, b)[:, 2] for a, b in ((second, third), (third, first), (first, second)))
+            f, g = np.where(has_one, x / z, f), np.where(has_one, y / z, g)
+    return f, g
+
+
+# --- ownership: the definition ----------------------------------------------------------------------------------------
+
+
+def widened(mesh: Array) -> Array:
+    """One mesh `[h, w, 2]` a millionth larger about its centre."""
+    centre = 0.25 * (((mesh[0, 0] + mesh[0, -1]) + mesh[-1, 0]) + mesh[-1, -1])
+    return mesh + (mesh - centre) * WIDER
+
+
+def _crossings(a: Array, b: Array, r: Array) -> tuple[NDArray, Array]:
+    """Where edges a -> b `[..., 2]` meet the rows r `[R]`: +1 upwards, -1 downwards, 0 not at all, and x there."""
+    (xa, ya), (xb, yb) = (np.moveaxis(v[..., None, :], -1, 0) for v in (a, b))
+    with np.errstate(all="ignore"):
+        met = (np.minimum(ya, yb) <= r) & (r < np.maximum(ya, yb))
+        x = xa + (r - ya) * ((xb - xa) / (yb - ya))
+    return np.where(met, np.where(yb > ya, 1, -1), 0).astype(np.int8), x
+
+
+def owners(vertices: Array, r: Array, k: Array) -> tuple[Tiles, NDArray]:
+    """The first tile in row-major order whose winding number about a target is not 0, or -1, and that number.
+
+    A horizontal ray from the target to smaller x is crossed by the edges that it is right of. An edge crosses a row at
+    one number, whichever of its two tiles asks, so that no target is lost or owned twice on an edge.
+
+    Args:
+        vertices: `[h, w, 2]` of a widened mesh, in units of the targets.
+        r: y of the targets `[R]`.
+        k: x of the targets, `[1, K]` (every one with every r) or `[R, 1]` (each with its own).
+    """
+    h, w, _ = vertices.shape
+    owner = np.full((len(r), k.shape[1]), -1, np.int32)
+    winding = np.zeros(owner.shape, np.int8)
+    rows_of, columns_of = _crossings(vertices[:, :-1], vertices[:, 1:], r), _crossings(vertices[:-1], vertices[1:], r)
+    broken = np.isnan(corners_of(vertices, np.arange((h - 1) * (w - 1)))).any((1, 2))
+    for tile in reversed(range((h - 1) * (w - 1))):
+        i, j = divmod(tile, w - 1)
+        # A -> B, B -> D, D -> C, C -> A; the edges C -> D and A -> C are stored the other way round.
+        sides = (rows_of, (i, j), 1), (columns_of, (i, j + 1), 1), (rows_of, (i + 1, j), -1), (columns_of, (i, j), -1)
+        met = np.flatnonzero(sum(edges[0][at] != 0 for edges, at, _ in sides))
+        if broken[tile] or not len(met):
+            continue
+        at_k = k if len(k) == 1 else k[met]
+        number = np.zeros((len(met), k.shape[1]), np.int8)
+        for (turns, x), at, direction in sides:
+            number += direction * turns[at][met, None] * (at_k >= x[at][met, None])
+        owner[met] = np.where(number != 0, tile, owner[met])
+        winding[met] = np.where(number != 0, number, winding[met])
+    return owner, winding
