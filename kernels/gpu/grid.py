@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastwarp.kernels.gpu._grid_adjoint import resample_adjoint
 from fastwarp.kernels.gpu._grid_taps import empty_results, first_targets, most, tap_weight, target_taps
 from fastwarp.kernels.gpu._launch import INTERPRETED, device_of
 from fastwarp.kernels.gpu._pieces import batch_stride
@@ -32,7 +33,7 @@ from fastwarp.kernels.gpu._taps import (
 )
 from fastwarp.kernels.gpu.separable import _round_to_byte
 
-__all__ = ["camera", "resample"]
+__all__ = ["camera", "resample", "resample_adjoint"]
 
 
 @triton.jit(do_not_specialize=["total", "stride_wb", "stride_vb", "group"])

@@ -1,0 +1,340 @@
+"""Triton kernels of the `grid` family: the gradient of the images, the transpose of `resample`.
+
+Targets are sorted by their cell, the source pixel at or before their centre. Those that may touch a pixel are then a
+few runs of the sorted list, one in each row of cells around it, so this is a gather: no atomics, always the same order.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastwarp.kernels.gpu._grid_taps import empty_results, first_targets, load_centres, target_taps
+from fastwarp.kernels.gpu._launch import INTERPRETED, device_of, find_segment, pack, select, unpack
+from fastwarp.kernels.gpu._pieces import batch_stride
+from fastwarp.kernels.gpu._taps import (
+    accumulator,
+    aligned,
+    along_channels,
+    along_pixels,
+    channel_offsets,
+    dense_tile,
+    field,
+    find_level,
+    geometry,
+    hint,
+    plan_launches,
+    pointer,
+    small_field,
+    source_extent,
+    wide,
+)
+
+BLOCK = 8192 if INTERPRETED else 512
+"""Targets of one program that prepares them."""
+
+
+@triton.jit
+def _level_of(p, counts):
+    """Level that each of the targets p is in, and where its targets begin."""
+    level = tl.zeros_like(p)
+    begin = tl.zeros_like(p)
+    end = 0
+    for s in tl.static_range(len(counts)):
+        level = tl.where(p >= end, s, level)
+        begin = tl.where(p >= end, end, begin)
+        end += unpack(counts[s]).to(tl.int32)
+    return level, begin
+
+
+@triton.jit
+def _widths(windows_ptr, p, mask, total, GEO: tl.constexpr):
+    """Half-widths of the targets p in y and x."""
+    windows_ptr += total
+    x = tl.load(windows_ptr + total + p, mask=mask, other=1).to(GEO)
+    windows_ptr += total
+    return tl.load(windows_ptr + total + p, mask=mask, other=1).to(GEO), x
+
+
+@triton.jit(do_not_specialize=["total", "cells", "none", "stride_wb", "stride_vb"])
+def _grid_cells_kernel(
+    keys_ptr,
+    reaches_ptr,
+    windows_ptr,
+    valid_ptr,
+    counts,
+    sides,
+    cell_begins,
+    total,
+    cells,
+    none,
+    stride_wb,
+    stride_vb,
+    ANTIALIAS: tl.constexpr,
+    GEO: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Program (block of targets of a level, b): the cells of its targets, and how many pixels the widest reaches.
+
+    The cells of all levels and images are numbered one after the other. A level's last one, past its pixels, is that of
+    targets that are NaN: they concern every pixel. Targets that read nothing have the cell `none`, behind all others.
+    """
+    b = tl.program_id(1).to(tl.int64)
+    level, size, start, p0 = find_segment(tl.program_id(0), counts, BLOCK_P)
+    size_y, size_x = select(sides, 2 * level).to(tl.int32), select(sides, 2 * level + 1).to(tl.int32)
+    extent_y = source_extent(valid_ptr, b * stride_vb + 2 * level, size_y)
+    extent_x = source_extent(valid_ptr, b * stride_vb + 2 * level + 1, size_x)
+    p = p0 + tl.arange(0, BLOCK_P)
+    windows_ptr += b * stride_wb + start
+    reads, y, x = load_centres(windows_ptr, p, p < size, total, extent_y, extent_x, GEO)
+    lost = (y != y) | (x != x)
+    if ANTIALIAS:
+        width_y, width_x = _widths(windows_ptr, p, (p < size) & reads, total, GEO)
+        lost = lost | (width_y != width_y) | (width_x != width_x)
+        # Beyond the extent there is nothing to reach; an infinite width is no integer.
+        reach_y = tl.where(width_y > extent_y, extent_y.to(GEO), tl.where(width_y > 1, width_y, 1.0))
+        reach_x = tl.where(width_x > extent_x, extent_x.to(GEO), tl.where(width_x > 1, width_x, 1.0))
+        reaches_ptr += (b * tl.num_programs(0) + tl.program_id(0)) * 2
+        tl.store(reaches_ptr, tl.ceil(tl.max(reach_y, 0)).to(tl.int32))
+        tl.store(reaches_ptr + 1, tl.ceil(tl.max(reach_x, 0)).to(tl.int32))
+    cell = tl.where(lost, 0.0, y).to(tl.int32) * size_x + tl.where(lost, 0.0, x).to(tl.int32)
+    cell = tl.where(lost, size_y * size_x, cell)
+    key = cell + (b * cells + select(cell_begins, level))
+    tl.store(keys_ptr + b * total + start + p, tl.where(reads, key, none.to(tl.int64)), mask=p < size)
+
+
+@triton.jit(do_not_specialize=["number", "total", "stride_wb", "stride_vb"])
+def _grid_records_kernel(
+    records_ptr,
+    offsets_ptr,
+    order_ptr,
+    windows_ptr,
+    valid_ptr,
+    counts,
+    sides,
+    widths,
+    strides,
+    number,
+    total,
+    stride_wb,
+    stride_vb,
+    ANTIALIAS: tl.constexpr,
+    GEO: tl.constexpr,
+    OFFSET: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Program (block of sorted targets): what `_grid_adjoint_kernel` needs of each, side by side.
+
+    Rows of `records_ptr`: centre y, x and for filters 1 / half-width y, x, 1 / sum of the triangles. `offsets_ptr`:
+    where the gradient of the target is.
+    """
+    k = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    order = tl.load(order_ptr + k, mask=k < number, other=0).to(tl.int32)
+    b, p = (order // total).to(tl.int64), order % total
+    level, begin = _level_of(p, counts)
+    extent_y = source_extent(valid_ptr, b * stride_vb + 2 * level, select(sides, 2 * level).to(tl.int32))
+    extent_x = source_extent(valid_ptr, b * stride_vb + 2 * level + 1, select(sides, 2 * level + 1).to(tl.int32))
+    windows_ptr += b * stride_wb
+    _, y, x = load_centres(windows_ptr, p, k < number, total, extent_y, extent_x, GEO)
+    tl.store(records_ptr + k, y, mask=k < number)
+    tl.store(records_ptr + number + k, x, mask=k < number)
+    if ANTIALIAS:
+        _, ty, tx = target_taps(windows_ptr, p, k < number, total, extent_y, extent_x, ANTIALIAS, GEO)
+        records_ptr += 2 * number.to(tl.int64)
+        tl.store(records_ptr + k, ty[3], mask=k < number)
+        tl.store(records_ptr + number + k, tx[3], mask=k < number)
+        records_ptr += 2 * number.to(tl.int64)
+        tl.store(records_ptr + k, ty[4] * tx[4], mask=k < number)
+    width = select(widths, level).to(tl.int32)
+    row, column = (p - begin) // width, (p - begin) % width
+    offset = row * select(strides, 2 * level) + column * select(strides, 2 * level + 1)
+    tl.store(offsets_ptr + k, offset.to(OFFSET), mask=k < number)
+
+
+@triton.jit
+def _run(starts_ptr, cell_y, column, reach, exists, size_y, size_x):
+    """First target, and their number, in the cells of a row whose filters may reach a column."""
+    exists = exists & (cell_y >= 0) & (cell_y < size_y)
+    row = starts_ptr + cell_y * size_x
+    first = tl.load(row + tl.maximum(column - reach, 0), mask=exists, other=0)
+    return first, tl.load(row + tl.minimum(column + reach, size_x), mask=exists, other=0) - first
+
+
+@triton.jit
+def _target_weight(k, reads, row, column, records_ptr, number, ANTIALIAS: tl.constexpr):
+    """Weight with which the sorted targets k read the pixels."""
+    y = tl.abs(row - tl.load(records_ptr + k, mask=reads, other=0))
+    x = tl.abs(column - tl.load(records_ptr + number + k, mask=reads, other=0))
+    if ANTIALIAS:
+        records_ptr += 2 * number.to(tl.int64)
+        y *= tl.load(records_ptr + k, mask=reads, other=0)
+        x *= tl.load(records_ptr + number + k, mask=reads, other=0)
+    w = tl.where(reads & (y < 1) & (x < 1), (1.0 - y) * (1.0 - x), 0.0)
+    if ANTIALIAS:
+        records_ptr += 2 * number.to(tl.int64)
+        w *= tl.load(records_ptr + k, mask=reads, other=0)
+    return w
+
+
+@triton.jit
+def _reach(reaches_ptr, level_counts, level, b, BLOCK_P: tl.constexpr):
+    """How many pixels the widest filter of a level and image reaches in y and x."""
+    first, programs, blocks = 0, 0, 0
+    for s in tl.static_range(len(level_counts)):
+        n = tl.cdiv(unpack(level_counts[s]).to(tl.int32), BLOCK_P)
+        first = tl.where(s < level, first + n, first)
+        blocks = tl.where(s == level, n, blocks)
+        programs += n
+    reaches_ptr += (b * programs + first) * 2
+    y, x = 1, 1
+    for i0 in range(0, blocks, 128):
+        i = i0 + tl.arange(0, 128)
+        y = tl.maximum(y, tl.max(tl.load(reaches_ptr + 2 * i, mask=i < blocks, other=1), 0))
+        x = tl.maximum(x, tl.max(tl.load(reaches_ptr + 2 * i + 1, mask=i < blocks, other=1), 0))
+    return y, x
+
+
+@triton.jit(do_not_specialize=["number", "cells", "stride_sb", "stride_rb", "stride_vb", "group"])
+def _grid_adjoint_kernel(
+    outs,
+    grads,
+    records_ptr,
+    offsets_ptr,
+    starts_ptr,
+    reaches_ptr,
+    valid_ptr,
+    levels,
+    counts,
+    number,
+    stride_sb,
+    stride_rb,
+    stride_vb,
+    group,
+    ANTIALIAS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    OFFSET: tl.constexpr,
+    ACC: tl.constexpr,
+    PREPARED: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Program (level, image, group of channels, block of source pixels), the last one fastest."""
+    position = find_level(tl.program_id(0), levels)
+    grad_ptr, out_ptr = pointer(grads, position), pointer(outs, position)
+    channels = small_field(levels, position, 3)
+    stride_c = field(levels, position, 5)
+    size_y, size_x = small_field(levels, position, 10), small_field(levels, position, 11)
+
+    pid = tl.program_id(0) - small_field(levels, position, 0)
+    pixels = size_y * size_x
+    blocks, groups = tl.cdiv(pixels, BLOCK_P), tl.cdiv(channels, group)
+    b = (pid // (blocks * groups)).to(tl.int64)
+    begin = hint(pid // blocks % groups * group, ALIGNED)
+    end = hint(tl.minimum(begin + group, channels), ALIGNED)
+    p = pid % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    row, column = p // size_x, p % size_x
+
+    level = small_field(levels, position, 1)
+    inside = (row < source_extent(valid_ptr, b * stride_vb + 2 * level, size_y)) & (
+        column < source_extent(valid_ptr, b * stride_vb + 2 * level + 1, size_x)
+    )
+    starts_ptr += b * stride_sb + field(levels, position, 12)
+    lost = tl.load(starts_ptr + pixels) < tl.load(starts_ptr + pixels + 1)
+    if ANTIALIAS:
+        reach_y, reach_x = _reach(reaches_ptr, counts, level, b * stride_rb, PREPARED)
+    else:
+        above, count_above = _run(starts_ptr, row - 1, column, 1, inside, size_y, size_x)
+        here, count_here = _run(starts_ptr, row, column, 1, inside, size_y, size_x)
+
+    grad_ptr += b * hint(field(levels, position, 4), ALIGNED)
+    out_ptr += b * hint(channels, ALIGNED) * pixels
+    for c0 in range(begin, end, BLOCK_C):
+        c = c0 + tl.arange(0, BLOCK_C)
+        source = grad_ptr + channel_offsets(c, stride_c, CHANNELS_LAST, CHANNELS_LAST)
+        target = dense_tile(out_ptr, c, p, channels, pixels, CHANNELS_LAST, ALIGNED, OFFSET)
+        exists = along_channels(c < end, CHANNELS_LAST)
+        shape: tl.constexpr = [BLOCK_P, BLOCK_C] if CHANNELS_LAST else [BLOCK_C, BLOCK_P]
+        value = tl.zeros(shape, ACC)
+        if ANTIALIAS:
+            for dy in range(2 * reach_y):
+                first, count = _run(starts_ptr, row - reach_y + dy, column, reach_x, inside, size_y, size_x)
+                for i in range(tl.max(count, 0)):
+                    reads = i < count
+                    w = _target_weight(first + i, reads, row, column, records_ptr, number, ANTIALIAS)
+                    offset = hint(tl.load(offsets_ptr + first + i, mask=reads, other=0), ALIGNED)
+                    w, offset = along_pixels(w, CHANNELS_LAST), along_pixels(offset, CHANNELS_LAST)
+                    value += tl.load(source + offset, mask=exists & (w > 0), other=0).to(ACC) * w.to(ACC)
+        else:
+            for i in range(tl.max(count_above + count_here, 0)):
+                reads = i < count_above + count_here
+                k = tl.where(i < count_above, above + i, here + (i - count_above))
+                w = _target_weight(k, reads, row, column, records_ptr, number, ANTIALIAS)
+                offset = hint(tl.load(offsets_ptr + k, mask=reads, other=0), ALIGNED)
+                w, offset = along_pixels(w, CHANNELS_LAST), along_pixels(offset, CHANNELS_LAST)
+                value += tl.load(source + offset, mask=exists & (w > 0), other=0).to(ACC) * w.to(ACC)
+        value = tl.where(lost, float("nan"), value)
+        tl.store(target, value, mask=exists & along_pixels(p < pixels, CHANNELS_LAST))
+
+
+def resample_adjoint(
+    grads: list[Tensor], windows: Tensor, source_sizes: list[int], source_valid: Tensor | None
+) -> list[Tensor]:
+    """Gradients `[B, C, H, W]` to the images of `resample`, from those of the results, in their memory formats."""
+    outs = empty_results(grads, len(grads[0]), source_sizes)
+    plans = plan_launches(outs)
+    if not plans:
+        return outs
+    windows = windows.contiguous()
+    source_valid = None if source_valid is None else source_valid.contiguous()
+    antialias, geo = windows.shape[1] == 4, geometry(windows, grads[0].dtype)
+    batch = max(len(windows), 1 if source_valid is None else len(source_valid))
+    *begins, total = first_targets([side for grad in grads for side in grad.shape[2:]])
+    counts = pack(*(grad.shape[2] * grad.shape[3] for grad in grads))
+    sides = pack(*source_sizes)
+    cell_begins = [begin + level for level, begin in enumerate(first_targets(source_sizes))]
+    cells = cell_begins[-1]
+    number = batch * total
+    programs = sum(triton.cdiv(grad.shape[2] * grad.shape[3], BLOCK) for grad in grads)
+    offset = wide(*grads, *outs)
+
+    keys = windows.new_empty(number, dtype=torch.int32 if batch * cells < 2**31 else torch.int64)
+    reaches = windows.new_empty(batch, programs, 2, dtype=torch.int32) if antialias else None
+    records = windows.new_empty(
+        5 if antialias else 2, number, dtype=torch.float64 if geo == tl.float64 else torch.float32
+    )
+    offsets = windows.new_empty(number, dtype=torch.int64 if offset == tl.int64 else torch.int32)
+    with device_of(windows):
+        common = {"ANTIALIAS": antialias, "GEO": geo, "BLOCK_P": BLOCK}
+        if programs:
+            _grid_cells_kernel[(programs, batch)](
+                *(keys, reaches, windows, source_valid, counts, sides, pack(*cell_begins[:-1]), total, cells),
+                *(batch * cells, batch_stride(windows), batch_stride(source_valid)),
+                **common,
+            )
+        keys, order = torch.sort(keys, stable=True)
+        every = torch.arange(batch * cells + 1, dtype=keys.dtype, device=keys.device)
+        starts = torch.searchsorted(keys, every, out_int32=True)
+        if programs:
+            _grid_records_kernel[(triton.cdiv(number, BLOCK),)](
+                *(records, offsets, order, windows, source_valid, counts, sides),
+                *(pack(*(grad.shape[3] for grad in grads)), pack(*(s for grad in grads for s in grad.stride()[2:]))),
+                *(number, total, batch_stride(windows), batch_stride(source_valid)),
+                OFFSET=offset,
+                **common,
+            )
+        for plan in plans:
+            ins, results = plan.of(grads), plan.of(outs)
+            _grid_adjoint_kernel[(plan.programs,)](
+                *(results, ins, records, offsets, starts, reaches, source_valid),
+                *(plan.table(grads, outs, begins, cell_begins), counts, number),
+                *(cells if batch > 1 else 0, int(batch > 1), batch_stride(source_valid), plan.group),
+                ANTIALIAS=antialias,
+                CHANNELS_LAST=plan.channels_last,
+                ALIGNED=plan.channels_last and aligned(*ins, *results),
+                OFFSET=offset,
+                ACC=accumulator(grads[0].dtype),
+                PREPARED=BLOCK,
+                **plan.block,
+            )
+    return outs
