@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastwarp.errors import check_devices, check_size, check_tensor, fail
+import fastwarp.ops.density  # noqa: F401  (registers torch.ops.fastwarp)
+from fastwarp._checks import check_fwhm
+from fastwarp.errors import call, check_devices, check_size, check_tensor, fail
 
-SMALLEST = 1e-3
-"""Boxes thinner than this, in pixels, count as this thin: a zero-size box has no 0/0 at a cell it hits exactly."""
+Boxes = Tensor | Sequence[Tensor]
+
+_ops = torch.ops.fastwarp
 
 
 def box_density(
-    boxes: Tensor | Sequence[Tensor],
+    boxes: Boxes,
     image_size: tuple[int, int],
     shape: tuple[int, int] = (31, 51),
-    amplitude: float = 1.0,
-    bandwidth: float = 64.0,
+    amplitude: float | Tensor = 1.0,
+    bandwidth: float | Tensor = 64.0,
+    *,
+    counts: Tensor | None = None,
 ) -> Tensor:
     """Saliency of images whose objects are known, e.g. from the detections of the previous frame.
 
@@ -31,22 +37,29 @@ def box_density(
     and S is divided by its sum. This is the estimate of FOVEA (Thavamani et al., ICCV 2021), which LZU ("Learning to
     Zoom and Unzoom", CVPR 2023, appendix A.6) takes over with a = 1, b = 64 and 31x51 cells. An image without boxes
     gets the uniform map, whose warp is the identity. A box that reaches past the image is neither cut off nor an error.
+    Boxes thinner than 0.001 pixels count as that thin. Computed in float64, the same for any order of boxes but for
+    rounding.
 
     Args:
-        boxes: `[N, 4]` corners (x1, y1, x2, y2) of one image in continuous pixels (pixel i covers [i, i+1]), or a list
-            of such tensors, one per image, each with its own N. Any real dtype. Not modified.
+        boxes: `[N, 4]` corners (x1, y1, x2, y2) of one image in continuous pixels (pixel i covers [i, i+1]), a list
+            of such tensors, one per image, each with its own N, or padded boxes `[B, N, 4]`. Any real dtype. Not
+            modified. On a GPU a list of different N copies the N there; padded boxes with `counts` need no copy.
         image_size: (H, W) of the images in pixels, each at least 2.
         shape: (h, w) of the map in cells, each at least 2.
-        amplitude: a, weight of the Gaussians against the uniform share; not negative.
-        bandwidth: b, in pixels; positive.
+        amplitude: a, weight of the Gaussians against the uniform share; not negative. A number, or a floating-point
+            tensor, 0-dimensional or `[B]`.
+        bandwidth: b, in pixels; positive. Likewise.
+        counts: `[B]`, int32 or int64: of padded boxes, how many of each image's are boxes. The others are not looked
+            at. None: all are.
 
     Returns:
         `[B, h, w]`, non-negative, each map sums to 1. Float32 (float64 for float64 boxes), on the boxes' device,
-        differentiable with respect to the boxes.
+        twice differentiable with respect to boxes, amplitude and bandwidth.
 
     Raises:
-        FastwarpError: boxes that are not `[N, 4]`, are inverted (x2 < x1), NaN or infinite (the values are looked at on
-            the CPU only, as looking would wait for a GPU); an empty list; sizes under 2; a bad amplitude or bandwidth.
+        FastwarpError: boxes that are not `[N, 4]`, are inverted (x2 < x1), NaN or infinite; an empty list; sizes under
+            2; a bad amplitude or bandwidth. Values of tensors are looked at on the CPU only, as looking would wait for
+            a GPU: there NaN gives NaN.
         TypeError: boxes that are not real tensors, sizes that are not pairs of integers.
 
     Example:
@@ -57,56 +70,130 @@ def box_density(
                  [0.1195, 0.2686, 0.1195],
                  [0.0633, 0.1195, 0.0633]]])
     """
+    arguments = _arguments("box_density", boxes, counts, amplitude, bandwidth, image_size, shape)
+    return call("box_density", _ops.density_map, *arguments)
+
+
+def box_knots(
+    boxes: Boxes,
+    image_size: tuple[int, int],
+    shape: tuple[int, int] = (31, 51),
+    amplitude: float | Tensor = 1.0,
+    bandwidth: float | Tensor = 64.0,
+    fwhm: float = 13.0,
+    anti_crop: bool = True,
+    *,
+    counts: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Knots of the separable LZ warp of `box_density`, without making the map.
+
+    The Gaussian of a box is a product, so that the map's marginals, all that a separable warp needs (LZU eq. 3 and 4),
+    are sums over boxes of one factor times the sum of the other. One launch on a GPU. Equal to
+    `functional.lz_knots(box_density(...), fwhm, anti_crop)` but for the rounding of the map.
+
+    Args:
+        boxes: see `box_density`, as are image_size, shape, amplitude, bandwidth and counts.
+        image_size: (H, W) of the images in pixels.
+        shape: (h, w), the numbers of cells and of knots.
+        amplitude: a.
+        bandwidth: b, in pixels.
+        fwhm: full width at half maximum of the attraction kernel, in cells; see `fastwarp.functional.lz_knots`.
+        anti_crop: reflect the marginals at their ends, so that nothing is cropped.
+        counts: of padded boxes, how many are boxes.
+
+    Returns:
+        `knots_y [B, h]` and `knots_x [B, w]`, for `fastwarp.SeparableWarp`. Float32 (float64 for float64 boxes), twice
+        differentiable with respect to boxes, amplitude and bandwidth.
+
+    Raises:
+        FastwarpError: see `box_density`; fwhm not positive.
+        TypeError: see `box_density`.
+
+    Example:
+        >>> import torch, fastwarp
+        >>> from fastwarp.saliency import box_knots
+        >>> boxes = torch.tensor([[300.0, 200.0, 340.0, 240.0]])
+        >>> warp = fastwarp.SeparableWarp(*box_knots(boxes, image_size=(480, 640), bandwidth=16.0))
+        >>> warp.zoom(torch.rand(1, 3, 480, 640), (240, 320)).shape
+        torch.Size([1, 3, 240, 320])
+    """
+    arguments = _arguments("box_knots", boxes, counts, amplitude, bandwidth, image_size, shape)
+    return call("box_knots", _ops.density_knots, *arguments, check_fwhm("box_knots", fwhm), bool(anti_crop))
+
+
+def _arguments(
+    function: str, boxes: Any, counts: Any, amplitude: Any, bandwidth: Any, image_size: Any, shape: Any
+) -> tuple[Any, ...]:
+    """What both ops take: padded boxes and counts, numbers as tensors or floats, sizes."""
     for name, pair in (("image_size", image_size), ("shape", shape)):
-        if min(check_size("box_density", name, pair)) < 2:
-            raise fail("box_density", name, tuple(pair), "a height and a width of at least 2")
-    if not amplitude >= 0:
-        raise fail("box_density", "amplitude", amplitude, "a number that is not negative")
-    if not bandwidth > 0:
-        raise fail("box_density", "bandwidth", bandwidth, "a positive number of pixels")
-    if isinstance(boxes, Tensor):
-        images = {"boxes": boxes}
-    elif isinstance(boxes, Sequence):
-        images = {f"boxes[{i}]": one for i, one in enumerate(boxes)}
+        if min(check_size(function, name, pair)) < 2:
+            raise fail(function, name, tuple(pair), "a height and a width of at least 2")
+    if isinstance(boxes, Tensor) and boxes.dim() == 3:
+        _check_boxes(function, "boxes", boxes, "[B, N, 4]")
+        padded = _as_real(boxes)
+        _check_counts(function, counts, padded)
+    elif counts is not None:
+        raise fail(function, "counts", "given", "none but with padded boxes [B, N, 4]")
     else:
-        raise TypeError(f"box_density: boxes is {type(boxes).__name__}, expected a tensor [N, 4] or a list of them")
-    if not images:
-        raise fail("box_density", "boxes", "an empty list", "one tensor [N, 4] per image")
-    for name, one in images.items():
-        _check_boxes(name, one)
-    check_devices("box_density", **images)
-    return torch.stack([_density(one, image_size, shape, amplitude, bandwidth) for one in images.values()])
+        padded, counts = _padded(function, boxes)
+    of_a = _number(function, "amplitude", amplitude, padded, "numbers that are not negative")
+    of_b = _number(function, "bandwidth", bandwidth, padded, "positive numbers of pixels")
+    if of_a is None and not amplitude >= 0:
+        raise fail(function, "amplitude", amplitude, "a number that is not negative")
+    if of_b is None and not bandwidth > 0:
+        raise fail(function, "bandwidth", bandwidth, "a positive number of pixels")
+    a, b = 0.0 if of_a is not None else float(amplitude), 0.0 if of_b is not None else float(bandwidth)
+    return padded, counts, of_a, of_b, a, b, list(image_size), list(shape)
 
 
-def _density(
-    boxes: Tensor, image_size: tuple[int, int], shape: tuple[int, int], amplitude: float, bandwidth: float
-) -> Tensor:
-    boxes = boxes.to(torch.float64 if boxes.dtype == torch.float64 else torch.float32)
-    if len(boxes) == 0:
-        return boxes.new_full(shape, 1 / (shape[0] * shape[1]))
-    # K_i is a product of a factor in x and a factor in y, and so is its sum over the cells.
-    factors = []
-    for axis, cells in ((1, shape[0]), (0, shape[1])):
-        low, high = boxes[:, axis], boxes[:, axis + 2]
-        centre, extent = (low + high) / 2, (high - low).clamp(min=SMALLEST)
-        cell = torch.linspace(0, image_size[1 - axis], cells, dtype=boxes.dtype, device=boxes.device)
-        factors.append(torch.exp(-0.5 * (cell - centre[:, None]) ** 2 / (bandwidth * extent)[:, None]))
-    y, x = factors
-    weight = amplitude / (1e-5 + y.sum(1) * x.sum(1))
-    background = len(boxes) / (2 * min(shape) - 1) ** 2
-    density = (y * weight[:, None]).T @ x + background
-    return density / density.sum()
+def _padded(function: str, boxes: Any) -> tuple[Tensor, Tensor | None]:
+    """`[B, N, 4]` and, where images differ in N, the N as `[B]`, from one image's boxes or a list of several."""
+    if isinstance(boxes, Tensor):
+        _check_boxes(function, "boxes", boxes, "[N, 4]")
+        return _as_real(boxes).unsqueeze(0), None
+    if not isinstance(boxes, Sequence):
+        raise TypeError(f"{function}: boxes is {type(boxes).__name__}, expected a tensor [N, 4] or a list of them")
+    if not boxes:
+        raise fail(function, "boxes", "an empty list", "one tensor [N, 4] per image")
+    for i, one in enumerate(boxes):
+        _check_boxes(function, f"boxes[{i}]", one, "[N, 4]")
+    check_devices(function, **{f"boxes[{i}]": one for i, one in enumerate(boxes)})
+    dtype = torch.float64 if any(one.dtype == torch.float64 for one in boxes) else torch.float32
+    rows, numbers = [one.to(dtype) for one in boxes], [one.shape[0] for one in boxes]
+    if len(set(numbers)) == 1:
+        return torch.stack(rows), None
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(numbers, device=rows[0].device)
 
 
-def _check_boxes(name: str, boxes: Tensor) -> None:
-    check_tensor("box_density", name, boxes, "[N, 4]")
+def _as_real(boxes: Tensor) -> Tensor:
+    return boxes if boxes.dtype in (torch.float32, torch.float64) else boxes.float()
+
+
+def _check_boxes(function: str, name: str, boxes: Any, shape: str) -> None:
+    check_tensor(function, name, boxes, shape)
     if boxes.dtype == torch.bool or boxes.is_complex():
-        raise TypeError(f"box_density: {name} has dtype {boxes.dtype}, expected real numbers")
-    if boxes.shape[1] != 4:
-        raise fail("box_density", name, f"of shape {list(boxes.shape)}", "[N, 4]")
-    if boxes.device.type != "cpu" or torch.compiler.is_compiling():
+        raise TypeError(f"{function}: {name} has dtype {boxes.dtype}, expected real numbers")
+    if boxes.shape[-1] != 4:
+        raise fail(function, name, f"of shape {list(boxes.shape)}", shape)
+
+
+def _check_counts(function: str, counts: Any, boxes: Tensor) -> None:
+    if counts is None:
         return
-    if not boxes.isfinite().all():
-        raise fail("box_density", name, "NaN or infinite in places", "finite coordinates")
-    if (boxes[:, 2:] < boxes[:, :2]).any():
-        raise fail("box_density", name, "inverted in places", "(x1, y1, x2, y2) with x1 <= x2 and y1 <= y2")
+    check_tensor(function, "counts", counts, "[B]", dtypes=(torch.int32, torch.int64))
+    if counts.shape[0] != boxes.shape[0]:
+        raise fail(function, "counts", f"of shape {list(counts.shape)}", f"[{boxes.shape[0]}], one per image")
+    check_devices(function, counts=counts, boxes=boxes)
+
+
+def _number(function: str, name: str, value: Any, boxes: Tensor, expected: str) -> Tensor | None:
+    """A tensor `[1 or B]`, or None for a number."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return None
+    if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{function}: {name} is {got}, expected a number or a floating-point tensor")
+    if value.dim() > 1 or (value.dim() == 1 and value.shape[0] not in (1, boxes.shape[0])):
+        raise fail(function, name, f"of shape {list(value.shape)}", f"{expected}, one or [{boxes.shape[0]}]")
+    check_devices(function, boxes=boxes, **{name: value})
+    return value.reshape(-1) if value.dtype in (torch.float32, torch.float64) else value.reshape(-1).float()
