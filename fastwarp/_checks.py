@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastwarp.errors import check_batches, check_devices, check_tensor, fail
+from fastwarp.errors import check_batches, check_devices, check_size, check_tensor, fail
 
 IMAGE_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -51,6 +51,16 @@ def check_knot_values(function: str, knots_y: Tensor, knots_x: Tensor) -> None:
             image, knot = falls.nonzero()[0].tolist()
             pair = knots[image, knot : knot + 2].tolist()
             raise fail(function, f"{name}[{image}, {knot}:{knot + 2}]", pair, "knots that never decrease")
+
+
+def check_mesh(function: str, mesh: Tensor) -> None:
+    """Raises unless the mesh is fit for the kernels; its values only with `FASTWARP_CHECKS=1`."""
+    check_tensor(function, "mesh", mesh, "[B, h, w, 2]", dtypes=(torch.float32, torch.float64))
+    if mesh.shape[3] != 2 or min(mesh.shape[1:3]) < 2:
+        raise fail(function, "mesh", f"of shape {list(mesh.shape)}", "[B, h, w, 2], (x, y), with h, w >= 2")
+    if _CHECKS and not torch.isfinite(mesh).all():
+        image, row, column, _ = (~torch.isfinite(mesh)).nonzero()[0].tolist()
+        raise fail(function, f"mesh[{image}, {row}, {column}]", mesh[image, row, column].tolist(), "finite values")
 
 
 def check_option(function: str, argument: str, value: Any, options: Sequence[str]) -> None:
@@ -119,8 +129,8 @@ def check_fwhm(function: str, fwhm: float) -> float:
     return float(fwhm)
 
 
-def check_images(function: str, images: list[Any], knots_y: Tensor, knots_x: Tensor) -> None:
-    """Raises unless the levels are images that belong together and to the knots."""
+def check_images(function: str, images: list[Any], **geometry: Tensor) -> None:
+    """Raises unless the levels are images that belong together and to the geometry, the knots or the mesh."""
     if not images:
         raise fail(function, "features", "empty", "at least one level")
     for image in images:
@@ -131,5 +141,40 @@ def check_images(function: str, images: list[Any], knots_y: Tensor, knots_x: Ten
             raise TypeError(f"{function}: levels are {images[0].dtype} and {image.dtype}, expected one dtype")
         if image.shape[0] != images[0].shape[0]:
             raise fail(function, "levels", f"of batch {images[0].shape[0]} and {image.shape[0]}", "one batch size")
-        check_devices(function, image=image, knots_y=knots_y)
-    check_batches(function, batch=images[0].shape[0], knots_y=knots_y, knots_x=knots_x)
+        for name, tensor in geometry.items():
+            check_devices(function, **{"image": image, name: tensor})
+    check_batches(function, batch=images[0].shape[0], **geometry)
+
+
+def level_sizes(function: str, features: Any, size: Any) -> list[tuple[int, int]]:
+    """Target size of each level: what `size` says in the structure of `features`, or each map's own."""
+    images = as_list(function, "features", features, features)
+    for image in images:
+        check_tensor(function, "features", image, "[B, C, H, W]", dtypes=IMAGE_DTYPES)
+    if size is None:
+        return [(image.shape[2], image.shape[3]) for image in images]
+    return [check_size(function, "size", target) for target in as_list(function, "size", size, features)]
+
+
+def frame_arguments(
+    function: str, frame: Any, size: Any, mean: Any, std: Any, dtype: Any
+) -> tuple[Tensor, tuple[int, int], list[float], list[float]]:
+    """A camera's frames `[B, H, W, C]`, the target size, and scale and bias of each channel, if they are in order."""
+    if isinstance(frame, Tensor) and frame.dim() == 3:
+        frame = frame.unsqueeze(0)
+    check_tensor(function, "frame", frame, "[B, H, W, C]", dtypes=(torch.uint8,))
+    channels = frame.shape[3]
+    if 0 in frame.shape[1:]:
+        raise fail(function, "frame", f"of shape {list(frame.shape)}", "no empty dimension")
+    for argument, values in (("mean", mean), ("std", std)):
+        if not isinstance(values, Sequence) or not all(isinstance(v, (int, float)) for v in values):
+            raise TypeError(f"{function}: {argument} is {values!r}, expected one number for each channel")
+        if len(values) != channels:
+            raise fail(function, argument, f"{len(values)} long", f"one value for each of {channels} channels")
+    if not all(abs(value) > 0 for value in std):
+        raise fail(function, "std", list(std), "values other than 0")
+    if dtype not in IMAGE_DTYPES[1:]:
+        raise TypeError(f"{function}: dtype is {dtype}, expected float16, bfloat16, float32 or float64")
+    scale = [1.0 / float(s) for s in std]
+    bias = [-float(m) / float(s) for m, s in zip(mean, std, strict=True)]
+    return frame, check_size(function, "size", size), scale, bias

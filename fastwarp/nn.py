@@ -1,4 +1,4 @@
-"""Modules around `fastwarp.SeparableWarp`: no mathematics of their own."""
+"""Modules around `fastwarp.SeparableWarp` and `fastwarp.MeshWarp`: no mathematics of their own."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -9,7 +9,11 @@ from torch import Tensor, nn
 from fastwarp._checks import check_fwhm, check_option
 from fastwarp.errors import FastwarpError, check_size
 from fastwarp.functional.separable import Levels, Size
-from fastwarp.warp import SeparableWarp
+from fastwarp.warp import MeshWarp, SeparableWarp
+
+Warp = SeparableWarp | MeshWarp
+Kind = Literal["separable", "mesh"]
+KINDS: dict[str, Any] = {"separable": SeparableWarp, "mesh": MeshWarp}
 
 
 class _Warped(nn.Module):
@@ -19,31 +23,41 @@ class _Warped(nn.Module):
     saliency: Tensor | None
     knots_y: Tensor | None
     knots_x: Tensor | None
+    mesh: Tensor | None
 
-    def __init__(self, warp: SeparableWarp | None, saliency: Tensor | None, fwhm: float, anti_crop: bool) -> None:
+    def __init__(self, warp: Warp | None, saliency: Tensor | None, kind: str, fwhm: float, anti_crop: bool) -> None:
         super().__init__()
-        _check_warp(type(self).__name__, warp)
+        function = type(self).__name__
+        _check_warp(function, warp)
+        check_option(function, "kind", kind, tuple(KINDS))
         if warp is not None and saliency is not None:
-            raise FastwarpError(f"{type(self).__name__}: got a warp and a saliency, expected at most one of them")
-        self.fwhm, self.anti_crop = check_fwhm(type(self).__name__, fwhm), anti_crop
+            raise FastwarpError(f"{function}: got a warp and a saliency, expected at most one of them")
+        self.kind, self.fwhm, self.anti_crop = kind, check_fwhm(function, fwhm), anti_crop
         if isinstance(saliency, nn.Parameter):
             self.saliency = saliency
         else:
             if saliency is not None:
-                warp = SeparableWarp.from_saliency(saliency, fwhm, anti_crop)
+                warp = self._from_saliency(saliency)
             self.register_buffer("saliency", saliency)
+        self._tile: Any = warp.tile if isinstance(warp, MeshWarp) else "bilinear"
         # A saliency defines its knots: these are a cache then, and no part of the state.
-        for name in ("knots_y", "knots_x"):
-            knots = None if warp is None else getattr(warp, name).detach().clone()
-            self.register_buffer(name, knots, persistent=saliency is None)
+        for name in ("knots_y", "knots_x", "mesh"):
+            tensor = getattr(warp, name, None)
+            self.register_buffer(name, None if tensor is None else tensor.detach().clone(), persistent=saliency is None)
         self.register_load_state_dict_post_hook(_refresh)
 
-    def _warp(self, warp: SeparableWarp | None) -> SeparableWarp:
+    def _from_saliency(self, saliency: Tensor) -> Warp:
+        warp: Warp = KINDS[self.kind].from_saliency(saliency, self.fwhm, self.anti_crop)
+        return warp
+
+    def _warp(self, warp: Warp | None) -> Warp:
         if warp is not None:
             _check_warp(type(self).__name__, warp)
             return warp
         if isinstance(self.saliency, nn.Parameter):
-            return SeparableWarp.from_saliency(self.saliency, self.fwhm, self.anti_crop)
+            return self._from_saliency(self.saliency)
+        if self.mesh is not None:
+            return MeshWarp(self.mesh, self._tile)
         if self.knots_y is None or self.knots_x is None:
             raise FastwarpError(f"{type(self).__name__}: made without a warp, expected one with each call")
         return SeparableWarp(self.knots_y, self.knots_x)
@@ -60,27 +74,28 @@ class _Warped(nn.Module):
 
 
 def _check_warp(function: str, warp: Any) -> None:
-    if warp is not None and not isinstance(warp, SeparableWarp):
-        raise TypeError(f"{function}: warp is {type(warp).__name__}, expected a SeparableWarp or None")
+    if warp is not None and not isinstance(warp, (SeparableWarp, MeshWarp)):
+        raise TypeError(f"{function}: warp is {type(warp).__name__}, expected a SeparableWarp, a MeshWarp or None")
 
 
 def _refresh(module: Any, _: Any) -> None:
-    """After load_state_dict: the knots of the loaded saliency."""
-    if module.saliency is not None and module.knots_y is not None:
-        warp = SeparableWarp.from_saliency(module.saliency.detach(), module.fwhm, module.anti_crop)
-        module.knots_y.copy_(warp.knots_y)
-        module.knots_x.copy_(warp.knots_x)
+    """After load_state_dict: the knots, or the mesh, of the loaded saliency."""
+    if module.saliency is not None and not isinstance(module.saliency, nn.Parameter):
+        warp = module._from_saliency(module.saliency)
+        for name in ("knots_y", "knots_x", "mesh"):
+            if getattr(module, name) is not None:
+                getattr(module, name).copy_(getattr(warp, name))
 
 
 class Zoom(_Warped):
-    """Zooms images to a fixed size, `SeparableWarp.zoom` as a module.
+    """Zooms images to a fixed size, `SeparableWarp.zoom` or `MeshWarp.zoom` as a module.
 
     Args:
         size: (height, width) of the result.
-        warp: a fixed warp; its knots are buffers of the state_dict.
+        warp: a fixed warp; its knots or its mesh are buffers of the state_dict.
         saliency: or a fixed map `[1 or B, h, w]` that the LZ warp is made from, a buffer of the state_dict; an
-            `nn.Parameter` is
-            learned: the warp is then made anew in every call.
+            `nn.Parameter` is learned: the warp is then made anew in every call.
+        kind: of warp to make from the saliency: `"separable"` or `"mesh"`.
         fwhm: full width at half maximum of the attraction kernel, in cells.
         anti_crop: reflect the marginals at their ends, so that nothing is cropped.
         antialias: see `fastwarp.functional.separable_zoom`.
@@ -100,20 +115,21 @@ class Zoom(_Warped):
     def __init__(
         self,
         size: Size,
-        warp: SeparableWarp | None = None,
+        warp: Warp | None = None,
         *,
         saliency: Tensor | None = None,
+        kind: Kind = "separable",
         fwhm: float = 13.0,
         anti_crop: bool = True,
         antialias: bool = False,
     ) -> None:
-        super().__init__(warp, saliency, fwhm, anti_crop)
+        super().__init__(warp, saliency, kind, fwhm, anti_crop)
         self.size, self.antialias = check_size("Zoom", "size", size), antialias
 
     def forward(
         self,
         image: Tensor,
-        warp: SeparableWarp | None = None,
+        warp: Warp | None = None,
         *,
         valid: Tensor | None = None,
         source_valid: Tensor | None = None,
@@ -128,11 +144,13 @@ class Zoom(_Warped):
 
 
 class Unzoom(_Warped):
-    """Brings zoomed maps back to the source's geometry, `SeparableWarp.unzoom` as a module.
+    """Brings zoomed maps back to the source's geometry, `SeparableWarp.unzoom` or `MeshWarp.unzoom`
+    as a module.
 
     Args:
-        warp: a fixed warp; its knots are buffers of the state_dict.
+        warp: a fixed warp; its knots or its mesh are buffers of the state_dict.
         saliency: or a fixed or learned map, as for `Zoom`.
+        kind: of warp to make from the saliency: `"separable"` or `"mesh"`.
         fwhm: full width at half maximum of the attraction kernel, in cells.
         anti_crop: reflect the marginals at their ends, so that nothing is cropped.
         antialias: see `fastwarp.functional.separable_zoom`.
@@ -150,22 +168,23 @@ class Unzoom(_Warped):
 
     def __init__(
         self,
-        warp: SeparableWarp | None = None,
+        warp: Warp | None = None,
         *,
         saliency: Tensor | None = None,
+        kind: Kind = "separable",
         fwhm: float = 13.0,
         anti_crop: bool = True,
         antialias: bool = False,
         fill: Literal["zeros", "border"] = "zeros",
     ) -> None:
-        super().__init__(warp, saliency, fwhm, anti_crop)
+        super().__init__(warp, saliency, kind, fwhm, anti_crop)
         check_option("Unzoom", "fill", fill, ("zeros", "border"))
         self.antialias, self.fill = antialias, fill
 
     def forward(
         self,
         features: Levels,
-        warp: SeparableWarp | None = None,
+        warp: Warp | None = None,
         size: Any = None,
         *,
         valid: Any = None,

@@ -1,22 +1,44 @@
-"""Stateless functions behind `fastwarp.SeparableWarp`: they check their arguments and call `torch.ops.fastwarp.*`.
+"""Stateless functions behind `fastwarp.SeparableWarp` and `fastwarp.MeshWarp`: they check their arguments and call
+`torch.ops.fastwarp.*`.
 
 Conventions. Images are `[B, C, H, W]`. A warp T~ maps positions of the *zoomed* image to positions of the *source*, in
 `[0, 1]` with `align_corners=True`: pixel d of D is at `d/(D-1)`, the only pixel of D = 1 at 0.5. It is given by its
-knots, T~ sampled on a uniform grid and linear in between: `knots_y [B, h]`, `knots_x [B, w]`; a batch of 1 is shared
-by all images.
+knots, T~ sampled on a uniform grid and linear in between: `knots_y [B, h]`, `knots_x [B, w]`; or, where it is not
+separable, by a mesh `[B, h, w, 2]`, (x, y). A batch of 1 is shared by all images.
 "LZU" is "Learning to Zoom and Unzoom" (CVPR 2023).
 """
 
 from fastwarp.functional.axis import axis_map, cdf_knots, lz_knots, lz_knots_from_marginals
 from fastwarp.functional.geometry import map_points, separable_grid, separable_inside, separable_magnification
+from fastwarp.functional.mesh import lz_mesh, mesh_unzoom, mesh_zoom, mesh_zoom_frame
+from fastwarp.functional.mesh_geometry import (
+    MeshReport,
+    mesh_grid,
+    mesh_inside,
+    mesh_magnification,
+    mesh_map,
+    mesh_map_points,
+    mesh_report,
+)
 from fastwarp.functional.separable import separable_unzoom, separable_windows, separable_zoom, zoom_frame
 
 __all__ = [
+    "MeshReport",
     "axis_map",
     "cdf_knots",
     "lz_knots",
     "lz_knots_from_marginals",
+    "lz_mesh",
     "map_points",
+    "mesh_grid",
+    "mesh_inside",
+    "mesh_magnification",
+    "mesh_map",
+    "mesh_map_points",
+    "mesh_report",
+    "mesh_unzoom",
+    "mesh_zoom",
+    "mesh_zoom_frame",
     "separable_grid",
     "separable_inside",
     "separable_magnification",

@@ -91,16 +91,35 @@ def separable_magnification(knots_y: Tensor, knots_x: Tensor, size: Size) -> Ten
     return slopes[0][:, :, None] * slopes[1][:, None, :]
 
 
-def _pixel_scale(function: str, argument: str, size: Any, axis: int) -> tuple[Any, Any]:
-    """(scale, position of pixel 0) of `pixel - 0.5 = scale * (position - first)` on one axis (0: y), D = 1 included."""
+def check_points(function: str, argument: str, points: Tensor) -> None:
+    """Raises FastwarpError unless the last dimension is (x, y)."""
+    if points.shape[2] != 2:
+        raise fail(function, argument, f"of shape {list(points.shape)}", "[B, N, 2], (x, y)")
+
+
+def _pixel_scale(function: str, argument: str, size: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    """(scale, position of pixel 0) `[1 or B, 1, 2]` of `pixel - 0.5 = scale * (position - first)`, D = 1 included."""
     if isinstance(size, Tensor):
         check_tensor(function, argument, size, "[B, 2]", dtypes=(torch.int32, torch.int64))
         if size.shape[1] != 2:
             raise fail(function, argument, f"of shape {list(size.shape)}", "[B, 2], (height, width) of each image")
-        side = size[:, axis, None]
-        return (side - 1).clamp(min=1), torch.where(side > 1, 0.0, 0.5)
-    whole = check_size(function, argument, size)[axis]
-    return (whole - 1, 0.0) if whole > 1 else (1, 0.5)
+        side = size.flip(-1)[:, None, :]
+    else:
+        height, width = check_size(function, argument, size)
+        side = torch.tensor([[[width, height]]], device=like.device)
+    return (side - 1).clamp(min=1).to(like), torch.where(side > 1, 0.0, 0.5).to(like)
+
+
+def from_pixels(function: str, points: Tensor, argument: str, size: Any) -> Tensor:
+    """Positions of points `[B, N, 2]` in pixels of an image of `size`, the argument of that name."""
+    scale, first = _pixel_scale(function, argument, size, points)
+    return (points - 0.5) / scale + first
+
+
+def to_pixels(function: str, positions: Tensor, argument: str, size: Any) -> Tensor:
+    """The reverse of `from_pixels`."""
+    scale, first = _pixel_scale(function, argument, size, positions)
+    return (positions - first) * scale + 0.5
 
 
 def map_points(
@@ -130,8 +149,7 @@ def map_points(
         tensor([[[25.5000, 25.5000]]])
     """
     check_tensor("map_points", "points", points, "[B, N, 2]", floating=True)
-    if points.shape[2] != 2:
-        raise fail("map_points", "points", f"of shape {list(points.shape)}", "[B, N, 2], (x, y)")
+    check_points("map_points", "points", points)
     check_knots("map_points", knots_y, knots_x)
     per_image: dict[str, Any] = {
         name: s for name, s in (("source_size", source_size), ("size", size)) if isinstance(s, Tensor)
@@ -139,12 +157,8 @@ def map_points(
     check_devices("map_points", points=points, knots_y=knots_y, **per_image)
     check_batches("map_points", points=points, knots_y=knots_y, knots_x=knots_x, **per_image)
     dtype = torch.promote_types(as_geometry(points).dtype, knots_y.dtype)
-    sizes = (("source_size", source_size), ("size", size))
-    mapped = []
-    for axis, knots in ((1, knots_x), (0, knots_y)):
-        source, target = (_pixel_scale("map_points", argument, side, axis) for argument, side in sizes)
-        (from_scale, from_first), (to_scale, to_first) = (source, target) if inverse else (target, source)
-        position = (points[..., 1 - axis].to(dtype) - 0.5) / from_scale + from_first
-        value = axis_map(knots.to(dtype), position, inverse=inverse)
-        mapped.append((value - to_first) * to_scale + 0.5)
-    return torch.stack(mapped, -1)
+    ends = (("source_size", source_size), ("size", size))
+    start, end = ends if inverse else ends[::-1]
+    x, y = from_pixels("map_points", points.to(dtype), *start).unbind(-1)
+    mapped = [axis_map(knots.to(dtype), p, inverse=inverse) for knots, p in ((knots_x, x), (knots_y, y))]
+    return to_pixels("map_points", torch.stack(mapped, -1), *end)

@@ -7,7 +7,17 @@ import torch
 from torch import Tensor
 
 import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
-from fastwarp._checks import IMAGE_DTYPES, as_list, check_images, check_knots, check_option, extents, rebuild
+from fastwarp._checks import (
+    IMAGE_DTYPES,
+    as_list,
+    check_images,
+    check_knots,
+    check_option,
+    extents,
+    frame_arguments,
+    level_sizes,
+    rebuild,
+)
 from fastwarp.errors import call, check_batches, check_devices, check_size, check_tensor, fail
 
 Levels = TypeVar("Levels", Tensor, list[Tensor], tuple[Tensor, ...], dict[str, Tensor])
@@ -81,7 +91,7 @@ def _resample(
 ) -> list[Tensor]:
     images = as_list(function, "features", levels, levels)
     check_knots(function, knots_y, knots_x)
-    check_images(function, images, knots_y, knots_x)
+    check_images(function, images, knots_y=knots_y, knots_x=knots_x)
     check_option(function, "fill", fill, ("zeros", "border"))
     about = (levels, len(images), images[0].shape[0], knots_y)
     extent = extents(function, "valid", valid, *about)
@@ -169,14 +179,7 @@ def separable_unzoom(
         FastwarpError: wrong ranks, sizes, structures, batch sizes, devices, an unknown fill.
         TypeError: wrong types or dtypes.
     """
-    images = as_list("separable_unzoom", "features", features, features)
-    for image in images:
-        check_tensor("separable_unzoom", "features", image, "[B, C, H, W]", dtypes=IMAGE_DTYPES)
-    if size is None:
-        sizes: list[tuple[int, int]] = [(image.shape[2], image.shape[3]) for image in images]
-    else:
-        targets = as_list("separable_unzoom", "size", size, features)
-        sizes = [check_size("separable_unzoom", "size", target) for target in targets]
+    sizes = level_sizes("separable_unzoom", features, size)
     args = (sizes, True, antialias, fill, valid, source_valid)
     return rebuild(features, _resample("separable_unzoom", features, knots_y, knots_x, *args))
 
@@ -222,22 +225,7 @@ def zoom_frame(
         >>> zoom_frame(frame, knots, knots, (1, 2), mean=(5, 5, 5), std=(2, 2, 2))[0, 0]
         tensor([[1., 1.]])
     """
-    if isinstance(frame, Tensor) and frame.dim() == 3:
-        frame = frame.unsqueeze(0)
-    check_tensor("zoom_frame", "frame", frame, "[B, H, W, C]", dtypes=(torch.uint8,))
-    channels = frame.shape[3]
-    if 0 in frame.shape[1:]:
-        raise fail("zoom_frame", "frame", f"of shape {list(frame.shape)}", "no empty dimension")
-    for argument, values in (("mean", mean), ("std", std)):
-        if not isinstance(values, Sequence) or not all(isinstance(v, (int, float)) for v in values):
-            raise TypeError(f"zoom_frame: {argument} is {values!r}, expected one number for each channel")
-        if len(values) != channels:
-            raise fail("zoom_frame", argument, f"{len(values)} long", f"one value for each of {channels} channels")
-    if not all(abs(value) > 0 for value in std):
-        raise fail("zoom_frame", "std", list(std), "values other than 0")
-    if dtype not in IMAGE_DTYPES[1:]:
-        raise TypeError(f"zoom_frame: dtype is {dtype}, expected float16, bfloat16, float32 or float64")
-    target = check_size("zoom_frame", "size", size)
+    frame, target, scale, bias = frame_arguments("zoom_frame", frame, size, mean, std, dtype)
     check_knots("zoom_frame", knots_y, knots_x)
     check_devices("zoom_frame", frame=frame, knots_y=knots_y)
     check_batches("zoom_frame", batch=frame.shape[0], knots_y=knots_y, knots_x=knots_x)
@@ -246,8 +234,6 @@ def zoom_frame(
     sizes = (list(target), [frame.shape[1], frame.shape[2]])
     options = (False, bool(antialias), True, extent, source_extent)
     windows = call("zoom_frame", _ops.axis_windows, knots_y, knots_x, *sizes, *options)
-    scale = [1.0 / float(s) for s in std]
-    bias = [-float(m) / float(s) for m, s in zip(mean, std, strict=True)]
     return _ops.separable_camera(
         frame.contiguous(), windows, list(target), scale, bias, dtype, source_extent, bool(antialias)
     )

@@ -40,6 +40,24 @@ def second_backward(
         )
 
 
+def backward(product: Callable[..., Tensor], inputs: Sequence[Tensor], cotangent: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradient of a differentiable expression, computed in float64.
+
+    Args:
+        product: maps the inputs to one tensor.
+        inputs: arguments of `product`.
+        cotangent: gradient of the tensor.
+
+    Returns:
+        Gradients to the inputs, in their dtypes.
+    """
+    higher = torch.is_grad_enabled()
+    with torch.enable_grad(), torch.autocast(inputs[0].device.type, enabled=False):
+        leaves = [_variable(i) for i in inputs]
+        result = product(*(leaf.double() for leaf in leaves))
+        return torch.autograd.grad(result, leaves, cotangent.double(), allow_unused=True, create_graph=higher)
+
+
 def _variable(tensor: Tensor) -> Tensor:
     """A variable of its own with the value of `tensor`, still connected to what `tensor` was made from."""
     return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
@@ -155,13 +173,14 @@ def resample(
         for axis in range(2):
             size, source = sizes[2 * level + axis], image.shape[2 + axis]
             extent: Any = source if source_valid is None else source_valid[:, level, axis][:, None, None]
-            matrices.append(_weights(windows[:, :, first : first + size], extent, source))
+            matrices.append(triangle_weights(windows[:, :, first : first + size], extent, source))
             first += size
         results.append(matrices[0][:, None] @ image @ matrices[1][:, None].mT)
     return tuple(results)
 
 
-def _weights(windows: Tensor, extent: Any, size: int) -> Tensor:
+def triangle_weights(windows: Tensor, extent: Any, size: int) -> Tensor:
+    """Weights `[B, targets, size]` of the filters `[B, 2, targets]` (centre, half-width; 0 reads nothing)."""
     centre, width = windows[:, 0, :, None], windows[:, 1, :, None]
     j = torch.arange(size, device=windows.device).to(windows)
     away = j - centre

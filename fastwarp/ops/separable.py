@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fastwarp._backend import kernels
-from fastwarp.kernels.layout import memory_format
 from fastwarp.ops import _dense
+from fastwarp.ops._levels import resized, sides
 from fastwarp.ops._vmap import batch_of, fold, unfold, unfold_like
 
 torch.library.define(
@@ -39,22 +39,6 @@ torch.library.define(
 )
 
 
-def _resized(images: list[Tensor], sizes: list[int]) -> list[Tensor]:
-    return [
-        torch.empty(
-            (*image.shape[:2], *sizes[2 * i : 2 * i + 2]),
-            dtype=image.dtype,
-            device=image.device,
-            memory_format=memory_format(image),
-        )
-        for i, image in enumerate(images)
-    ]
-
-
-def _sides(tensors: list[Tensor]) -> list[int]:
-    return [side for tensor in tensors for side in tensor.shape[2:]]
-
-
 # --- sample: windows and resample in one call, which is half of the time of a small one -------------------------------
 
 
@@ -71,18 +55,18 @@ def _sample(
     source_valid: Tensor | None,
 ) -> list[Tensor]:
     options = (inverse, antialias, border, valid, source_valid)
-    windows = kernels("axis", knots_y.device).axis_windows(knots_y, knots_x, sizes, _sides(images), *options)
+    windows = kernels("axis", knots_y.device).axis_windows(knots_y, knots_x, sizes, sides(images), *options)
     return kernels("separable", knots_y.device).resample(images, windows, sizes, source_valid, antialias)
 
 
 @torch.library.register_fake("fastwarp::separable_sample")
 def _(images: list[Tensor], knots_y: Tensor, knots_x: Tensor, sizes: list[int], *args: Any) -> Any:
-    return _resized(images, sizes)
+    return resized(images, sizes)
 
 
 def _save_sample(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     images, knots_y, knots_x, ctx.sizes, ctx.inverse, ctx.antialias, ctx.border, valid, source_valid = inputs
-    ctx.source_sizes = _sides(images)
+    ctx.source_sizes = sides(images)
     moving = knots_y.requires_grad or knots_x.requires_grad
     ctx.save_for_backward(knots_y, knots_x, valid, source_valid, *(images if moving else ()))
 
@@ -127,12 +111,12 @@ def _resample(
 
 @torch.library.register_fake("fastwarp::separable_resample")
 def _(images: list[Tensor], windows: Tensor, sizes: list[int], source_valid: Tensor | None, antialias: bool) -> Any:
-    return _resized(images, sizes)
+    return resized(images, sizes)
 
 
 def _save_resample(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     images, windows, sizes, source_valid, ctx.antialias = inputs
-    ctx.sizes, ctx.source_sizes = sizes, _sides(images)
+    ctx.sizes, ctx.source_sizes = sizes, sides(images)
     ctx.save_for_backward(windows, source_valid, *(images if windows.requires_grad else ()))
 
 
@@ -174,12 +158,12 @@ def _adjoint(
 
 @torch.library.register_fake("fastwarp::separable_resample_adjoint")
 def _(grads: list[Tensor], windows: Tensor, source_sizes: list[int], source_valid: Any, antialias: bool) -> Any:
-    return _resized(grads, source_sizes)
+    return resized(grads, source_sizes)
 
 
 def _save_adjoint(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     grads, windows, _, source_valid, ctx.antialias = inputs
-    ctx.sizes = _sides(grads)
+    ctx.sizes = sides(grads)
     ctx.save_for_backward(windows, source_valid, *(grads if windows.requires_grad else ()))
 
 
@@ -233,7 +217,7 @@ def _windows_gradient_grad(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
     grads, images = levels[:count], levels[count:]
 
     def results(windows: Tensor, *images: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        return _dense.resample(images, windows, _sides(grads), source_valid), (windows,)
+        return _dense.resample(images, windows, sides(grads), source_valid), (windows,)
 
     by = _dense.second_backward(results, grads, [windows, *images], [cotangent])
     return list(by[:count]), list(by[count + 1 :]), by[count], None, None

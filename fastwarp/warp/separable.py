@@ -1,4 +1,4 @@
-"""Warps: knots and what can be done with them."""
+"""Warps that act on rows and columns separately."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from torch.utils import _pytree as pytree
 
 from fastwarp import functional as F
 from fastwarp._checks import check_knot_values, check_knots
-from fastwarp.errors import check_devices, check_size, check_tensor, fail
+from fastwarp.errors import check_devices, check_size, fail
 from fastwarp.functional.separable import Levels, Size
+from fastwarp.warp._points import Points
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class SeparableWarp:
+class SeparableWarp(Points):
     """A batch of warps that act on rows and columns separately, LZU eq. 3-5: T~(x, y) = (T~x(x), T~y(y)).
 
     T~ maps positions of the zoomed image to positions of the source, in [0, 1] with align_corners=True. It is linear
@@ -206,38 +207,8 @@ class SeparableWarp:
         """Area magnification `[B, *size]` over the source, relative to uniform resizing."""
         return F.separable_magnification(self.knots_y, self.knots_x, size)
 
-    def zoom_points(self, points: Tensor, source_size: Any, size: Any) -> Tensor:
-        """Source -> zoomed pixels, (x, y) `[B, N, 2]` or `[N, 2]`; see `fastwarp.functional.map_points`."""
-        return self._map(points, source_size, size, True, "zoom_points", 2)
-
-    def unzoom_points(self, points: Tensor, source_size: Any, size: Any) -> Tensor:
-        """Zoomed -> source pixels, (x, y) `[B, N, 2]` or `[N, 2]`; see `fastwarp.functional.map_points`."""
-        return self._map(points, source_size, size, False, "unzoom_points", 2)
-
-    def zoom_boxes(self, boxes: Tensor, source_size: Any, size: Any) -> Tensor:
-        """Source -> zoomed boxes, (x1, y1, x2, y2) in pixels, `[B, N, 4]` or `[N, 4]`. Boxes stay boxes."""
-        return self._map(boxes, source_size, size, True, "zoom_boxes", 4)
-
-    def unzoom_boxes(self, boxes: Tensor, source_size: Any, size: Any) -> Tensor:
-        """Zoomed -> source boxes, (x1, y1, x2, y2) in pixels, `[B, N, 4]` or `[N, 4]`: what a detector's results
-        need."""
-        return self._map(boxes, source_size, size, False, "unzoom_boxes", 4)
-
-    def _map(self, points: Tensor, source_size: Any, size: Any, inverse: bool, name: str, width: int) -> Tensor:
-        argument = name.split("_")[1]
-        single = isinstance(points, Tensor) and points.dim() == 2
-        if single:
-            if len(self) != 1:
-                raise fail(name, argument, f"of shape {list(points.shape)}", f"[{len(self)}, N, {width}]")
-            points = points[None]
-        check_tensor(name, argument, points, f"[B, N, {width}]", floating=True)
-        if points.shape[2] != width:
-            raise fail(name, argument, f"of shape {list(points.shape)}", f"[B, N, {width}]")
-        batch, count = points.shape[:2]
-        flat = points.reshape(batch, count * width // 2, 2)
-        mapped = F.map_points(flat, self.knots_y, self.knots_x, source_size, size, inverse=inverse)
-        mapped = mapped.reshape(mapped.shape[0], count, width)
-        return mapped[0] if single else mapped
+    def _map(self, points: Tensor, source_size: Any, size: Any, inverse: bool) -> Tensor:
+        return F.map_points(points, self.knots_y, self.knots_x, source_size, size, inverse=inverse)
 
 
 def _unflatten(knots: Any, _: Any) -> SeparableWarp:

@@ -1,0 +1,302 @@
+"""Saliency -> mesh, and zoom and unzoom by warps that are not separable."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
+from fastwarp._checks import (
+    IMAGE_DTYPES,
+    as_geometry,
+    as_list,
+    check_fwhm,
+    check_images,
+    check_mesh,
+    check_option,
+    check_saliency_values,
+    extents,
+    frame_arguments,
+    level_sizes,
+    rebuild,
+)
+from fastwarp.errors import call, check_batches, check_devices, check_size, check_tensor, fail
+from fastwarp.functional.separable import Levels, Size
+from fastwarp.ops._dense_mesh import level_extent
+
+Tile = Literal["bilinear", "homography"]
+TILES = ("bilinear", "homography")
+
+_ops = torch.ops.fastwarp
+
+
+def lz_mesh(saliency: Tensor, fwhm: float = 13.0, anti_crop: bool = True) -> Tensor:
+    """Mesh of the nonseparable LZ warp of a saliency map, LZU eq. 1 and 2, on the saliency's own grid.
+
+    Each position is drawn to the saliency around it, by an isotropic Gaussian kernel truncated at `min(h, w) - 1`
+    cells on both axes: `T(x) = sum S(x') k(x, x') x' / sum S(x') k(x, x')`. A uniform saliency of 1e-6 of the map's
+    mean is added, so that T is the identity where the map is zero. The kernel is a product over the axes, so the sums
+    are matrix products. Differentiable twice; computed in float64.
+
+    Args:
+        saliency: `[B, h, w]`, h, w >= 2, non-negative, floating point; half precision is taken up to float32.
+            Negative cells count as zero. NaN gives a NaN mesh for its image (with `FASTWARP_CHECKS=1` both raise).
+        fwhm: full width at half maximum of the kernel, in cells.
+        anti_crop: pad the map by reflection, so that the outline of the image stays its outline and nothing is
+            cropped; else by replication, clamped to [0, 1].
+
+    Returns:
+        `[B, h, w, 2]`, (x, y) in [0, 1].
+
+    Raises:
+        FastwarpError: wrong rank, fewer than 2 cells, fwhm not positive.
+        TypeError: not a floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> lz_mesh(torch.ones(1, 3, 3))[0, 1]
+        tensor([[0.0000, 0.5000],
+                [0.5000, 0.5000],
+                [1.0000, 0.5000]])
+    """
+    check_tensor("lz_mesh", "saliency", saliency, "[B, h, w]", floating=True)
+    if min(saliency.shape[1:]) < 2:
+        raise fail("lz_mesh", "saliency", f"of shape {list(saliency.shape)}", "at least 2 x 2 cells")
+    check_saliency_values("lz_mesh", "saliency", saliency)
+    width = check_fwhm("lz_mesh", fwhm)
+    height, columns = saliency.shape[1:]
+    radius = min(height, columns) - 1
+    with torch.autocast(saliency.device.type, enabled=False):
+        mass = saliency.double().clamp(min=0)
+        mean = mass.mean((1, 2), keepdim=True)
+        mass = torch.where(1e-6 * mean <= 2.0**-962, mass.detach(), mass)  # an all-zero map has no derivative
+        mass = mass + (1e-6 * mass.mean((1, 2), keepdim=True)).clamp(min=2.0**-962)
+        weight_y, pull_y = _attraction(height, radius, width, anti_crop, mass)
+        weight_x, pull_x = _attraction(columns, radius, width, anti_crop, mass)
+        rows = mass @ weight_x.mT
+        total = weight_y @ rows
+        x = _cells(columns, mass) + weight_y @ (mass @ pull_x.mT) / total
+        y = _cells(height, mass)[:, None] + pull_y @ rows / total
+        mesh = torch.stack([x / (columns - 1), y / (height - 1)], -1).clamp(0, 1)
+    return mesh.to(as_geometry(saliency).dtype)
+
+
+def _cells(n: int, like: Tensor) -> Tensor:
+    return torch.arange(n, device=like.device, dtype=like.dtype)
+
+
+def _attraction(n: int, radius: int, fwhm: float, anti_crop: bool, like: Tensor) -> tuple[Tensor, Tensor]:
+    """What cell j of n gives to cell i along one axis, over all its copies in the padding: its weight, and its weight
+    times the distance that it pulls, `[n, n]` each. By symmetry the ends of a reflected axis are pulled by 0 exactly.
+    """
+    copies = torch.arange(-radius, n + radius, device=like.device)
+    inside = copies.clamp(0, n - 1)
+    if anti_crop:
+        inside = copies.abs()
+        inside = torch.where(inside > n - 1, 2 * (n - 1) - inside, inside)
+    fold = torch.nn.functional.one_hot(inside, n).to(like)
+    shift = copies.to(like) - _cells(n, like)[:, None]
+    kernel = torch.where(shift.abs() <= radius, torch.exp2(-4 * (shift / fwhm) ** 2), 0.0)
+    return kernel @ fold, (kernel * shift) @ fold
+
+
+def _sample(
+    function: str,
+    levels: Any,
+    mesh: Tensor,
+    sizes: list[tuple[int, int]],
+    inverse: bool,
+    tile: str,
+    antialias: bool,
+    fill: str,
+    valid: Any,
+    source_valid: Any,
+) -> list[Tensor]:
+    images = as_list(function, "features", levels, levels)
+    check_mesh(function, mesh)
+    check_images(function, images, mesh=mesh)
+    check_option(function, "fill", fill, ("zeros", "border"))
+    check_option(function, "tile", tile, TILES)
+    about = (levels, len(images), images[0].shape[0], mesh)
+    extent = extents(function, "valid", valid, *about)
+    source_extent = extents(function, "source_valid", source_valid, *about)
+    flat = [side for size in sizes for side in size]
+    options = (bool(inverse), tile == "homography", fill == "border", extent, source_extent)
+    if not antialias:
+        return call(function, _ops.mesh_sample, images, mesh, flat, *options)
+    source = [side for image in images for side in image.shape[2:]]
+    centres, _ = call(function, _ops.mesh_positions, mesh, flat, source, *options)
+    windows = _widened(centres, flat, source, extent, source_extent)
+    return call(function, _ops.grid_resample, images, windows, flat, source_extent)
+
+
+def _widened(
+    centres: Tensor, sizes: list[int], source_sizes: list[int], valid: Tensor | None, source_valid: Tensor | None
+) -> Tensor:
+    """Centres `[B, 2, P]` and the distances to their neighbours along x and y, at least a pixel: `[B, 4, P]`.
+
+    The neighbours are those of the grid of targets that read something; along x and y of the source the distances to
+    neighbours in a row and in a column add as squares.
+    """
+    parts, first = [], 0
+    for level in range(len(sizes) // 2):
+        height, width = sizes[2 * level : 2 * level + 2]
+        part = centres[:, :, first : first + height * width].unflatten(2, (height, width))
+        first += height * width
+        extent = level_extent(valid, level, sizes, centres)
+        source = level_extent(source_valid, level, source_sizes, centres).flip(-1)[:, :, None, None] - 1
+        squares = torch.zeros_like(part)
+        for axis in range(2):  # neighbours in a column, in a row
+            spacing = _spacing(part, 2 + axis)
+            alone = torch.zeros_like(source)
+            alone[:, 1 - axis] = source[:, 1 - axis]  # a single row or column averages over all of its source
+            spacing = torch.where(extent[:, axis, None, None, None] > 1, spacing, alone)
+            squares = squares + spacing**2
+        parts.append(torch.cat([part, squares.clamp(min=1).sqrt()], 1).flatten(2))
+    return torch.cat(parts, 2)
+
+
+def _spacing(centres: Tensor, axis: int) -> Tensor:
+    """Half the distance between the neighbours on both sides along `axis`; all of it where there is but one."""
+    n = centres.shape[axis]
+    index = torch.arange(n, device=centres.device)
+    reads = centres[:, :1] >= 0
+    ends, count = [], torch.zeros_like(centres)
+    for step in (-1, 1):
+        neighbour = (index + step).clamp(0, n - 1)
+        there = reads.index_select(axis, neighbour)
+        ends.append(torch.where(there, centres.index_select(axis, neighbour), centres))
+        inside = ((index + step >= 0) & (index + step < n)).view([-1 if d == axis else 1 for d in range(4)])
+        count = count + (there & inside)
+    return (ends[1] - ends[0]) / count.clamp(min=1)
+
+
+def mesh_zoom(
+    image: Tensor,
+    mesh: Tensor,
+    size: Size,
+    *,
+    tile: Tile = "bilinear",
+    antialias: bool = False,
+    valid: Tensor | None = None,
+    source_valid: Tensor | None = None,
+) -> Tensor:
+    """Zooms: samples the image at T~(Grid(size)), LZU section 3.1, by a warp that need not be separable.
+
+    Args:
+        image: `[B, C, H, W]`, contiguous or channels_last (kept) or any strides; fp16, bf16, fp32, fp64, or uint8
+            (rounded).
+        mesh: `[B, h, w, 2]`, (x, y), float32 or float64: T on a uniform grid. Positions outside [0, 1] read the border.
+        size: (height, width) of the result.
+        tile: what T~ is inside a tile of the mesh: `"bilinear"` or a `"homography"`, see `fastwarp.MeshWarp`.
+        antialias: average over the local distance of the samples with triangle filters along x and y, instead of
+            interpolating between four pixels.
+        valid: integer `[B, 2]`, (height, width) of the part of the result that the warp spans; the rest is 0.
+        source_valid: integer `[B, 2]`, the part of each image that is not padding; padding is never read.
+
+    Returns:
+        `[B, C, *size]` in the image's dtype and memory format. Differentiable twice in image and mesh.
+
+    Raises:
+        FastwarpError: wrong ranks, sizes, batch sizes, devices, an unknown tile.
+        TypeError: wrong types or dtypes.
+
+    Example:
+        >>> import torch
+        >>> mesh = torch.tensor([[[[0.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 1.0]]]])
+        >>> mesh_zoom(torch.arange(5.0).expand(1, 1, 5, 5), mesh, (1, 3))
+        tensor([[[[0., 2., 4.]]]])
+    """
+    check_tensor("mesh_zoom", "image", image, "[B, C, H, W]", dtypes=IMAGE_DTYPES)
+    sizes = [check_size("mesh_zoom", "size", size)]
+    return _sample("mesh_zoom", image, mesh, sizes, False, tile, antialias, "border", valid, source_valid)[0]
+
+
+def mesh_unzoom(
+    features: Levels,
+    mesh: Tensor,
+    size: Any = None,
+    *,
+    tile: Tile = "bilinear",
+    antialias: bool = False,
+    fill: Literal["zeros", "border"] = "zeros",
+    valid: Any = None,
+    source_valid: Any = None,
+) -> Levels:
+    """Unzooms: samples zoomed maps at T~^-1(Grid(size)), LZU eq. 6 and appendix A.1-A.2: back to the source's geometry.
+
+    All levels of a pyramid go in one launch, each with the exact inverse at its own size. Every target inside the mesh
+    belongs to exactly one tile; where a folded mesh covers it several times, to the first in row-major order.
+
+    Args:
+        features: `[B, C, h, w]`, or a list, tuple or dict of such levels with one dtype; layouts as in `mesh_zoom`.
+        mesh: `[B, n, n', 2]`, (x, y), float32 or float64.
+        size: (height, width) of the result, for several levels one each in the same structure; None keeps each map's
+            own.
+        tile: see `mesh_zoom`.
+        antialias: average where the unzoom reduces, see `mesh_zoom`.
+        fill: value of targets outside the mesh: 0, or what the nearest point of its outline has.
+        valid: integer `[B, 2]` for each level: the part of the result that the warp spans; the rest is 0.
+        source_valid: integer `[B, 2]` for each level: the part of the zoomed map that is not padding.
+
+    Returns:
+        The structure of `features` with maps `[B, C, *size]`. Differentiable twice in features and mesh.
+
+    Raises:
+        FastwarpError: wrong ranks, sizes, structures, batch sizes, devices, an unknown tile or fill.
+        TypeError: wrong types or dtypes.
+    """
+    sizes = level_sizes("mesh_unzoom", features, size)
+    args = (sizes, True, tile, antialias, fill, valid, source_valid)
+    return rebuild(features, _sample("mesh_unzoom", features, mesh, *args))
+
+
+def mesh_zoom_frame(
+    frame: Tensor,
+    mesh: Tensor,
+    size: Size,
+    *,
+    tile: Tile = "bilinear",
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
+    dtype: torch.dtype = torch.float32,
+    antialias: bool = False,
+    valid: Tensor | None = None,
+    source_valid: Tensor | None = None,
+) -> Tensor:
+    """Zooms and normalises a camera's frame in one pass over it: `(zoomed - mean) / std`, planar.
+
+    Args:
+        frame: uint8 `[H, W, C]` or `[B, H, W, C]`, as cameras, OpenCV and Pillow give it.
+        mesh: `[B, h, w, 2]`, (x, y), float32 or float64.
+        size: (height, width) of the result.
+        tile: see `mesh_zoom`.
+        mean: of each channel, in the frame's units (0 .. 255).
+        std: of each channel, likewise; not 0.
+        dtype: of the result: fp16, bf16, fp32 or fp64.
+        antialias: see `mesh_zoom`.
+        valid: integer `[B, 2]`, the part of the result that the warp spans; the rest is 0, also after normalisation.
+        source_valid: integer `[B, 2]`, the part of each frame that is not padding.
+
+    Returns:
+        `[B, C, *size]`, contiguous (B = 1 for a single frame). Differentiable in the mesh.
+
+    Raises:
+        FastwarpError: wrong ranks, sizes, batch sizes, devices, a std of 0, an unknown tile.
+        TypeError: not a uint8 tensor; `dtype` not floating point.
+    """
+    function = "mesh_zoom_frame"
+    frame, target, scale, bias = frame_arguments(function, frame, size, mean, std, dtype)
+    check_mesh(function, mesh)
+    check_option(function, "tile", tile, TILES)
+    check_devices(function, frame=frame, mesh=mesh)
+    check_batches(function, batch=frame.shape[0], mesh=mesh)
+    extent = extents(function, "valid", valid, frame, 1, frame.shape[0], mesh)
+    source_extent = extents(function, "source_valid", source_valid, frame, 1, frame.shape[0], mesh)
+    sizes, source = list(target), list(frame.shape[1:3])
+    options = (False, tile == "homography", True, extent, source_extent)
+    windows, _ = call(function, _ops.mesh_positions, mesh, sizes, source, *options)
+    if antialias:
+        windows = _widened(windows, sizes, source, extent, source_extent)
+    return call(function, _ops.grid_camera, frame.contiguous(), windows, sizes, scale, bias, dtype, source_extent)

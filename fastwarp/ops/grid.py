@@ -1,0 +1,207 @@
+"""Ops of the `grid` family: resampling at windows, one per target, its adjoint, its gradient to them, the camera.
+
+As in the `separable` family, `grid_resample` is linear in the images, `grid_resample_adjoint` is its transpose, and
+`grid_windows_gradient` is the other derivative of both. Windows are `[B, 2, P]` (centres x, y in source pixels:
+bilinear) or `[B, 4, P]` (and half-widths of triangle filters); a target at x < 0 reads nothing.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastwarp._backend import kernels
+from fastwarp.ops import _dense, _dense_mesh
+from fastwarp.ops._levels import resized, sides
+from fastwarp.ops._vmap import batch_of, fold, unfold, unfold_like
+
+torch.library.define(
+    "fastwarp::grid_resample", "(Tensor[] images, Tensor windows, SymInt[] sizes, Tensor? source_valid) -> Tensor[]"
+)
+torch.library.define(
+    "fastwarp::grid_resample_adjoint",
+    "(Tensor[] grads, Tensor windows, SymInt[] source_sizes, Tensor? source_valid) -> Tensor[]",
+)
+torch.library.define(
+    "fastwarp::grid_windows_gradient",
+    "(Tensor[] grads, Tensor[] images, Tensor windows, Tensor? source_valid) -> Tensor",
+)
+torch.library.define(
+    "fastwarp::grid_camera",
+    "(Tensor frame, Tensor windows, SymInt[] size, float[] scale, float[] bias, ScalarType dtype, "
+    "Tensor? source_valid) -> Tensor",
+)
+
+
+# --- resample ---------------------------------------------------------------------------------------------------------
+
+
+@torch.library.impl("fastwarp::grid_resample", ("cpu", "cuda"))
+def _resample(images: list[Tensor], windows: Tensor, sizes: list[int], source_valid: Tensor | None) -> list[Tensor]:
+    return kernels("grid", windows.device).resample(images, windows, sizes, source_valid)
+
+
+@torch.library.register_fake("fastwarp::grid_resample")
+def _(images: list[Tensor], windows: Tensor, sizes: list[int], source_valid: Tensor | None) -> Any:
+    return resized(images, sizes)
+
+
+def _save_resample(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    images, windows, ctx.sizes, source_valid = inputs
+    ctx.source_sizes = sides(images)
+    ctx.save_for_backward(windows, source_valid, *(images if windows.requires_grad else ()))
+
+
+def _resample_grad(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
+    windows, source_valid, *images = ctx.saved_tensors
+    by_images: Any = [None] * len(grads)
+    if any(ctx.needs_input_grad[0]):
+        by_images = torch.ops.fastwarp.grid_resample_adjoint(grads, windows, ctx.source_sizes, source_valid)
+    by_windows = None
+    if ctx.needs_input_grad[1]:
+        by_windows = torch.ops.fastwarp.grid_windows_gradient(grads, images, windows, source_valid)
+    return by_images, by_windows, None, None
+
+
+torch.library.register_autograd("fastwarp::grid_resample", _resample_grad, setup_context=_save_resample)
+
+
+@torch.library.register_vmap("fastwarp::grid_resample")
+def _(info: Any, in_dims: Any, *args: Any) -> Any:
+    folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
+    results = torch.ops.fastwarp.grid_resample(*folded)
+    return [unfold(info.batch_size, r) for r in results], [0] * len(results)
+
+
+# --- resample_adjoint -------------------------------------------------------------------------------------------------
+
+
+@torch.library.impl("fastwarp::grid_resample_adjoint", ("cpu", "cuda"))
+def _adjoint(grads: list[Tensor], windows: Tensor, source_sizes: list[int], valid: Tensor | None) -> list[Tensor]:
+    return kernels("grid", windows.device).resample_adjoint(grads, windows, source_sizes, valid)
+
+
+@torch.library.register_fake("fastwarp::grid_resample_adjoint")
+def _(grads: list[Tensor], windows: Tensor, source_sizes: list[int], source_valid: Any) -> Any:
+    return resized(grads, source_sizes)
+
+
+def _save_adjoint(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    grads, windows, _, source_valid = inputs
+    ctx.sizes = sides(grads)
+    ctx.save_for_backward(windows, source_valid, *(grads if windows.requires_grad else ()))
+
+
+def _adjoint_grad(ctx: Any, cotangents: list[Tensor]) -> tuple[Any, ...]:
+    windows, source_valid, *grads = ctx.saved_tensors
+    by_grads: Any = [None] * len(cotangents)
+    if any(ctx.needs_input_grad[0]):
+        by_grads = torch.ops.fastwarp.grid_resample(cotangents, windows, ctx.sizes, source_valid)
+    by_windows = None
+    if ctx.needs_input_grad[1]:
+        by_windows = torch.ops.fastwarp.grid_windows_gradient(grads, cotangents, windows, source_valid)
+    return by_grads, by_windows, None, None
+
+
+torch.library.register_autograd("fastwarp::grid_resample_adjoint", _adjoint_grad, setup_context=_save_adjoint)
+
+
+@torch.library.register_vmap("fastwarp::grid_resample_adjoint")
+def _(info: Any, in_dims: Any, *args: Any) -> Any:
+    folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
+    results = torch.ops.fastwarp.grid_resample_adjoint(*folded)
+    return [unfold(info.batch_size, r) for r in results], [0] * len(results)
+
+
+# --- windows_gradient -------------------------------------------------------------------------------------------------
+
+
+@torch.library.impl("fastwarp::grid_windows_gradient", ("cpu", "cuda"))
+def _windows_gradient(
+    grads: list[Tensor], images: list[Tensor], windows: Tensor, source_valid: Tensor | None
+) -> Tensor:
+    return kernels("grid", windows.device).windows_gradient(grads, images, windows, source_valid)
+
+
+@torch.library.register_fake("fastwarp::grid_windows_gradient")
+def _(grads: list[Tensor], images: list[Tensor], windows: Tensor, source_valid: Any) -> Tensor:
+    return windows.new_empty(windows.shape)
+
+
+def _save_windows_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    grads, images, windows, source_valid = inputs
+    ctx.save_for_backward(windows, source_valid, *grads, *images)
+
+
+def _windows_gradient_grad(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
+    windows, source_valid, *levels = ctx.saved_tensors
+    count = len(levels) // 2
+    grads, images = levels[:count], levels[count:]
+    if windows.shape[1] == 2:
+
+        def product(windows: Tensor, *levels: Tensor) -> Tensor:
+            return _dense_mesh.bilinear_windows_gradient(levels[:count], levels[count:], windows, source_valid)
+
+        by = _dense.backward(product, [windows, *grads, *images], cotangent)
+        return list(by[1 : count + 1]), list(by[count + 1 :]), by[0], None
+
+    def results(windows: Tensor, *images: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        return _dense_mesh.grid_resample(images, windows, sides(grads), source_valid), (windows,)
+
+    by = _dense.second_backward(results, grads, [windows, *images], [cotangent])
+    return list(by[:count]), list(by[count + 1 :]), by[count], None
+
+
+torch.library.register_autograd(
+    "fastwarp::grid_windows_gradient", _windows_gradient_grad, setup_context=_save_windows_gradient
+)
+
+
+@torch.library.register_vmap("fastwarp::grid_windows_gradient")
+def _(info: Any, in_dims: Any, *args: Any) -> Any:
+    folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
+    result = torch.ops.fastwarp.grid_windows_gradient(*folded)
+    return unfold_like(info.batch_size, result, args[2], in_dims[2]), 0
+
+
+# --- camera -----------------------------------------------------------------------------------------------------------
+
+
+@torch.library.impl("fastwarp::grid_camera", ("cpu", "cuda"))
+def _camera(frame: Tensor, *args: Any) -> Tensor:
+    return kernels("grid", frame.device).camera(frame, *args)
+
+
+@torch.library.register_fake("fastwarp::grid_camera")
+def _(
+    frame: Tensor,
+    windows: Tensor,
+    size: list[int],
+    scale: list[float],
+    bias: list[float],
+    dtype: torch.dtype,
+    source_valid: Tensor | None,
+) -> Tensor:
+    return frame.new_empty((frame.shape[0], frame.shape[3], *size), dtype=dtype)
+
+
+def _save_camera(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    frame, windows, _, ctx.scale, _, _, source_valid = inputs
+    ctx.save_for_backward(frame, windows, source_valid)
+
+
+def _camera_grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    frame, windows, source_valid = ctx.saved_tensors
+    scale = torch.tensor(ctx.scale, dtype=grad.dtype, device=grad.device)
+    image = frame.permute(0, 3, 1, 2).to(grad.dtype)  # weights sum to one: the bias has no gradient
+    by_windows = torch.ops.fastwarp.grid_windows_gradient([grad * scale[:, None, None]], [image], windows, source_valid)
+    return (None, by_windows, *(None,) * 5)
+
+
+torch.library.register_autograd("fastwarp::grid_camera", _camera_grad, setup_context=_save_camera)
+
+
+@torch.library.register_vmap("fastwarp::grid_camera")
+def _(info: Any, in_dims: Any, *args: Any) -> Any:
+    folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
+    return unfold(info.batch_size, torch.ops.fastwarp.grid_camera(*folded)), 0

@@ -1,0 +1,243 @@
+"""Ops of the `mesh` family: T~ of quad meshes and its inverse, on grids of targets and at points, and the sampling of
+images there.
+
+`tiles` are int32 numbers `i * (w - 1) + j` of the tile that a target or a point is in, -1 for none: what the backward
+passes need beside the positions.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastwarp._backend import kernels
+from fastwarp.ops import _dense, _dense_mesh
+from fastwarp.ops._levels import resized, sides
+from fastwarp.ops._vmap import batch_of, fold, unfold, unfold_like
+
+torch.library.define(
+    "fastwarp::mesh_positions",
+    "(Tensor mesh, SymInt[] sizes, SymInt[] source_sizes, bool inverse, bool homography, bool border, "
+    "Tensor? valid, Tensor? source_valid) -> (Tensor, Tensor)",
+)
+torch.library.define(
+    "fastwarp::mesh_positions_backward",
+    "(Tensor grad, Tensor mesh, Tensor windows, Tensor tiles, SymInt[] sizes, SymInt[] source_sizes, bool inverse, "
+    "bool homography, Tensor? valid, Tensor? source_valid) -> Tensor",
+)
+torch.library.define(
+    "fastwarp::mesh_map", "(Tensor mesh, Tensor points, bool inverse, bool homography) -> (Tensor, Tensor)"
+)
+torch.library.define(
+    "fastwarp::mesh_map_backward",
+    "(Tensor grad, Tensor mesh, Tensor points, Tensor mapped, Tensor tiles, bool inverse, bool homography) "
+    "-> (Tensor, Tensor)",
+)
+torch.library.define(
+    "fastwarp::mesh_sample",
+    "(Tensor[] images, Tensor mesh, SymInt[] sizes, bool inverse, bool homography, bool border, "
+    "Tensor? valid, Tensor? source_valid) -> Tensor[]",
+)
+
+
+def _broadcast(*tensors: Tensor | None) -> int:
+    return next((t.shape[0] for t in tensors if t is not None and t.shape[0] != 1), 1)
+
+
+# --- positions --------------------------------------------------------------------------------------------------------
+
+
+@torch.library.impl("fastwarp::mesh_positions", ("cpu", "cuda"))
+def _positions(mesh: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    return kernels("mesh", mesh.device).positions(mesh, *args)
+
+
+@torch.library.register_fake("fastwarp::mesh_positions")
+def _(mesh: Tensor, sizes: list[int], *args: Any) -> tuple[Tensor, Tensor]:
+    batch = _broadcast(mesh, *args[-2:])
+    count = sum(height * width for height, width in zip(sizes[::2], sizes[1::2], strict=True))
+    return mesh.new_empty(batch, 2, count), mesh.new_empty(batch, count, dtype=torch.int32)
+
+
+def _save_positions(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    mesh, ctx.sizes, ctx.source_sizes, ctx.inverse, ctx.homography, _, valid, source_valid = inputs
+    ctx.save_for_backward(mesh, *output, valid, source_valid)
+
+
+def _positions_grad(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
+    mesh, windows, tiles, *extents = ctx.saved_tensors
+    options = (ctx.sizes, ctx.source_sizes, ctx.inverse, ctx.homography)
+    by_mesh = torch.ops.fastwarp.mesh_positions_backward(grad, mesh, windows.detach(), tiles, *options, *extents)
+    return (by_mesh, *(None,) * 7)
+
+
+torch.library.register_autograd("fastwarp::mesh_positions", _positions_grad, setup_context=_save_positions)
+
+
+@torch.library.impl("fastwarp::mesh_positions_backward", ("cpu", "cuda"))
+def _positions_backward(grad: Tensor, mesh: Tensor, *args: Any) -> Tensor:
+    return kernels("mesh", mesh.device).positions_backward(grad, mesh, *args)
+
+
+@torch.library.register_fake("fastwarp::mesh_positions_backward")
+def _(grad: Tensor, mesh: Tensor, *args: Any) -> Tensor:
+    return mesh.new_empty(mesh.shape)
+
+
+def _save_positions_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *tensors, ctx.sizes, ctx.source_sizes, ctx.inverse, ctx.homography, valid, source_valid = inputs
+    ctx.save_for_backward(*tensors, valid, source_valid)
+
+
+def _positions_double(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
+    grad, mesh, windows, tiles, *extents = ctx.saved_tensors
+    options = (ctx.sizes, ctx.source_sizes, ctx.inverse, ctx.homography, *extents)
+
+    def positions(mesh: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        return (_dense_mesh.mesh_positions(mesh, windows.double(), tiles, *options),), (mesh,)
+
+    return (*_dense.second_backward(positions, [grad], [mesh], [cotangent]), *(None,) * 8)
+
+
+torch.library.register_autograd(
+    "fastwarp::mesh_positions_backward", _positions_double, setup_context=_save_positions_backward
+)
+
+
+@torch.library.register_vmap("fastwarp::mesh_positions")
+def _(info: Any, in_dims: Any, *args: Any) -> Any:
+    results = torch.ops.fastwarp.mesh_positions(*fold(info.batch_size, batch_of(args, in_dims), args, in_dims))
+    return tuple(unfold(info.batch_size, r) for r in results), (0, 0)
+
+
+@torch.library.register_vmap("fastwarp::mesh_positions_backward")
+def _(info: Any, in_dims: Any, *args: Any) -> Any:
+    folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
+    by_mesh = torch.ops.fastwarp.mesh_positions_backward(*folded)
+    return unfold_like(info.batch_size, by_mesh, args[1], in_dims[1]), 0
+
+
+# --- map --------------------------------------------------------------------------------------------------------------
+
+
+@torch.library.impl("fastwarp::mesh_map", ("cpu", "cuda"))
+def _map(mesh: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    return kernels("mesh", mesh.device).map(mesh, *args)
+
+
+@torch.library.register_fake("fastwarp::mesh_map")
+def _(mesh: Tensor, points: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    batch, count = _broadcast(mesh, points), points.shape[1]
+    return mesh.new_empty(batch, count, 2), mesh.new_empty(batch, count, dtype=torch.int32)
+
+
+def _save_map(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    mesh, points, ctx.inverse, ctx.homography = inputs
+    ctx.save_for_backward(mesh, points, *output)
+
+
+def _map_grad(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
+    mesh, points, mapped, tiles = ctx.saved_tensors
+    options = (ctx.inverse, ctx.homography)
+    return (*torch.ops.fastwarp.mesh_map_backward(grad, mesh, points, mapped.detach(), tiles, *options), None, None)
+
+
+torch.library.register_autograd("fastwarp::mesh_map", _map_grad, setup_context=_save_map)
+
+
+@torch.library.impl("fastwarp::mesh_map_backward", ("cpu", "cuda"))
+def _map_backward(grad: Tensor, mesh: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    return kernels("mesh", mesh.device).map_backward(grad, mesh, *args)
+
+
+@torch.library.register_fake("fastwarp::mesh_map_backward")
+def _(grad: Tensor, mesh: Tensor, points: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    return mesh.new_empty(mesh.shape), points.new_empty(points.shape)
+
+
+def _save_map_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *tensors, ctx.inverse, ctx.homography = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _map_double(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+    grad, mesh, points, mapped, tiles = ctx.saved_tensors
+
+    def values(*inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        return (_dense_mesh.mesh_map(*inputs, mapped.double(), tiles, ctx.inverse, ctx.homography),), inputs
+
+    return (*_dense.second_backward(values, [grad], [mesh, points], cotangents), *(None,) * 4)
+
+
+torch.library.register_autograd("fastwarp::mesh_map_backward", _map_double, setup_context=_save_map_backward)
+
+
+@torch.library.register_vmap("fastwarp::mesh_map")
+def _(info: Any, in_dims: Any, *args: Any) -> Any:
+    results = torch.ops.fastwarp.mesh_map(*fold(info.batch_size, batch_of(args, in_dims), args, in_dims))
+    return tuple(unfold(info.batch_size, r) for r in results), (0, 0)
+
+
+@torch.library.register_vmap("fastwarp::mesh_map_backward")
+def _(info: Any, in_dims: Any, *args: Any) -> Any:
+    grads = torch.ops.fastwarp.mesh_map_backward(*fold(info.batch_size, batch_of(args, in_dims), args, in_dims))
+    return tuple(unfold_like(info.batch_size, g, args[i], in_dims[i]) for g, i in zip(grads, (1, 2), strict=True)), (
+        0,
+        0,
+    )
+
+
+# --- sample: positions and resample in one call -----------------------------------------------------------------------
+
+
+@torch.library.impl("fastwarp::mesh_sample", ("cpu", "cuda"))
+def _sample(
+    images: list[Tensor],
+    mesh: Tensor,
+    sizes: list[int],
+    inverse: bool,
+    homography: bool,
+    border: bool,
+    valid: Tensor | None,
+    source_valid: Tensor | None,
+) -> list[Tensor]:
+    options = (inverse, homography, border, valid, source_valid)
+    windows, _ = kernels("mesh", mesh.device).positions(mesh, sizes, sides(images), *options)
+    return kernels("grid", mesh.device).resample(images, windows, sizes, source_valid)
+
+
+@torch.library.register_fake("fastwarp::mesh_sample")
+def _(images: list[Tensor], mesh: Tensor, sizes: list[int], *args: Any) -> Any:
+    return resized(images, sizes)
+
+
+def _save_sample(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    images, mesh, ctx.sizes, ctx.inverse, ctx.homography, ctx.border, valid, source_valid = inputs
+    ctx.source_sizes = sides(images)
+    ctx.save_for_backward(mesh, valid, source_valid, *(images if mesh.requires_grad else ()))
+
+
+def _sample_grad(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
+    mesh, valid, source_valid, *images = ctx.saved_tensors
+    options = (ctx.sizes, ctx.source_sizes, ctx.inverse, ctx.homography)
+    windows, tiles = torch.ops.fastwarp.mesh_positions(mesh, *options, ctx.border, valid, source_valid)
+    by_images: Any = [None] * len(grads)
+    if any(ctx.needs_input_grad[0]):
+        by_images = torch.ops.fastwarp.grid_resample_adjoint(grads, windows, ctx.source_sizes, source_valid)
+    by_mesh = None
+    if ctx.needs_input_grad[1]:
+        by_windows = torch.ops.fastwarp.grid_windows_gradient(grads, images, windows, source_valid)
+        by_mesh = torch.ops.fastwarp.mesh_positions_backward(
+            by_windows, mesh, windows.detach(), tiles, *options, valid, source_valid
+        )
+    return (by_images, by_mesh, *(None,) * 6)
+
+
+torch.library.register_autograd("fastwarp::mesh_sample", _sample_grad, setup_context=_save_sample)
+
+
+@torch.library.register_vmap("fastwarp::mesh_sample")
+def _(info: Any, in_dims: Any, *args: Any) -> Any:
+    folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
+    results = torch.ops.fastwarp.mesh_sample(*folded)
+    return [unfold(info.batch_size, r) for r in results], [0] * len(results)

@@ -1,0 +1,89 @@
+"""Points and boxes there and back: what is the same for every warp."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastwarp.errors import check_tensor, fail
+
+EDGE = 8
+"""Points on each edge of a box, beside its corners, whose hull is the warped box where edges become curves."""
+
+
+class Points:
+    """Methods of warps that map points and boxes, by `_map` and the length of the batch."""
+
+    _straight = True  # edges of boxes stay parallel to the axes
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def _map(self, points: Tensor, source_size: Any, size: Any, inverse: bool) -> Tensor:
+        raise NotImplementedError
+
+    def zoom_points(self, points: Tensor, source_size: Any, size: Any) -> Tensor:
+        """Source -> zoomed pixels, (x, y) `[B, N, 2]` or `[N, 2]`; see `fastwarp.functional.map_points`."""
+        return self._convert("zoom_points", points, source_size, size, True)
+
+    def unzoom_points(self, points: Tensor, source_size: Any, size: Any) -> Tensor:
+        """Zoomed -> source pixels, (x, y) `[B, N, 2]` or `[N, 2]`; see `fastwarp.functional.map_points`."""
+        return self._convert("unzoom_points", points, source_size, size, False)
+
+    def zoom_boxes(self, boxes: Tensor, source_size: Any, size: Any) -> Tensor:
+        """Source -> zoomed boxes, (x1, y1, x2, y2) in pixels, `[B, N, 4]` or `[N, 4]`.
+
+        Under a separable warp boxes stay boxes. Under others it is the hull, parallel to the axes, of the corners and
+        of 8 points of each edge.
+        """
+        return self._convert("zoom_boxes", boxes, source_size, size, True)
+
+    def unzoom_boxes(self, boxes: Tensor, source_size: Any, size: Any) -> Tensor:
+        """Zoomed -> source boxes, (x1, y1, x2, y2) in pixels, `[B, N, 4]` or `[N, 4]`, as `zoom_boxes`: what a
+        detector's results need."""
+        return self._convert("unzoom_boxes", boxes, source_size, size, False)
+
+    def zoom_corners(self, boxes: Tensor, source_size: Any, size: Any) -> Tensor:
+        """Source boxes `[B, N, 4]` or `[N, 4]` -> their four corners in zoomed pixels, `[..., 4, 2]`: top left, top
+        right, bottom right, bottom left."""
+        return self._convert("zoom_corners", boxes, source_size, size, True)
+
+    def unzoom_corners(self, boxes: Tensor, source_size: Any, size: Any) -> Tensor:
+        """Zoomed boxes `[B, N, 4]` or `[N, 4]` -> their four corners in source pixels, `[..., 4, 2]`, as
+        `zoom_corners`."""
+        return self._convert("unzoom_corners", boxes, source_size, size, False)
+
+    def _convert(self, name: str, points: Tensor, source_size: Any, size: Any, inverse: bool) -> Tensor:
+        what = name.split("_")[1]
+        argument, width = ("points", 2) if what == "points" else ("boxes", 4)
+        single = isinstance(points, Tensor) and points.dim() == 2
+        if single:
+            if len(self) != 1:
+                raise fail(name, argument, f"of shape {list(points.shape)}", f"[{len(self)}, N, {width}]")
+            points = points[None]
+        check_tensor(name, argument, points, f"[B, N, {width}]", floating=True)
+        if points.shape[2] != width:
+            raise fail(name, argument, f"of shape {list(points.shape)}", f"[B, N, {width}]")
+        if what == "points":
+            mapped = self._map(points, source_size, size, inverse)
+        else:
+            straight = what == "boxes" and self._straight
+            outline = points.unflatten(2, (2, 2)) if straight else _outline(points, EDGE if what == "boxes" else 0)
+            mapped = self._map(outline.flatten(1, 2), source_size, size, inverse).unflatten(1, outline.shape[1:3])
+            if straight:
+                mapped = mapped.flatten(2)
+            elif what == "boxes":
+                mapped = torch.cat([mapped.amin(2), mapped.amax(2)], -1)
+        return mapped[0] if single else mapped
+
+
+def _outline(boxes: Tensor, between: int) -> Tensor:
+    """The four corners of boxes `[B, N, 4]` and as many points `between` them on each edge, `[B, N, points, 2]`."""
+    places = [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)]
+    for share in (k / (between + 1) for k in range(1, between + 1)):
+        places += [(share, 0.0), (1.0, share), (share, 1.0), (0.0, share)]
+    share = torch.tensor(places, dtype=boxes.dtype, device=boxes.device)
+    first, last = boxes[:, :, None, :2], boxes[:, :, None, 2:]
+    return torch.where(share == 1, last, first + share * (last - first))

@@ -1,0 +1,226 @@
+"""Warps that need not be separable."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from fastwarp import functional as F
+from fastwarp._checks import check_mesh, check_option
+from fastwarp.errors import check_devices, check_size, fail
+from fastwarp.functional.mesh import TILES, Tile
+from fastwarp.functional.separable import Levels, Size
+from fastwarp.warp._points import Points
+from fastwarp.warp.separable import SeparableWarp
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class MeshWarp(Points):
+    """A batch of warps given by quad meshes, LZU eq. 1-2 and appendix A: what need not act on rows and columns alone.
+
+    T~ maps positions of the zoomed image to positions of the source, in [0, 1] with align_corners=True. It takes each
+    tile of a uniform grid to a quad of the mesh, and its inverse is exact: unzoom undoes zoom. Its methods and their
+    arguments are those of `fastwarp.SeparableWarp`. Frozen; a pytree (torch.compile, vmap, DDP's inputs); a batch of 1
+    is shared by all images.
+
+    Args:
+        mesh: `[B, h, w, 2]`, (x, y), float32 or float64, h, w >= 2: T at Grid(h) x Grid(w). Any quads: rotated,
+            mirrored, collapsed. Where a mesh folds over itself the first tile in row-major order counts.
+        tile: `"bilinear"` (LZU A.1): T~ is continuous. `"homography"`: straight lines inside a tile stay straight, but
+            two tiles divide their common edge differently unless it is parallel to the opposite edges, so T~ jumps
+            along edges; quads that are not convex have no homography and are bilinear.
+
+    Raises:
+        FastwarpError: wrong rank or shape, an unknown tile.
+        TypeError: not a tensor of one of the two dtypes.
+
+    Example:
+        >>> import torch
+        >>> saliency = torch.zeros(1, 31, 51)
+        >>> saliency[:, 12:18, 20:30] = 1  # look here
+        >>> warp = MeshWarp.from_saliency(saliency)
+        >>> image = torch.rand(1, 3, 240, 320)
+        >>> small = warp.zoom(image, (120, 160))
+        >>> pyramid = [torch.rand(1, 8, 15, 20), torch.rand(1, 8, 8, 10)]  # a network's, of `small`
+        >>> [tuple(level.shape) for level in warp.unzoom(pyramid)]
+        [(1, 8, 15, 20), (1, 8, 8, 10)]
+    """
+
+    mesh: Tensor
+    tile: Tile = "bilinear"
+
+    _straight = False
+
+    def __post_init__(self) -> None:
+        check_mesh("MeshWarp", self.mesh)
+        check_option("MeshWarp", "tile", self.tile, TILES)
+
+    # --- constructors -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_saliency(
+        cls, saliency: Tensor, fwhm: float = 13.0, anti_crop: bool = True, *, tile: Tile = "bilinear"
+    ) -> MeshWarp:
+        """The LZ warp of a saliency map `[B, h, w]`, LZU eq. 1 and 2; see `fastwarp.functional.lz_mesh`."""
+        return cls(F.lz_mesh(saliency, fwhm, anti_crop), tile)
+
+    @classmethod
+    def from_separable(cls, warp: SeparableWarp) -> MeshWarp:
+        """The same warp as a mesh; to combine it with others, or to deform it."""
+        if not isinstance(warp, SeparableWarp):
+            raise TypeError(f"MeshWarp.from_separable: warp is {type(warp).__name__}, expected a SeparableWarp")
+        shape = (len(warp), warp.knots_y.shape[1], warp.knots_x.shape[1])
+        x, y = warp.knots_x[:, None, :].expand(shape), warp.knots_y[:, :, None].expand(shape)
+        return cls(torch.stack([x, y], -1))
+
+    @classmethod
+    def identity(
+        cls,
+        batch: int = 1,
+        shape: Size = (2, 2),
+        *,
+        tile: Tile = "bilinear",
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> MeshWarp:
+        """The warp that does nothing, with `shape` (h, w) vertices."""
+        if isinstance(batch, bool) or not isinstance(batch, int):
+            raise TypeError(f"MeshWarp.identity: batch is {batch!r}, expected an integer")
+        if batch < 0:
+            raise fail("MeshWarp.identity", "batch", batch, "0 or more")
+        y, x = (
+            torch.linspace(0, 1, n, dtype=dtype, device=device) for n in check_size("MeshWarp.identity", "shape", shape)
+        )
+        mesh = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], -1)
+        return cls(mesh.repeat(batch, 1, 1, 1), tile)
+
+    @staticmethod
+    def cat(warps: Sequence[MeshWarp]) -> MeshWarp:
+        """One batch of several warps with equal numbers of vertices and one kind of tile."""
+        if not warps:
+            raise fail("MeshWarp.cat", "warps", "empty", "at least one warp")
+        for warp in warps:
+            if not isinstance(warp, MeshWarp):
+                raise TypeError(f"MeshWarp.cat: warps has {type(warp).__name__}, expected MeshWarp")
+            check_devices("MeshWarp.cat", first=warps[0].mesh, other=warp.mesh)
+        kinds = {(tuple(w.mesh.shape[1:3]), w.tile) for w in warps}
+        if len(kinds) > 1:
+            raise fail("MeshWarp.cat", "warps", f"of {sorted(kinds)}", "equal numbers of vertices and one kind of tile")
+        return MeshWarp(torch.cat([w.mesh for w in warps]), warps[0].tile)
+
+    # --- as a batch ---------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self.mesh.shape[0]
+
+    def __getitem__(self, index: Any) -> MeshWarp:
+        """Some warps of the batch; an integer keeps a batch of 1."""
+        batch = len(self)
+        if isinstance(index, int):
+            if not -batch <= index < batch:
+                raise IndexError(f"MeshWarp: index {index} is out of range for a batch of {batch}")
+            index = slice(index % batch, index % batch + 1)
+        return MeshWarp(self.mesh[index], self.tile)
+
+    def __repr__(self) -> str:
+        shape = tuple(self.mesh.shape[1:3])
+        about = f"batch={len(self)}, vertices={shape}, tile='{self.tile}', {self.mesh.dtype}"
+        return f"MeshWarp({about}, device='{self.mesh.device}')"
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> MeshWarp:
+        """On another device, or in float32 or float64."""
+        return MeshWarp(self.mesh.to(device=device, dtype=dtype), self.tile)
+
+    def detach(self) -> MeshWarp:
+        """Without gradients to the mesh."""
+        return MeshWarp(self.mesh.detach(), self.tile)
+
+    def check(self) -> MeshWarp:
+        """Raises FastwarpError if a vertex is not finite or tiles are folded, naming the first; returns the warp.
+        Waits for a GPU."""
+        report = self.report()
+        if not report.ok:
+            raise fail("MeshWarp.check", "mesh", f"a mesh with {report}", "finite vertices and no folds")
+        return self
+
+    def report(self) -> F.MeshReport:
+        """Where the mesh is folded, collapsed, outside the source or not finite, as data and as text; see
+        `fastwarp.functional.mesh_report`."""
+        return F.mesh_report(self.mesh)
+
+    # --- images -------------------------------------------------------------------------------------------------------
+
+    def zoom(
+        self,
+        image: Tensor,
+        size: Size,
+        *,
+        antialias: bool = False,
+        valid: Tensor | None = None,
+        source_valid: Tensor | None = None,
+    ) -> Tensor:
+        """Zooms `[B, C, H, W]` to `[B, C, *size]`; see `fastwarp.functional.mesh_zoom`."""
+        options: dict[str, Any] = {"antialias": antialias, "valid": valid, "source_valid": source_valid}
+        return F.mesh_zoom(image, self.mesh, size, tile=self.tile, **options)
+
+    def unzoom(
+        self,
+        features: Levels,
+        size: Any = None,
+        *,
+        antialias: bool = False,
+        fill: Literal["zeros", "border"] = "zeros",
+        valid: Any = None,
+        source_valid: Any = None,
+    ) -> Levels:
+        """Brings zoomed maps back to the source's geometry; see `fastwarp.functional.mesh_unzoom`.
+
+        `features` is a tensor, or a list, tuple or dict of levels, in one launch; each keeps its size unless `size`
+        says otherwise.
+        """
+        options: dict[str, Any] = {"antialias": antialias, "fill": fill, "valid": valid, "source_valid": source_valid}
+        return F.mesh_unzoom(features, self.mesh, size, tile=self.tile, **options)
+
+    def zoom_frame(self, frame: Tensor, size: Size, **options: Any) -> Tensor:
+        """Zooms and normalises uint8 `[H, W, C]` or `[B, H, W, C]` in one pass; see
+        `fastwarp.functional.mesh_zoom_frame`."""
+        return F.mesh_zoom_frame(frame, self.mesh, size, tile=self.tile, **options)
+
+    # --- geometry -----------------------------------------------------------------------------------------------------
+
+    def grid(self, size: Size) -> Tensor:
+        """Grid of the zoom `[B, *size, 2]` for `F.grid_sample(..., align_corners=True)`."""
+        return F.mesh_grid(self.mesh, size, tile=self.tile)
+
+    def inverse_grid(self, size: Size) -> Tensor:
+        """Grid of the unzoom `[B, *size, 2]` for `F.grid_sample(..., align_corners=True)`; -3 outside the mesh."""
+        return F.mesh_grid(self.mesh, size, inverse=True, tile=self.tile)
+
+    def inverse_valid(self, size: Size) -> Tensor:
+        """Bool `[B, *size]`: where an unzoom has something to read."""
+        return F.mesh_inside(self.mesh, size)
+
+    def magnification(self, size: Size) -> Tensor:
+        """Area magnification `[B, *size]` over the source, relative to uniform resizing."""
+        return F.mesh_magnification(self.mesh, size, tile=self.tile)
+
+    def _map(self, points: Tensor, source_size: Any, size: Any, inverse: bool) -> Tensor:
+        return F.mesh_map_points(points, self.mesh, source_size, size, inverse=inverse, tile=self.tile)
+
+
+def _unflatten(tensors: Any, tile: Any) -> MeshWarp:
+    """Unchecked: trees are rebuilt around stacked meshes, and around things that are no tensors."""
+    warp = object.__new__(MeshWarp)
+    object.__setattr__(warp, "mesh", tensors[0])
+    object.__setattr__(warp, "tile", tile)
+    return warp
+
+
+pytree.register_pytree_node(
+    MeshWarp, lambda warp: ([warp.mesh], warp.tile), _unflatten, serialized_type_name="fastwarp.MeshWarp"
+)
