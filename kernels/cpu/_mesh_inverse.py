@@ -1,0 +1,236 @@
+"""T~^-1 on a grid of targets: each tile writes the targets that it owns, a run in each row.
+
+Tiles come in reverse row-major order and overwrite each other: the first tile that encloses a target has the last word.
+"""
+
+import math
+
+import numpy as np
+
+from fastwarp.kernels.cpu._extents import extent
+from fastwarp.kernels.cpu._mesh_geometry import corners, cross, perspective, solve, tile_runs, units, vertices
+from fastwarp.kernels.cpu._mesh_simd import COEFFICIENTS, bilinear_run, homography_run
+from fastwarp.kernels.cpu._parallel import inline, jit
+from fastwarp.kernels.cpu._simd import LANES
+
+_ERROR = 2.0**-11  # targets: a tile whose inverse could be further off goes to a wider type
+_FAR = 2.0**24  # targets that fp32 counts
+
+
+@inline
+def _length(v):
+    return abs(v[0]) + abs(v[1])
+
+
+@inline
+def _condition(tile, p, q, has_homography):
+    """Roughly how many units in the last place of a target the inverse of a tile can be off by."""
+    _, e, f, g = tile
+    area, by_f, by_g = cross(e, f), cross(e, g), cross(g, f)
+    size = max(_length(e), _length(f)) + _length(g)
+    if has_homography:
+        depth = (1.0 + p) * (1.0 + q)
+        least = depth * abs(area) / (1.0 + max(p, 0.0) + max(q, 0.0))
+        most = depth * abs(area) + (abs(p) + abs(q)) * (1.0 + max(p, q, 0.0)) * (abs(area) + abs(by_f) + abs(by_g))
+        return size * (most + (1.0 + max(p, q, 0.0)) * size * size) / least
+    if area < 0:
+        area, by_f, by_g = -area, -by_f, -by_g
+    least = min(min(area, area + by_f), min(area + by_g, area + by_f + by_g))
+    if not least > 0:
+        return math.inf
+    spread = (area + abs(by_f) + abs(by_g)) / least
+    return size * (spread * spread + size * size / least)
+
+
+@inline
+def _set_coefficients(tile, p, q, has_homography, place, factor, last, c):
+    """What `_mesh_simd` needs of a tile."""
+    a, e, f, g = tile
+    area, twice, turn = cross(e, f), 2.0 * cross(g, f), 1.0
+    a = (a[0] - np.floor(a[0]), a[1] - np.floor(a[1]))
+    if has_homography:
+        across, along = 1.0 + q, -(1.0 + p)
+    else:
+        turn = 1.0 if area > 0 else -1.0
+        across, along = 2.0 * turn, -2.0 * turn
+    # d x v for d = (column, row) - a
+    c[0], c[1], c[2] = -across * cross(a, f), -across * f[0], across * f[1]
+    c[3], c[4], c[5] = -along * cross(a, e), -along * e[0], along * e[1]
+    if has_homography:
+        c[6] = (1.0 + p) * (1.0 + q) * area + (p * across * cross(a, f) + q * along * cross(a, e))
+        c[7], c[8] = p * across * f[0] + q * along * e[0], -p * across * f[1] - q * along * e[1]
+    else:
+        c[6], c[7], c[8] = -turn * cross(a, g), -turn * g[0], turn * g[1]
+    c[9], c[10], c[11], c[12] = turn * area, turn * twice, -1.0 / 64, 65.0 / 64
+    for axis in range(2):
+        c[13 + 3 * axis] = factor[axis]
+        c[14 + 3 * axis] = place[axis] * factor[axis]
+        c[15 + 3 * axis] = last[axis]
+
+
+@inline
+def _fill(c, has_homography, column, row, runs, first, last, width, at, number, x, y, tiles):
+    left, right = runs
+    for r in range(first, last):
+        begin, end = int(left[r - first]), int(right[r - first])
+        if begin < end:
+            place = (column, r - row, begin, end, width, at + r * width, number)
+            if has_homography:
+                homography_run(c, *place, x, y, tiles)
+            else:
+                bilinear_run(c, *place, x, y, tiles)
+
+
+@inline
+def _fill_any(tile, p, q, has_homography, place, factor, span, runs, first, last, width, at, number, x, y, tiles):
+    """As `_fill` for any tile, target by target in float64."""
+    left, right, turn = runs
+    for r in range(first, last):
+        for k in range(int(left[r - first]), int(right[r - first])):
+            local = solve(float(k), float(r), tile, p, q, has_homography, turn[r - first], True)
+            target = at + r * width + k
+            x[target] = min(max((place[0] + local[0]) * factor[0], 0.0), span[0])
+            y[target] = min(max((place[1] + local[1]) * factor[1], 0.0), span[1])
+            tiles[target] = number
+
+
+@inline
+def _fill_tile(mesh, i, j, homography, x_unit, y_unit, span, runs, count, first, last, width, at, scratch, x, y, tiles):
+    h, w = mesh.shape[0], mesh.shape[1]
+    left, right, turn = runs
+    c, wide = scratch
+    number = i * (w - 1) + j
+    tile = corners(mesh, i, j, x_unit, y_unit)
+    p, q, has_homography = perspective(mesh, i, j) if homography else (0.0, 0.0, False)
+    place, factor = (float(j), float(i)), (span[0] / (w - 1), span[1] / (h - 1))
+    condition = _condition(tile, p, q, has_homography)
+    a = tile[0]
+    where = (first, last, width, at, number, x, y, tiles)
+    if count == 1 and width >= LANES and condition < _ERROR * 2.0**52 and abs(a[0]) < _FAR and abs(a[1]) < _FAR:
+        column, row = int(np.floor(a[0])), int(np.floor(a[1]))
+        if c.itemsize == 8 or condition > _ERROR * 2.0**23:
+            _set_coefficients(tile, p, q, has_homography, place, factor, span, wide)
+            _fill(wide, has_homography, column, row, (left[0], right[0]), *where)
+        else:
+            _set_coefficients(tile, p, q, has_homography, place, factor, span, c)
+            _fill(c, has_homography, column, row, (left[0], right[0]), *where)
+        return
+    for run in range(count):
+        kept = (left[run], right[run], turn[run])
+        _fill_any(tile, p, q, has_homography, place, factor, span, kept, *where)
+
+
+@inline
+def _nearest_on_outline(mesh, column, row, x_unit, y_unit):
+    """Zoomed position of the outline's nearest point, in tiles; -1 where the outline is NaN."""
+    h, w = mesh.shape[0], mesh.shape[1]
+    best, u, v = math.inf, -1.0, -1.0
+    for side in range(4):
+        for n in range((w if side < 2 else h) - 1):
+            i, j = (side * (h - 1), n) if side < 2 else (n, (side - 2) * (w - 1))
+            i1, j1 = (i, j + 1) if side < 2 else (i + 1, j)
+            ax, ay = (mesh[i, j, 0] - x_unit[0]) * x_unit[1], (mesh[i, j, 1] - y_unit[0]) * y_unit[1]
+            bx, by = (mesh[i1, j1, 0] - x_unit[0]) * x_unit[1], (mesh[i1, j1, 1] - y_unit[0]) * y_unit[1]
+            ex, ey = bx - ax, by - ay
+            length = ex * ex + ey * ey
+            t = min(max(((column - ax) * ex + (row - ay) * ey) / length, 0.0), 1.0) if length > 0 else 0.0
+            dx, dy = ax + t * ex - column, ay + t * ey - row
+            distance = dx * dx + dy * dy
+            if distance < best:
+                best = distance
+                u, v = (j + t, float(i)) if side < 2 else (float(j), i + t)
+    return u, v
+
+
+@inline
+def _fill_border(mesh, x_unit, y_unit, span, low, high, targets, width, at, x, y, tiles):
+    h, w = mesh.shape[0], mesh.shape[1]
+    for r in range(low, high):
+        for k in range(targets):
+            target = at + r * width + k
+            if tiles[target] < 0:
+                u, v = _nearest_on_outline(mesh, float(k), float(r), x_unit, y_unit)
+                if u >= 0:
+                    x[target], y[target] = u * span[0] / (w - 1), v * span[1] / (h - 1)
+
+
+@inline
+def _clear(low, high, width, at, x, y, tiles):
+    begin, end = at + low * width, at + high * width
+    x[begin:end] = -1
+    y[begin:end] = -1
+    tiles[begin:end] = -1
+
+
+@inline
+def _rows(mesh, homography, border, low, high, extents, sources, width, at, scratch, x, y, tiles):
+    """The rows low .. high of a level of one image."""
+    h, w = mesh.shape[0], mesh.shape[1]
+    extent_y, extent_x = extents
+    end = min(high, extent_y)
+    if sources[0] == 0 or sources[1] == 0 or extent_x == 0 or low >= end:
+        _clear(low, high, width, at, x, y, tiles)
+        return
+    x_unit, y_unit = units(extent_x), units(extent_y)
+    span = (sources[1] - 1.0, sources[0] - 1.0)
+    vertex_x, vertex_y, left, right, turn, c, wide = scratch
+    vertices(mesh, x_unit, y_unit, vertex_x, vertex_y)
+    cleared = high
+    for i in range(h - 2, -1, -1):
+        top, bottom = math.inf, -math.inf
+        for j in range(w):
+            top = min(top, min(vertex_y[i, j], vertex_y[i + 1, j]))
+            bottom = max(bottom, max(vertex_y[i, j], vertex_y[i + 1, j]))
+        if bottom < low or top > end:
+            continue
+        # Rows are cleared when the first tile comes to them: they are still in the cache when they are written.
+        needed = int(max(np.floor(top), low)) if top == top else low
+        if needed < cleared:
+            _clear(needed, cleared, width, at, x, y, tiles)
+            cleared = needed
+        for j in range(w - 2, -1, -1):
+            first, last, count = tile_runs(vertex_x, vertex_y, i, j, low, end, float(extent_x), left, right, turn)
+            if count > 0:
+                kept = (x_unit, y_unit, span, (left, right, turn), count, first, last)
+                _fill_tile(mesh, i, j, homography, *kept, width, at, (c, wide), x, y, tiles)
+    if cleared > low:
+        _clear(low, cleared, width, at, x, y, tiles)
+    if border:
+        _fill_border(mesh, x_unit, y_unit, span, low, end, extent_x, width, at, x, y, tiles)
+
+
+@jit
+def inverse(mesh, sizes, source_sizes, homography, border, valid, source_valid, real, windows, tiles, part, parts):
+    h, w = mesh.shape[1], mesh.shape[2]
+    targets = tiles.shape[1]
+    begin, end = part * tiles.size // parts, (part + 1) * tiles.size // parts
+    vertex_x, vertex_y = np.empty((h, w)), np.empty((h, w))
+    rows = sizes[::2].max()
+    runs = np.empty((3, 2, rows))
+    scratch = (
+        vertex_x,
+        vertex_y,
+        runs[0],
+        runs[1],
+        runs[2],
+        np.empty(COEFFICIENTS, real.dtype),
+        np.empty(COEFFICIENTS),
+    )
+    for b in range(len(windows)):
+        at = 0
+        for level in range(len(sizes) // 2):
+            height, width = sizes[2 * level], sizes[2 * level + 1]
+            first = b * targets + at
+            # A row belongs to the part that has its first target.
+            low = min(max(-((first - begin) // width), 0), height) if width > 0 else 0
+            high = min(max(-((first - end) // width), 0), height) if width > 0 else 0
+            if low < high:
+                extents = (extent(valid, b, level, 0, height), extent(valid, b, level, 1, width))
+                sources = (
+                    extent(source_valid, b, level, 0, source_sizes[2 * level]),
+                    extent(source_valid, b, level, 1, source_sizes[2 * level + 1]),
+                )
+                one = mesh[b if len(mesh) > 1 else 0]
+                place = (low, high, extents, sources, width, at)
+                _rows(one, homography, border, *place, scratch, windows[b, 0], windows[b, 1], tiles[b])
+            at += height * width
