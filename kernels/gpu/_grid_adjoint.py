@@ -77,7 +77,7 @@ def _grid_cells_kernel(
     """Program (block of targets of a level, b): the cells of its targets, and how many pixels the widest reaches.
 
     The cells of all levels and images are numbered one after the other. A level's last one, past its pixels, is that of
-    targets that are NaN: they concern every pixel. Targets that read nothing have the cell `none`, behind all others.
+    targets that are NaN: they make the first pixel NaN. Targets that read nothing have `none`, behind all cells.
     """
     b = tl.program_id(1).to(tl.int64)
     level, size, start, p0 = find_segment(tl.program_id(0), counts, BLOCK_P)
@@ -240,7 +240,6 @@ def _grid_adjoint_kernel(
         column < source_extent(valid_ptr, b * stride_vb + 2 * level + 1, size_x)
     )
     starts_ptr += b * stride_sb + field(levels, position, 12)
-    lost = tl.load(starts_ptr + pixels) < tl.load(starts_ptr + pixels + 1)
     if ANTIALIAS:
         reach_y, reach_x = _reach(reaches_ptr, counts, level, b * stride_rb, PREPARED)
     else:
@@ -273,15 +272,21 @@ def _grid_adjoint_kernel(
                 offset = hint(tl.load(offsets_ptr + k, mask=reads, other=0), ALIGNED)
                 w, offset = along_pixels(w, CHANNELS_LAST), along_pixels(offset, CHANNELS_LAST)
                 value += tl.load(source + offset, mask=exists & (w > 0), other=0).to(ACC) * w.to(ACC)
-        value = tl.where(lost, float("nan"), value)
+        lost = tl.load(starts_ptr + pixels) < tl.load(starts_ptr + pixels + 1)
+        value = tl.where(along_pixels(lost & (p == 0), CHANNELS_LAST), float("nan"), value)
         tl.store(target, value, mask=exists & along_pixels(p < pixels, CHANNELS_LAST))
 
 
 def resample_adjoint(
     grads: list[Tensor], windows: Tensor, source_sizes: list[int], source_valid: Tensor | None
 ) -> list[Tensor]:
-    """Gradients `[B, C, H, W]` to the images of `resample`, from those of the results, in their memory formats."""
-    outs = empty_results(grads, len(grads[0]), source_sizes)
+    """Gradients `[B, C, H, W]` to the images of `resample`, from those of the results, in their memory formats.
+
+    Needs memory for the sorted targets, about 40 bytes for each (80 with filters), and 4 bytes for each source pixel.
+    """
+    images = len(windows) if len(grads[0]) == 1 else len(grads[0])
+    outs = empty_results(grads, images, source_sizes)
+    grads = [grad.expand(images, -1, -1, -1) for grad in grads]
     plans = plan_launches(outs)
     if not plans:
         return outs
