@@ -20,7 +20,7 @@ _ops = torch.ops.fastwarp
 
 
 def _positions(function: str, mesh: Tensor, size: Size, inverse: bool, tile: str) -> tuple[Tensor, Tensor]:
-    """Positions in [0, 1] `[B, H, W, 2]` of a grid, and the tiles `[B, H, W]` they are in, -1 for none."""
+    """Positions in [0, 1] `[B, H, W, 2]` of a grid, and the tiles `[B, H, W]` they are in; -1 and -1 for none."""
     check_mesh(function, mesh)
     check_option(function, "tile", tile, TILES)
     height, width = check_size(function, "size", size)
@@ -46,8 +46,8 @@ def mesh_grid(mesh: Tensor, size: Size, *, inverse: bool = False, tile: Tile = "
         FastwarpError: wrong ranks or sizes, an unknown tile.
         TypeError: wrong types or dtypes.
     """
-    positions, tiles = _positions("mesh_grid", mesh, size, inverse, tile)
-    return torch.where(tiles.unsqueeze(-1) < 0, -3.0, 2 * positions - 1)
+    positions, _ = _positions("mesh_grid", mesh, size, inverse, tile)
+    return torch.rsub(positions, -1, alpha=-2)  # 2 p - 1 in one pass; targets without a tile are at -1
 
 
 def mesh_inside(mesh: Tensor, size: Size) -> Tensor:
