@@ -1,0 +1,184 @@
+"""One tile of a quad mesh in Triton: its patch of T~, the derivatives, the inverse, and the gradients of its corners.
+
+Float64 throughout. A patch is the tuple (A, E, F, G, p, q, projective), vectors as two values, of
+`T~ = A + f E + g F + f g G`, or where it is projective of `T~ = A + (f (1+p) E + g (1+q) F) / (1 + p f + q g)`.
+"""
+
+import triton
+import triton.language as tl
+
+_SINGULAR: tl.constexpr = tl.constexpr(1e-12)  # a smaller det J, relative to its columns, has no inverse
+
+
+@triton.jit
+def cross(ax, ay, bx, by):
+    return ax * by - ay * bx
+
+
+@triton.jit
+def load_patch(mesh_ptr, w, tile, unit_x, unit_y, HOMOGRAPHY: tl.constexpr):
+    """Patches of the tiles of that number, their coordinates multiplied by the units."""
+    a_ptr = mesh_ptr + 2 * (tile + tile // (w - 1))
+    c_ptr = a_ptr + 2 * w
+    ax, ay = tl.load(a_ptr).to(tl.float64) * unit_x, tl.load(a_ptr + 1).to(tl.float64) * unit_y
+    bx, by = tl.load(a_ptr + 2).to(tl.float64) * unit_x, tl.load(a_ptr + 3).to(tl.float64) * unit_y
+    cx, cy = tl.load(c_ptr).to(tl.float64) * unit_x, tl.load(c_ptr + 1).to(tl.float64) * unit_y
+    dx, dy = tl.load(c_ptr + 2).to(tl.float64) * unit_x, tl.load(c_ptr + 3).to(tl.float64) * unit_y
+    gx, gy = (ax - bx) + (dx - cx), (ay - by) + (dy - cy)
+    p, q, projective = 0.0, 0.0, False
+    if HOMOGRAPHY:
+        det = cross(bx - dx, by - dy, cx - dx, cy - dy)
+        safe = tl.where(det == 0, 1.0, det)
+        p = cross(gx, gy, cx - dx, cy - dy) / safe
+        q = cross(bx - dx, by - dy, gx, gy) / safe
+        projective = (det != 0) & (tl.abs(det) < float("inf")) & (1.0 + p > 0) & (1.0 + q > 0) & (1.0 + p + q > 0)
+        p, q = tl.where(projective, p, 0.0), tl.where(projective, q, 0.0)
+    return ax, ay, bx - ax, by - ay, cx - ax, cy - ay, gx, gy, p, q, projective
+
+
+@triton.jit
+def evaluate(patch, f, g, HOMOGRAPHY: tl.constexpr):
+    """T~ - A at local coordinates."""
+    _, _, ex, ey, fx, fy, gx, gy, p, q, projective = patch
+    x, y = f * ex + g * fx + f * g * gx, f * ey + g * fy + f * g * gy
+    if HOMOGRAPHY:
+        weight = 1.0 + p * f + q * g
+        x = tl.where(projective, (f * (1.0 + p) * ex + g * (1.0 + q) * fx) / weight, x)
+        y = tl.where(projective, (f * (1.0 + p) * ey + g * (1.0 + q) * fy) / weight, y)
+    return x, y
+
+
+@triton.jit
+def jacobian(patch, f, g, HOMOGRAPHY: tl.constexpr):
+    """dT~/df (x, y) and dT~/dg (x, y)."""
+    _, _, ex, ey, fx, fy, gx, gy, p, q, projective = patch
+    x_f, y_f, x_g, y_g = ex + g * gx, ey + g * gy, fx + f * gx, fy + f * gy
+    if HOMOGRAPHY:
+        weight = 1.0 + p * f + q * g
+        x, y = evaluate(patch, f, g, True)
+        x_f = tl.where(projective, ((1.0 + p) * ex - p * x) / weight, x_f)
+        y_f = tl.where(projective, ((1.0 + p) * ey - p * y) / weight, y_f)
+        x_g = tl.where(projective, ((1.0 + q) * fx - q * x) / weight, x_g)
+        y_g = tl.where(projective, ((1.0 + q) * fy - q * y) / weight, y_g)
+    return x_f, y_f, x_g, y_g
+
+
+@triton.jit
+def solve(patch, x, y, mirrored, HOMOGRAPHY: tl.constexpr):
+    """Local coordinates (f, g) where the patch is (x, y), of the root where det J is negative if `mirrored`, else
+    positive.
+
+    Without such a root, as in a tile collapsed to a line or a point, they are those of a point nearby. They are finite
+    where the patch is.
+    """
+    ax, ay, ex, ey, fx, fy, gx, gy, p, q, projective = patch
+    dx, dy = x - ax, y - ay
+    # d = f E + g F + f g G without f: a g^2 + b g + c = 0, whose derivative 2 a g + b is det J.
+    a = cross(gx, gy, fx, fy)
+    b = cross(dx, dy, gx, gy) + cross(ex, ey, fx, fy)
+    c = cross(dx, dy, ex, ey)
+    root = tl.sqrt(tl.maximum(b * b - 4.0 * a * c, 0.0))
+    root = tl.where(mirrored, -root, root)
+    stable = tl.where(mirrored, b <= 0, b >= 0)  # neither root - b nor b + root may cancel
+    above = tl.where(stable, -2.0 * c, root - b)
+    below = tl.where(stable, b + root, 2.0 * a)
+    line = stable & (below == 0)  # the quadratic vanishes
+    above = tl.where(line, dx * fx + dy * fy, above)
+    below = tl.where(line, fx * fx + fy * fy, below)
+    g = tl.where(below == 0, 0.0, above / tl.where(below == 0, 1.0, below))
+    hx, hy = ex + g * gx, ey + g * gy
+    below = hx * hx + hy * hy
+    f = tl.where(below == 0, 0.0, ((dx - g * fx) * hx + (dy - g * fy) * hy) / tl.where(below == 0, 1.0, below))
+    if HOMOGRAPHY:
+        ex, ey = (1.0 + p) * ex - p * dx, (1.0 + p) * ey - p * dy
+        fx, fy = (1.0 + q) * fx - q * dx, (1.0 + q) * fy - q * dy
+        det = cross(ex, ey, fx, fy)
+        det = tl.where(det == 0, 1.0, det)
+        f = tl.where(projective, cross(dx, dy, fx, fy) / det, f)
+        g = tl.where(projective, cross(ex, ey, dx, dy) / det, g)
+    return f, g
+
+
+@triton.jit
+def through_inverse(patch, f, g, grad_f, grad_g, HOMOGRAPHY: tl.constexpr):
+    """Gradient to a position from that to its local coordinates, J^-T grad; 0 where J has no inverse."""
+    x_f, y_f, x_g, y_g = jacobian(patch, f, g, HOMOGRAPHY)
+    det = cross(x_f, y_f, x_g, y_g)
+    size = tl.sqrt((x_f * x_f + y_f * y_f) * (x_g * x_g + y_g * y_g))
+    regular = tl.abs(det) > size * _SINGULAR
+    det = tl.where(regular, det, 1.0)
+    x = tl.where(regular, (y_g * grad_f - y_f * grad_g) / det, 0.0)
+    y = tl.where(regular, (x_f * grad_g - x_g * grad_f) / det, 0.0)
+    return x, y
+
+
+@triton.jit
+def to_corners(patch, f, g, x, y, HOMOGRAPHY: tl.constexpr):
+    """Gradients of the corners A, B, C, D (x and y of each) from that of T~ at local coordinates."""
+    _, _, ex, ey, fx, fy, gx, gy, p, q, projective = patch
+    a, b, c, d = (1.0 - f) * (1.0 - g), f * (1.0 - g), (1.0 - f) * g, f * g
+    a_x, b_x, c_x, d_x = a * x, b * x, c * x, d * x
+    a_y, b_y, c_y, d_y = a * y, b * y, c * y, d * y
+    if HOMOGRAPHY:
+        # T~ = ((1-f-g) A + f (1+p) B + g (1+q) C) / weight, and
+        # dp (B-D) + dq (C-D) = dA - (1+p) dB - (1+q) dC + (1+p+q) dD.
+        weight = 1.0 + p * f + q * g
+        tx, ty = evaluate(patch, f, g, True)
+        by_p = f / weight * ((ex - tx) * x + (ey - ty) * y)
+        by_q = g / weight * ((fx - tx) * x + (fy - ty) * y)
+        ux, uy, vx, vy = -(fx + gx), -(fy + gy), -(ex + gx), -(ey + gy)  # B - D, C - D
+        det = cross(ux, uy, vx, vy)
+        det = tl.where(projective & (det != 0), det, 1.0)
+        rx, ry = (vy * by_p - uy * by_q) / det, (ux * by_q - vx * by_p) / det
+        a, b, c, d = (1.0 - f - g) / weight, f / weight, g / weight, 1.0 + p + q
+        a_x, a_y = tl.where(projective, a * x + rx, a_x), tl.where(projective, a * y + ry, a_y)
+        b_x, b_y = (
+            tl.where(projective, (1.0 + p) * (b * x - rx), b_x),
+            tl.where(projective, (1.0 + p) * (b * y - ry), b_y),
+        )
+        c_x, c_y = (
+            tl.where(projective, (1.0 + q) * (c * x - rx), c_x),
+            tl.where(projective, (1.0 + q) * (c * y - ry), c_y),
+        )
+        d_x, d_y = tl.where(projective, d * rx, d_x), tl.where(projective, d * ry, d_y)
+    return a_x, a_y, b_x, b_y, c_x, c_y, d_x, d_y
+
+
+@triton.jit
+def winding(ax, ay, bx, by, cx, cy, dx, dy, ab, bd, cd, ac, x, y):
+    """Winding number of the outline A, B, D, C of a tile about (x, y): negative where its det J is positive.
+
+    ab, bd, cd and ac are the `slope`s of the edges, each from the vertex of lower number, so that both tiles of an edge
+    compute the same crossing.
+    """
+    a, b, c, d = (ay <= y).to(tl.int32), (by <= y).to(tl.int32), (cy <= y).to(tl.int32), (dy <= y).to(tl.int32)
+    # A row meets the edges whose ends differ.
+    number = tl.where(x >= ax + (y - ay) * ab, a - b, 0)
+    number += tl.where(x >= bx + (y - by) * bd, b - d, 0)
+    number += tl.where(x >= cx + (y - cy) * cd, d - c, 0)
+    number += tl.where(x >= ax + (y - ay) * ac, c - a, 0)
+    return number
+
+
+@triton.jit
+def slope(ax, ay, bx, by):
+    """dx/dy of an edge; anything where no row meets it."""
+    return (bx - ax) / tl.where(by == ay, 1.0, by - ay)
+
+
+@triton.jit
+def widened(x, centre):
+    """A coordinate of the mesh that is a millionth larger about its centre: its outline encloses what lies on it."""
+    return x + (x - centre) * 2.0**-19
+
+
+@triton.jit
+def centre_of(mesh_ptr, h, w):
+    """Mean of the four corner vertices."""
+    last = mesh_ptr + 2 * (w - 1)
+    below = mesh_ptr + 2 * w * (h - 1)
+    x = tl.load(mesh_ptr).to(tl.float64) + tl.load(last).to(tl.float64)
+    x = (x + tl.load(below).to(tl.float64)) + tl.load(below + 2 * (w - 1)).to(tl.float64)
+    y = tl.load(mesh_ptr + 1).to(tl.float64) + tl.load(last + 1).to(tl.float64)
+    y = (y + tl.load(below + 1).to(tl.float64)) + tl.load(below + 2 * (w - 1) + 1).to(tl.float64)
+    return 0.25 * x, 0.25 * y

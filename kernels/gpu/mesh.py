@@ -1,0 +1,70 @@
+"""Launchers of the `mesh` family: T~ through the quads of a mesh, its inverse, and their gradients.
+
+Positions on grids are in `_mesh_positions` and `_mesh_gradient`, at points in `_mesh_map`; `_mesh_tiles` has what
+happens within a tile. All arithmetic is float64: it runs at half the rate of float32 on the GPUs of data centres, and
+what is left of a tile's cross products needs it where meshes are steep.
+"""
+
+from torch import Tensor
+
+from fastwarp.kernels.gpu import _mesh_gradient, _mesh_map, _mesh_positions
+from fastwarp.kernels.gpu._launch import device_of
+
+__all__ = ["map", "map_backward", "positions", "positions_backward"]
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
+
+
+def positions(
+    mesh: Tensor,
+    sizes: list[int],
+    source_sizes: list[int],
+    inverse: bool,
+    homography: bool,
+    border: bool,
+    valid: Tensor | None,
+    source_valid: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """What each target reads: x and y in source pixels `[B, 2, P]` (-1: nothing), and its tile `[B, P]` (-1: none)."""
+    with device_of(mesh):
+        return _mesh_positions.launch(
+            *(mesh.contiguous(), sizes, source_sizes, inverse, homography, border),
+            *(_contiguous(valid), _contiguous(source_valid)),
+        )
+
+
+def positions_backward(
+    grad: Tensor,
+    mesh: Tensor,
+    windows: Tensor,
+    tiles: Tensor,
+    sizes: list[int],
+    source_sizes: list[int],
+    inverse: bool,
+    homography: bool,
+    valid: Tensor | None,
+    source_valid: Tensor | None,
+) -> Tensor:
+    """Gradient to the mesh, from that of the windows. Targets without a tile have none."""
+    tensors = (t.contiguous() for t in (grad, mesh, windows, tiles))
+    with device_of(mesh):
+        return _mesh_gradient.launch(
+            *(*tensors, sizes, source_sizes, inverse, homography, _contiguous(valid), _contiguous(source_valid))
+        )
+
+
+def map(mesh: Tensor, points: Tensor, inverse: bool, homography: bool) -> tuple[Tensor, Tensor]:
+    """T~ or T~^-1 at normalised positions `[1 or B, N, 2]`, continued past the outline, and the tiles `[B, N]`."""
+    with device_of(mesh):
+        return _mesh_map.launch(mesh.contiguous(), points.contiguous(), inverse, homography)
+
+
+def map_backward(
+    grad: Tensor, mesh: Tensor, points: Tensor, mapped: Tensor, tiles: Tensor, inverse: bool, homography: bool
+) -> tuple[Tensor, Tensor]:
+    """Gradients to mesh and points. Points without a tile, or where J is singular (inverse), have none."""
+    tensors = (t.contiguous() for t in (grad, mesh, points, mapped, tiles))
+    with device_of(mesh):
+        return _mesh_map.launch_backward(*tensors, inverse, homography)
