@@ -149,7 +149,8 @@ def _crossings(a: Array, b: Array, r: Array) -> tuple[NDArray, Array]:
 
 
 def owners(vertices: Array, r: Array, k: Array) -> tuple[Tiles, NDArray]:
-    """The first tile in row-major order whose winding number about a target is not 0, or -1, and that number.
+    """The first tile in row-major order whose winding number about a target is not 0, or -1, and minus that number: y
+    points down, so this is the sign of det J at the one preimage within the tile.
 
     A horizontal ray from the target to smaller x is crossed by the edges that it is right of. An edge crosses a row at
     one number, whichever of its two tiles asks, so that no target is lost or owned twice on an edge.
@@ -161,7 +162,7 @@ def owners(vertices: Array, r: Array, k: Array) -> tuple[Tiles, NDArray]:
     """
     h, w, _ = vertices.shape
     owner = np.full((len(r), k.shape[1]), -1, np.int32)
-    winding = np.zeros(owner.shape, np.int8)
+    turn = np.zeros(owner.shape, np.int8)
     rows_of, columns_of = _crossings(vertices[:, :-1], vertices[:, 1:], r), _crossings(vertices[:-1], vertices[1:], r)
     broken = np.isnan(corners_of(vertices, np.arange((h - 1) * (w - 1)))).any((1, 2))
     for tile in reversed(range((h - 1) * (w - 1))):
@@ -176,5 +177,5 @@ def owners(vertices: Array, r: Array, k: Array) -> tuple[Tiles, NDArray]:
         for (turns, x), at, direction in sides:
             number += direction * turns[at][met, None] * (at_k >= x[at][met, None])
         owner[met] = np.where(number != 0, tile, owner[met])
-        winding[met] = np.where(number != 0, number, winding[met])
-    return owner, winding
+        turn[met] = np.where(number != 0, -number, turn[met])
+    return owner, turn

@@ -131,12 +131,12 @@ def _inverse_targets(mesh: Array, extents: tuple[int, int], homography: bool, bo
     scale = np.array([max(n - 1, 1) for n in extents[::-1]], np.float64)
     shift = np.array([0.5 if n == 1 else 0.0 for n in extents[::-1]])
     r, k = (np.arange(n, dtype=np.float64) for n in extents)
-    tiles, winding = owners((widened(mesh) - shift) * scale, r, k[None])
+    tiles, turns = owners((widened(mesh) - shift) * scale, r, k[None])
     vertices = (mesh - shift) * scale
     targets = np.stack(np.meshgrid(k, r), -1)
     zoomed = np.full((*extents, 2), -1.0)
     owned = tiles >= 0
-    f, g = preimage(corners_of(vertices, tiles[owned]), targets[owned], winding[owned], homography)
+    f, g = preimage(corners_of(vertices, tiles[owned]), targets[owned], turns[owned], homography)
     i, j = np.divmod(tiles[owned], w - 1)
     zoomed[owned] = np.clip(
         np.stack([(j + np.clip(f, -RIM, 1 + RIM)) / (w - 1), (i + np.clip(g, -RIM, 1 + RIM)) / (h - 1)], -1), 0, 1
@@ -256,11 +256,11 @@ def _map_forward(mesh: Array, points: Array, homography: bool) -> tuple[Array, N
 def _map_inverse(mesh: Array, points: Array, homography: bool) -> tuple[Array, NDArray]:
     """T~^-1 at source positions `[N, 2]`, and the tiles; NaN and -1 where nothing solves T~ = point."""
     h, w, _ = mesh.shape
-    tiles, winding = (v[:, 0] for v in owners(widened(mesh), points[:, 1], points[:, :1]))
+    tiles, turns = (v[:, 0] for v in owners(widened(mesh), points[:, 1], points[:, :1]))
     local = np.full(points.shape, np.nan)
     owned = tiles >= 0
     corners = corners_of(mesh, tiles[owned])
-    local[owned] = np.stack(preimage(corners, points[owned], winding[owned], homography), 1)
+    local[owned] = np.stack(preimage(corners, points[owned], turns[owned], homography), 1)
     lost, best = np.flatnonzero(~owned & np.isfinite(points).all(1)), np.full(len(points), np.inf)
     for tile in range((h - 1) * (w - 1)):
         i, j = divmod(tile, w - 1)
@@ -270,10 +270,9 @@ def _map_inverse(mesh: Array, points: Array, homography: bool) -> tuple[Array, N
         _, along_x, along_y, twist = edges_of(corners)
         turn = np.sign(cross(along_x, along_y) + 0.5 * (cross(along_x, twist) + cross(twist, along_y)))
         f, g = preimage(corners, points[lost], turn, homography)
-        violation = sum(
-            np.maximum(0 if first else -x, 0) + np.maximum(0 if last else x - 1, 0)
-            for x, first, last in ((f, j == 0, j == w - 2), (g, i == 0, i == h - 2))
-        )
+        violation = np.zeros(len(lost))
+        for x, first, last in ((f, j == 0, j == w - 2), (g, i == 0, i == h - 2)):
+            violation += np.maximum(0 if first else -x, 0) + np.maximum(0 if last else x - 1, 0)
         with np.errstate(all="ignore"):
             miss = np.abs(patch(corners, f, g, homography) - points[lost]).max(1)
             solved = miss <= 1e-9 * (1 + np.abs(f) + np.abs(g)) * np.abs(corners - corners[:, :1]).max((1, 2))

@@ -7,12 +7,22 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fastwarp.reference.mesh import lz_mesh
+
 SIDES = (1, 2, 3, 5, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33, 61)
 """1, primes, powers of two and their neighbours."""
 
 LAYOUTS = ("contiguous", "channels_last", "sliced", "expanded", "transposed")
 
 WARPS = ("identity", "monotone", "steep", "equal", "clamped", "cropping", "near_ends", "constant")
+
+MESHES = (
+    *("identity", "separable", "lz", "lz_smooth", "cropping", "steep", "sheared", "rotated", "mirrored", "transposed"),
+    *("trapezoid", "perspective", "parallelogram", "jittered", "outside"),
+)
+"""Meshes that do not fold; neighbouring vertices of cropping ones can be equal."""
+
+DEGENERATE = ("near_degenerate", "zero_area", "point", "folded", "nonconvex", "nan", "infinite")
 
 SALIENCY = ("dense", "sparse", "one_hot", "constant", "zero", "zero_rows", "huge", "tiny", "negative")
 
@@ -129,3 +139,80 @@ def extents(draw: Any, batch: int, sizes: list[tuple[int, int]], smallest: int =
 
     rows = draw(st.sampled_from((1, batch)))
     return torch.tensor([[[extent(side) for side in size] for size in sizes] for _ in range(rows)])
+
+
+def turned(mesh: np.ndarray, matrix: Any) -> np.ndarray:
+    """A mesh after a linear map about the middle of the unit square."""
+    return (mesh - 0.5) @ np.asarray(matrix, np.float64).T + 0.5
+
+
+def mesh(kind: str, seed: int, batch: int, h: int, w: int) -> np.ndarray:
+    """Meshes `[batch, h, w, 2]` of one kind, float64."""
+    random = np.random.default_rng(seed)
+    x, y = np.meshgrid(np.linspace(0, 1, w), np.linspace(0, 1, h))
+    plain = np.repeat(np.stack([x, y], -1)[None], batch, 0)
+    cells = np.array([w - 1, h - 1])
+    jittered = plain + random.uniform(-0.3, 0.3, plain.shape) / cells
+    if kind in ("lz", "lz_smooth", "cropping"):
+        saliency = random.uniform(size=(batch, h, w)) ** random.choice([1, 4])
+        if kind != "lz":
+            centre = random.uniform(size=(batch, 2, 1, 1))
+            distance = (y - centre[:, 0]) ** 2 + (x - centre[:, 1]) ** 2
+            saliency = np.exp(-distance / random.uniform(0.02, 0.3)) + 0.01 * saliency
+        # A cropping warp of a wide kernel has vertices outside [0, 1], which the clamp puts onto each other.
+        fwhm = random.uniform(2, 22) if kind != "cropping" else random.uniform(1, 3) * max(h, w)
+        result = lz_mesh(saliency, fwhm, kind != "cropping")
+        return np.clip(turned(result, 1.8 * np.eye(2)), 0, 1) if kind == "cropping" and seed % 2 else result
+    if kind in ("separable", "steep"):
+        name = "steep" if kind == "steep" else "monotone"
+        axes = [knots(name, seed + i, batch, n) for i, n in enumerate((w, h))]
+        return np.stack(np.broadcast_arrays(axes[0][:, None, :], axes[1][:, :, None]), -1)
+    if kind == "sheared":
+        return turned(jittered, [[1, random.uniform(-1, 1)], [0, 1]])
+    if kind == "rotated":
+        angle, size = random.uniform(0, 2 * np.pi), random.uniform(0.5, 1.2)
+        return turned(jittered, size * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]))
+    if kind == "mirrored":
+        return turned(jittered, np.diag(random.permutation([-1, random.choice([-1, 1])])))
+    if kind == "transposed":
+        return jittered[..., ::-1].copy()
+    if kind == "trapezoid":
+        narrow = random.uniform(-0.9, 0.9)
+        return np.stack([0.5 + (plain[..., 0] - 0.5) * (1 + narrow * (plain[..., 1] - 0.5)), plain[..., 1]], -1)
+    if kind == "perspective":
+        depth = 1 + plain @ random.uniform(-0.4, 0.4, 2)
+        return turned(plain / depth[..., None], np.eye(2) + random.uniform(-0.2, 0.2, (2, 2)))
+    if kind == "parallelogram":
+        return turned(plain, random.uniform(-1, 1, (2, 2)) + 0.1 * np.eye(2))
+    if kind in ("jittered", "outside"):
+        return jittered if kind == "jittered" else turned(jittered, np.diag(random.uniform(0.3, 1.7, 2)))
+    if kind == "near_degenerate":  # vertices drawn to lines, columns, or points, by all but some millionths
+        thin = 10.0 ** random.uniform(-9, -3)
+        rounded = np.floor(jittered * cells / 2) / cells * 2
+        return rounded + thin * (jittered - rounded)
+    if kind == "zero_area":
+        i, j = np.maximum(np.arange(h) // 2 * 2, 0), np.maximum(np.arange(w) // 2 * 2, 0)
+        return jittered[:, i][:, :, j]
+    if kind == "point":
+        return np.full(plain.shape, 0.4)
+    if kind == "folded":
+        return plain + random.uniform(-1.5, 1.5, plain.shape) / cells
+    if kind == "nonconvex":
+        return plain + random.uniform(-0.6, 0.6, plain.shape) / cells
+    if kind in ("nan", "infinite"):
+        value = [np.nan] if kind == "nan" else [np.inf, -np.inf]
+        hit = random.uniform(size=plain.shape) < 0.08
+        hit[:, [0, 0, -1, -1], [0, -1, 0, -1]] &= seed % 3 == 0  # a corner spoils the centre and so the whole mesh
+        return np.where(hit, random.choice(value, plain.shape), jittered)
+    return plain
+
+
+mesh_sides = st.sampled_from((2, 3, 5, 8, 17))
+
+
+@st.composite
+def meshes(draw: Any, batch: int, dtype: torch.dtype, kinds: tuple[str, ...] = MESHES) -> Tensor:
+    """A mesh `[1 or batch, h, w, 2]` of any kind."""
+    rows = draw(st.sampled_from((1, batch)))
+    array = mesh(draw(st.sampled_from(kinds)), draw(seeds), rows, draw(mesh_sides), draw(mesh_sides))
+    return torch.from_numpy(array).to(dtype)
