@@ -55,7 +55,7 @@ def test_lz_mesh(benchmark: Any, device: str) -> None:
         benchmark,
         {
             "fastwarp": lambda s: [functional.lz_mesh(s, FWHM)],
-            "plain torch": lambda s: [peers_mesh.mesh(s)],
+            "plain torch": peers_mesh.mesh,
         },
         lambda: [cells.clone()],
         moved=3 * size_in_bytes([cells]),
@@ -76,7 +76,7 @@ def test_mesh_inverse(benchmark: Any, kind: str, batch: int, tile: str, device: 
     alone: dict[str, Any] = {"grid_sample of one image": lambda _: peers.grid_sample([picture], [grid])}
     targets = {}
     if tile == "bilinear" and device == "cpu":
-        contenders["plain torch"] = lambda m: [peers_mesh.inverse(m, SIZE)]
+        contenders["plain torch"] = lambda m: peers_mesh.inverse(m, SIZE)
         targets["plain torch"] = 40.0
     if batch == 1 and device == "cpu":
         targets["grid_sample of one image"] = 2.0

@@ -46,7 +46,7 @@ def unzoom(knots_y: Tensor, knots_x: Tensor, *levels: Tensor) -> list[Tensor]:
 
 def knots(saliency: Tensor) -> list[Tensor]:
     """Knots of the LZ warp."""
-    return list(_plain_torch.knots_from_saliency(saliency, FWHM))
+    return list(_plain_torch.from_saliency(saliency, FWHM))
 
 
 def centres(knots_y: Tensor, knots_x: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
@@ -61,7 +61,7 @@ def centres(knots_y: Tensor, knots_x: Tensor, sizes: Sequence[Size]) -> list[Ten
 
 def adaptive(saliency: Tensor, image: Tensor, *levels: Tensor, size: Size) -> list[Tensor]:
     """Saliency to knots, zoom, inverse, unzoom of every level."""
-    warp = _plain_torch.knots_from_saliency(saliency, FWHM)
+    warp = _plain_torch.from_saliency(saliency, FWHM)
     return [_plain_torch.zoom(warp, image, size), *_plain_torch.unzoom(warp, levels)]
 
 

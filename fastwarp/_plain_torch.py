@@ -16,7 +16,7 @@ from torch import Tensor
 Knots = tuple[Tensor, Tensor]
 
 
-def knots_from_saliency(saliency: Tensor, fwhm: float) -> Knots:
+def from_saliency(saliency: Tensor, fwhm: float) -> Knots:
     """Knots `[B, h]` and `[B, w]` of the LZ warp of `[B, h, w]`, LZU eq. 3 and 4."""
     radius = min(saliency.shape[1:]) - 1
     return _attract(saliency.sum(2), radius, fwhm), _attract(saliency.sum(1), radius, fwhm)

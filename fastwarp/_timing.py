@@ -6,13 +6,14 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from fastwarp import _plain_torch
-from fastwarp.warp import SeparableWarp
+from fastwarp import _plain_torch, _plain_torch_mesh
+from fastwarp.warp import MeshWarp, SeparableWarp
 
 Function = Callable[..., list[Tensor]]
 
@@ -42,21 +43,29 @@ class Steps:
         levels: feature maps of the zoomed image.
         size: (H', W') of the zoomed image.
         fwhm: of the attraction kernel, in cells.
+        kind: of warp.
     """
 
     def __init__(
-        self, saliency: Tensor, image: Tensor, levels: list[Tensor], size: tuple[int, int], fwhm: float
+        self,
+        saliency: Tensor,
+        image: Tensor,
+        levels: list[Tensor],
+        size: tuple[int, int],
+        fwhm: float,
+        kind: type[SeparableWarp] | type[MeshWarp] = SeparableWarp,
     ) -> None:
-        warp = SeparableWarp.from_saliency(saliency, fwhm)
-        knots = [warp.knots_y, warp.knots_x]
+        ours, plain = _Fastwarp(kind), PLAIN[kind]
+        geometry = ours.from_saliency(saliency, fwhm)
         self.inputs = {
             "saliency → warp": [saliency],
-            "zoom": [*knots, image],
-            "unzoom the pyramid": [*knots, *levels],
+            "zoom": [*geometry, image],
+            "unzoom the pyramid": [*geometry, *levels],
             WHOLE: [saliency, image, *levels],
         }
-        self.fastwarp = dict(zip(self.inputs, _fastwarp(size, fwhm), strict=True))
-        self.plain = dict(zip(self.inputs, _plain(size, fwhm), strict=True))
+        self.fastwarp, self.plain = (
+            dict(zip(self.inputs, _functions(side, size, fwhm, len(geometry)), strict=True)) for side in (ours, plain)
+        )
 
     def check(self) -> None:
         """Asserts that results and gradients agree; also compiles every kernel that is timed."""
@@ -81,42 +90,46 @@ class Steps:
             # The slope of an image jumps at every pixel: knots that differ by a rounding put some samples on the other
             # side, and for a detailed image the gradient to the saliency by percents. The steps check it part by part.
             gradients = gradients[1:]
-        # The end knots put samples exactly on the border of the image, a kink where grid_sample takes the gradient 0.
-        inner = [g[:, 1:-1] if g.ndim == 2 else g for g in gradients]
+        # The end knots, and the outline of a mesh, put samples exactly on the border of the image, a kink where
+        # grid_sample takes the gradient 0.
+        inner = [g[:, 1:-1] if g.ndim == 2 else g[:, 1:-1, 1:-1] if g.shape[-1] == 2 else g for g in gradients]
         return _forward(function, inputs)() + inner
 
 
-def _fastwarp(size: tuple[int, int], fwhm: float) -> tuple[Function, ...]:
+class _Fastwarp:
+    """This library in the form of `_plain_torch`: functions of the tensors that make a warp."""
+
+    def __init__(self, kind: Any) -> None:
+        self.kind = kind
+
+    def from_saliency(self, saliency: Tensor, fwhm: float) -> list[Tensor]:
+        return pytree.tree_leaves(self.kind.from_saliency(saliency, fwhm))
+
+    def zoom(self, geometry: Sequence[Tensor], image: Tensor, size: tuple[int, int]) -> Tensor:
+        return self.kind(*geometry).zoom(image, size)
+
+    def unzoom(self, geometry: Sequence[Tensor], levels: Sequence[Tensor]) -> list[Tensor]:
+        return self.kind(*geometry).unzoom(list(levels))
+
+
+PLAIN: dict[Any, Any] = {SeparableWarp: _plain_torch, MeshWarp: _plain_torch_mesh}
+
+
+def _functions(side: Any, size: tuple[int, int], fwhm: float, count: int) -> tuple[Function, ...]:
+    """The steps; the first `count` arguments of the middle two make the warp."""
+
     def warp(saliency: Tensor) -> list[Tensor]:
-        made = SeparableWarp.from_saliency(saliency, fwhm)
-        return [made.knots_y, made.knots_x]
+        return list(side.from_saliency(saliency, fwhm))
 
-    def zoom(knots_y: Tensor, knots_x: Tensor, image: Tensor) -> list[Tensor]:
-        return [SeparableWarp(knots_y, knots_x).zoom(image, size)]
+    def zoom(*tensors: Tensor) -> list[Tensor]:
+        return [side.zoom(tensors[:count], tensors[count], size)]
 
-    def unzoom(knots_y: Tensor, knots_x: Tensor, *levels: Tensor) -> list[Tensor]:
-        return SeparableWarp(knots_y, knots_x).unzoom(list(levels))
+    def unzoom(*tensors: Tensor) -> list[Tensor]:
+        return side.unzoom(tensors[:count], tensors[count:])
 
     def everything(saliency: Tensor, image: Tensor, *levels: Tensor) -> list[Tensor]:
-        made = SeparableWarp.from_saliency(saliency, fwhm)
-        return [made.zoom(image, size), *made.unzoom(list(levels))]
-
-    return warp, zoom, unzoom, everything
-
-
-def _plain(size: tuple[int, int], fwhm: float) -> tuple[Function, ...]:
-    def warp(saliency: Tensor) -> list[Tensor]:
-        return list(_plain_torch.knots_from_saliency(saliency, fwhm))
-
-    def zoom(knots_y: Tensor, knots_x: Tensor, image: Tensor) -> list[Tensor]:
-        return [_plain_torch.zoom((knots_y, knots_x), image, size)]
-
-    def unzoom(knots_y: Tensor, knots_x: Tensor, *levels: Tensor) -> list[Tensor]:
-        return _plain_torch.unzoom((knots_y, knots_x), levels)
-
-    def everything(saliency: Tensor, image: Tensor, *levels: Tensor) -> list[Tensor]:
-        knots = _plain_torch.knots_from_saliency(saliency, fwhm)
-        return [_plain_torch.zoom(knots, image, size), *_plain_torch.unzoom(knots, levels)]
+        geometry = side.from_saliency(saliency, fwhm)
+        return [side.zoom(geometry, image, size), *side.unzoom(geometry, levels)]
 
     return warp, zoom, unzoom, everything
 

@@ -70,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--size", type=int, nargs=2, metavar=("H", "W"), help="of the zoomed image (default: half the photo)"
     )
+    demo.add_argument(
+        "--warp", choices=("separable", "mesh"), default="separable", help="kind of warp (default: separable)"
+    )
     demo.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="of the picture (default: demo)")
     demo.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     demo.add_argument("--repeats", type=_count, default=20, metavar="N", help="of each timing (default: 20)")
@@ -111,6 +114,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         boxes=arguments.boxes,
         size=tuple(arguments.size) if arguments.size else None,
         out=arguments.out,
+        warp=arguments.warp,
         device=arguments.device,
         repeats=arguments.repeats,
         threads=arguments.threads,

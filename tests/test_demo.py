@@ -157,7 +157,7 @@ def test_restoration_error(journey):
 
 def test_plain_torch_is_right():
     saliency = torch.rand(2, 9, 12, dtype=torch.float64) ** 4
-    knots = _plain_torch.knots_from_saliency(saliency, 5.0)
+    knots = _plain_torch.from_saliency(saliency, 5.0)
     expected = axis.lz_knots(saliency.numpy(), saliency.mT.numpy(), 5.0, True)
     for mine, theirs in zip(knots, expected, strict=True):
         np.testing.assert_allclose(mine.numpy(), theirs, atol=1e-5)  # the reference adds its floor of 1e-6
