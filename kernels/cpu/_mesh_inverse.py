@@ -8,8 +8,9 @@ import math
 import numpy as np
 
 from fastwarp.kernels.cpu._extents import extent
-from fastwarp.kernels.cpu._mesh_geometry import corners, cross, perspective, solve, tile_runs, units, vertices
-from fastwarp.kernels.cpu._mesh_simd import COEFFICIENTS, bilinear_run, homography_run
+from fastwarp.kernels.cpu._mesh_geometry import cross, edges, perspective, quad, solve
+from fastwarp.kernels.cpu._mesh_simd import COEFFICIENTS, bilinear_rows, homography_rows
+from fastwarp.kernels.cpu._mesh_owners import convex_runs, units, vertices, winding_runs
 from fastwarp.kernels.cpu._parallel import inline, jit
 from fastwarp.kernels.cpu._simd import LANES
 
@@ -69,55 +70,58 @@ def _set_coefficients(tile, p, q, has_homography, place, factor, last, c):
 
 
 @inline
-def _fill(c, has_homography, column, row, runs, first, last, width, at, number, x, y, tiles):
-    left, right = runs
-    for r in range(first, last):
-        begin, end = int(left[r - first]), int(right[r - first])
-        if begin < end:
-            place = (column, r - row, begin, end, width, at + r * width, number)
-            if has_homography:
-                homography_run(c, *place, x, y, tiles)
-            else:
-                bilinear_run(c, *place, x, y, tiles)
+def _fill_any(tile, p, q, has_homography, place, factor, span, corners, first, last, extent, width, at, x, y, tiles):
+    """As `_mesh_simd` for any tile, target by target in float64."""
+    runs = np.empty((2, 3))
+    i, j, number = place
+    for row in range(first, last):
+        for run in range(winding_runs(corners, float(row), extent, runs)):
+            for k in range(int(runs[run, 0]), int(runs[run, 1])):
+                f, g, _ = solve(float(k), float(row), tile, p, q, has_homography, runs[run, 2], True)
+                target = at + row * width + k
+                x[target] = min(max((j + f) * factor[0], 0.0), span[0])
+                y[target] = min(max((i + g) * factor[1], 0.0), span[1])
+                tiles[target] = number
 
 
 @inline
-def _fill_any(tile, p, q, has_homography, place, factor, span, runs, first, last, width, at, number, x, y, tiles):
-    """As `_fill` for any tile, target by target in float64."""
-    left, right, turn = runs
-    for r in range(first, last):
-        for k in range(int(left[r - first]), int(right[r - first])):
-            local = solve(float(k), float(r), tile, p, q, has_homography, turn[r - first], True)
-            target = at + r * width + k
-            x[target] = min(max((place[0] + local[0]) * factor[0], 0.0), span[0])
-            y[target] = min(max((place[1] + local[1]) * factor[1], 0.0), span[1])
-            tiles[target] = number
-
-
-@inline
-def _fill_tile(mesh, i, j, homography, x_unit, y_unit, span, runs, count, first, last, width, at, scratch, x, y, tiles):
+def _fill_row_of_tiles(
+    mesh, i, homography, x_unit, y_unit, span, extent, width, at, widened, runs, scratch, x, y, tiles
+):
+    """Writes the targets of a row of tiles, its last tile first."""
     h, w = mesh.shape[0], mesh.shape[1]
-    left, right, turn = runs
-    c, wide = scratch
-    number = i * (w - 1) + j
-    tile = corners(mesh, i, j, x_unit, y_unit)
-    p, q, has_homography = perspective(mesh, i, j) if homography else (0.0, 0.0, False)
-    place, factor = (float(j), float(i)), (span[0] / (w - 1), span[1] / (h - 1))
-    condition = _condition(tile, p, q, has_homography)
-    a = tile[0]
-    where = (first, last, width, at, number, x, y, tiles)
-    if count == 1 and width >= LANES and condition < _ERROR * 2.0**52 and abs(a[0]) < _FAR and abs(a[1]) < _FAR:
+    spans, left, right = runs
+    narrow, wide = scratch
+    factor = (span[0] / (w - 1), span[1] / (h - 1))
+    for j in range(w - 2, -1, -1):
+        first, last, run = spans[j, 0], spans[j, 1], spans[j, 2]
+        if first == last:
+            continue
+        number = i * (w - 1) + j
+        corners = quad(mesh, i, j)
+        tile = edges(corners, x_unit, y_unit)
+        p, q, has_homography = perspective(corners) if homography else (0.0, 0.0, False)
+        place = (float(j), float(i))
+        condition = _condition(tile, p, q, has_homography)
+        a = tile[0]
+        if run < 0 or width < LANES or not (condition < _ERROR * 2.0**52 and max(abs(a[0]), abs(a[1])) < _FAR):
+            rows = (quad(widened, i, j), first, last, extent, width, at)
+            _fill_any(tile, p, q, has_homography, (i, j, number), factor, span, *rows, x, y, tiles)
+            continue
         column, row = int(np.floor(a[0])), int(np.floor(a[1]))
-        if c.itemsize == 8 or condition > _ERROR * 2.0**23:
-            _set_coefficients(tile, p, q, has_homography, place, factor, span, wide)
-            _fill(wide, has_homography, column, row, (left[0], right[0]), *where)
+        rows = (column, row, first, last, left, right, run, width, at, number, x, y, tiles)
+        if condition < _ERROR * (2.0**52 if narrow.itemsize == 8 else 2.0**23):
+            _set_coefficients(tile, p, q, has_homography, place, factor, span, narrow)
+            if has_homography:
+                homography_rows(narrow, *rows)
+            else:
+                bilinear_rows(narrow, *rows)
         else:
-            _set_coefficients(tile, p, q, has_homography, place, factor, span, c)
-            _fill(c, has_homography, column, row, (left[0], right[0]), *where)
-        return
-    for run in range(count):
-        kept = (left[run], right[run], turn[run])
-        _fill_any(tile, p, q, has_homography, place, factor, span, kept, *where)
+            _set_coefficients(tile, p, q, has_homography, place, factor, span, wide)
+            if has_homography:
+                homography_rows(wide, *rows)
+            else:
+                bilinear_rows(wide, *rows)
 
 
 @inline
@@ -173,14 +177,14 @@ def _rows(mesh, homography, border, low, high, extents, sources, width, at, scra
         return
     x_unit, y_unit = units(extent_x), units(extent_y)
     span = (sources[1] - 1.0, sources[0] - 1.0)
-    vertex_x, vertex_y, left, right, turn, c, wide = scratch
-    vertices(mesh, x_unit, y_unit, vertex_x, vertex_y)
+    widened, runs, coefficients = scratch
+    vertices(mesh, x_unit, y_unit, widened)
     cleared = high
     for i in range(h - 2, -1, -1):
         top, bottom = math.inf, -math.inf
         for j in range(w):
-            top = min(top, min(vertex_y[i, j], vertex_y[i + 1, j]))
-            bottom = max(bottom, max(vertex_y[i, j], vertex_y[i + 1, j]))
+            top = min(top, min(widened[i, j, 1], widened[i + 1, j, 1]))
+            bottom = max(bottom, max(widened[i, j, 1], widened[i + 1, j, 1]))
         if bottom < low or top > end:
             continue
         # Rows are cleared when the first tile comes to them: they are still in the cache when they are written.
@@ -188,11 +192,9 @@ def _rows(mesh, homography, border, low, high, extents, sources, width, at, scra
         if needed < cleared:
             _clear(needed, cleared, width, at, x, y, tiles)
             cleared = needed
-        for j in range(w - 2, -1, -1):
-            first, last, count = tile_runs(vertex_x, vertex_y, i, j, low, end, float(extent_x), left, right, turn)
-            if count > 0:
-                kept = (x_unit, y_unit, span, (left, right, turn), count, first, last)
-                _fill_tile(mesh, i, j, homography, *kept, width, at, (c, wide), x, y, tiles)
+        convex_runs(widened, i, low, end, float(extent_x), *runs)
+        of_level = (x_unit, y_unit, span, float(extent_x), width, at)
+        _fill_row_of_tiles(mesh, i, homography, *of_level, widened, runs, coefficients, x, y, tiles)
     if cleared > low:
         _clear(low, cleared, width, at, x, y, tiles)
     if border:
@@ -204,18 +206,9 @@ def inverse(mesh, sizes, source_sizes, homography, border, valid, source_valid, 
     h, w = mesh.shape[1], mesh.shape[2]
     targets = tiles.shape[1]
     begin, end = part * tiles.size // parts, (part + 1) * tiles.size // parts
-    vertex_x, vertex_y = np.empty((h, w)), np.empty((h, w))
-    rows = sizes[::2].max()
-    runs = np.empty((3, 2, rows))
-    scratch = (
-        vertex_x,
-        vertex_y,
-        runs[0],
-        runs[1],
-        runs[2],
-        np.empty(COEFFICIENTS, real.dtype),
-        np.empty(COEFFICIENTS),
-    )
+    room = (w - 1) * max(sizes[::2].max(), 1)
+    runs = (np.empty((w - 1, 3), np.int64), np.empty(room), np.empty(room))
+    scratch = (np.empty((h, w, 2)), runs, (np.empty(COEFFICIENTS, real.dtype), np.empty(COEFFICIENTS)))
     for b in range(len(windows)):
         at = 0
         for level in range(len(sizes) // 2):

@@ -53,46 +53,39 @@ def _local_homography(builder: Any, f: Any, g: Any, depth: Any, *_: Any) -> tupl
     return builder.fmul(f, scale, flags=_FLAGS), builder.fmul(g, scale, flags=_FLAGS)
 
 
-def _run(local: Any) -> Any:
-    """Makes `run(coefficients, column, row, begin, end, width, at, tile, x, y, tiles)`: targets begin .. end of a row.
+def _rows(local: Any) -> Any:
+    """Makes `rows(coefficients, column, row, first, last, left, right, run, width, at, tile, x, y, tiles)`.
 
-    `column` and `row` are corner A's, `at` is where the row lies in the results, `width` >= 8 its targets.
+    Writes the targets `left[run + r - first] <= k < right[run + r - first]` of the rows r in first .. last. `column` and
+    `row` are corner A's, `at` is where the level lies in the results, `width` >= 8 the targets of a row.
     """
 
-    def run(typingctx, coefficients, column, row, begin, end, width, at, tile, x, y, tiles):
+    def rows(typingctx, coefficients, column, row, first, last, left, right, run, width, at, tile, x, y, tiles):
         def codegen(context, builder, signature, args):
-            coefficients, x, y, tiles = (_data(context, builder, signature.args[i], args[i]) for i in (0, 8, 9, 10))
-            column, row, begin, end, width, at, tile = args[1:8]
-            real = coefficients.type.pointee
-            storage = signature.args[8].dtype
+            coefficients, left, right, x, y, tiles = (
+                _data(context, builder, signature.args[i], args[i]) for i in (0, 5, 6, 11, 12, 13)
+            )
+            column, row, first, last = args[1:5]
+            run, width, at, tile = args[7:11]
+            real, storage = coefficients.type.pointee, signature.args[11].dtype
             wide = _vector(real, LANES)
             c = [builder.load(builder.gep(coefficients, [ir.Constant(_I64, i)])) for i in range(COEFFICIENTS)]
-            down = builder.sitofp(row, real)
-            starts = []
-            for i in (0, 3, 6):
-                step = builder.fmul(down, c[i + 1], flags=_FLAGS)
-                starts.append(_splat(builder, builder.fadd(c[i], step, flags=_FLAGS)))
             slopes = [_splat(builder, c[i]) for i in (2, 5, 8)]
             rest = [_splat(builder, value) for value in c[9:]]
             area, twice, least, greatest = rest[:4]
             owner = _splat(builder, builder.trunc(tile, _I32))
             lanes = ir.Constant(wide, [float(i) for i in range(LANES)])
             numbers = ir.Constant(ir.VectorType(_I64, LANES), list(range(LANES)))
+            eight, seven = ir.Constant(_I64, LANES), ir.Constant(_I64, LANES - 1)
 
-            def block(k, whole):
+            def block(k, line, starts, inside):
                 offset = builder.fadd(_splat(builder, builder.sitofp(builder.sub(k, column), real)), lanes)
                 values = [
                     builder.fadd(start, builder.fmul(offset, slope, flags=_FLAGS), flags=_FLAGS)
                     for start, slope in zip(starts, slopes, strict=True)
                 ]
                 f, g = local(builder, *values, area, twice)
-                where = builder.add(at, k)
-                if not whole:
-                    every = builder.add(_splat(builder, k), numbers)
-                    inside = builder.and_(
-                        builder.icmp_signed(">=", every, _splat(builder, begin)),
-                        builder.icmp_signed("<", every, _splat(builder, end)),
-                    )
+                where = builder.add(line, k)
                 for value, i, target in ((f, 4, x), (g, 7, y)):
                     value = _limit(builder, value, least, greatest)
                     factor, origin, last = rest[i : i + 3]
@@ -100,32 +93,46 @@ def _run(local: Any) -> Any:
                     window = _limit(builder, window, _constant(wide, 0.0), last)
                     if window.type.element != target.type.pointee:
                         window = builder.fptrunc(window, _vector(target.type.pointee, LANES))
-                    if not whole:
+                    if inside:
                         window = builder.select(inside, window, _raw_load(builder, target, where, LANES))
                     _store(builder, storage, window, target, where, LANES)
-                number = owner if whole else builder.select(inside, owner, _raw_load(builder, tiles, where, LANES))
+                number = builder.select(inside, owner, _raw_load(builder, tiles, where, LANES)) if inside else owner
                 _store(builder, types.int32, number, tiles, where, LANES)
 
-            count = builder.sub(end, begin)
-            many = builder.icmp_signed(">=", count, ir.Constant(_I64, LANES))
-            with builder.if_else(many) as (then, otherwise):
-                with then:
-                    last = builder.sub(end, ir.Constant(_I64, LANES))
-                    blocks = builder.sdiv(builder.add(count, ir.Constant(_I64, LANES - 1)), ir.Constant(_I64, LANES))
-                    with cgutils.for_range(builder, blocks) as loop:
-                        k = builder.add(begin, builder.mul(loop.index, ir.Constant(_I64, LANES)))
-                        block(builder.select(builder.icmp_signed("<", k, last), k, last), True)
-                with otherwise:
-                    # Eight targets of the same row, of which only the run changes.
-                    last = builder.sub(width, ir.Constant(_I64, LANES))
-                    block(builder.select(builder.icmp_signed("<", begin, last), begin, last), False)
+            with cgutils.for_range(builder, builder.sub(last, first)) as rows:
+                where = builder.add(run, rows.index)
+                begin, end = (builder.fptosi(builder.load(builder.gep(a, [where])), _I64) for a in (left, right))
+                r = builder.add(first, rows.index)
+                line = builder.add(at, builder.mul(r, width))
+                down = builder.sitofp(builder.sub(r, row), real)
+                starts = []
+                for i in (0, 3, 6):
+                    step = builder.fmul(down, c[i + 1], flags=_FLAGS)
+                    starts.append(_splat(builder, builder.fadd(c[i], step, flags=_FLAGS)))
+                count = builder.sub(end, begin)
+                with builder.if_else(builder.icmp_signed(">=", count, eight)) as (many, few):
+                    with many:
+                        final = builder.sub(end, eight)
+                        with cgutils.for_range(builder, builder.sdiv(builder.add(count, seven), eight)) as loop:
+                            k = builder.add(begin, builder.mul(loop.index, eight))
+                            block(builder.select(builder.icmp_signed("<", k, final), k, final), line, starts, None)
+                    with few, builder.if_then(builder.icmp_signed(">", count, ir.Constant(_I64, 0))):
+                        # Eight targets of the same row, of which only the run changes.
+                        final = builder.sub(width, eight)
+                        k = builder.select(builder.icmp_signed("<", begin, final), begin, final)
+                        every = builder.add(_splat(builder, k), numbers)
+                        inside = builder.and_(
+                            builder.icmp_signed(">=", every, _splat(builder, begin)),
+                            builder.icmp_signed("<", every, _splat(builder, end)),
+                        )
+                        block(k, line, starts, inside)
             return context.get_dummy_value()
 
         i = types.int64
-        return types.void(coefficients, i, i, i, i, i, i, i, x, y, tiles), codegen
+        return types.void(coefficients, i, i, i, i, left, right, i, i, i, i, x, y, tiles), codegen
 
-    return intrinsic(run)
+    return intrinsic(rows)
 
 
-bilinear_run = _run(_local_bilinear)
-homography_run = _run(_local_homography)
+bilinear_rows = _rows(_local_bilinear)
+homography_rows = _rows(_local_homography)

@@ -1,0 +1,146 @@
+"""Which targets a tile encloses: watertight, the same on every backend, see `fastwarp.reference.mesh`.
+
+An edge crosses a row of targets at one number, whichever of its two tiles asks, and a target is right of the edge or
+not. All functions are exact: a fused multiply-add would move the crossings.
+"""
+
+import numpy as np
+
+from fastwarp.kernels.cpu._mesh_geometry import cross, quad
+from fastwarp.kernels.cpu._parallel import exact
+
+
+@exact
+def units(extent):
+    """Origin and length of an axis in units of its `extent` targets: position x is target (x - origin) * length."""
+    return (0.0, extent - 1.0) if extent > 1 else (0.5, 1.0)
+
+
+@exact
+def vertices(mesh, x_unit, y_unit, result):
+    """Fills `result` `[h, w, 2]` with the vertices in target units, the mesh a millionth larger about its centre:
+    targets on its outline are then inside. Where x is NaN, y is too."""
+    h, w = mesh.shape[0], mesh.shape[1]
+    for axis in range(2):
+        start, length = x_unit if axis == 0 else y_unit
+        top = np.float64(mesh[0, 0, axis]) + np.float64(mesh[0, w - 1, axis])
+        centre = 0.25 * ((top + np.float64(mesh[h - 1, 0, axis])) + np.float64(mesh[h - 1, w - 1, axis]))
+        for i in range(h):
+            for j in range(w):
+                m = np.float64(mesh[i, j, axis])
+                result[i, j, axis] = ((m + (m - centre) * 2.0**-19) - start) * length
+    for i in range(h):
+        for j in range(w):
+            if result[i, j, 0] != result[i, j, 0]:
+                result[i, j, 1] = result[i, j, 0]
+
+
+@exact
+def _row(y, low, high):
+    """The first row that an edge from y downwards can meet, within low .. high."""
+    return int(min(max(np.ceil(y), low), high))
+
+
+@exact
+def _first_right(xa, ya, slope, row, extent):
+    """First target of a row that is right of an edge; `extent` where none is."""
+    k = np.ceil(xa + (row - ya) * slope)
+    return max(k, 0.0) if k < extent else extent
+
+
+@exact
+def _crossing(a, b, sign, row, extent, at, signs, count):
+    """Inserts the crossing of edge a -> b with a row into the sorted list `at`."""
+    if not min(a[1], b[1]) <= row < max(a[1], b[1]):
+        return count
+    k = _first_right(a[0], a[1], (b[0] - a[0]) / (b[1] - a[1]), row, extent)
+    where = count
+    while where > 0 and at[where - 1] > k:
+        at[where], signs[where] = at[where - 1], signs[where - 1]
+        where -= 1
+    at[where], signs[where] = k, sign if b[1] > a[1] else -sign
+    return count + 1
+
+
+@exact
+def winding_runs(corners, row, extent, runs):
+    """Runs of a row's targets with a winding number that is not 0, for any tile.
+
+    Returns how many there are, up to two; `runs` gets the first target, the one after the last, and the sign of det J
+    for a point that a tile turns around that way.
+    """
+    at, signs = np.empty(4), np.empty(4)
+    a, b, c, d = corners
+    # A -> B, B -> D, D -> C, C -> A, each from its lower vertex index: the sign says which way the tile goes.
+    count = _crossing(a, b, 1.0, row, extent, at, signs, 0)
+    count = _crossing(b, d, 1.0, row, extent, at, signs, count)
+    count = _crossing(c, d, -1.0, row, extent, at, signs, count)
+    count = _crossing(a, c, -1.0, row, extent, at, signs, count)
+    winding, found = 0.0, 0
+    for n in range(count):
+        before = winding
+        winding += signs[n]
+        if before == 0 and winding != 0:
+            runs[found, 0], runs[found, 2] = at[n], -np.sign(winding)  # y points down
+        elif before != 0 and winding == 0:
+            runs[found, 1] = at[n]
+            found += 1
+    return found
+
+
+@exact
+def _is_convex(a, b, c, d):
+    """The corners of a tile turn the same way."""
+    ab, ac = (b[0] - a[0], b[1] - a[1]), (c[0] - a[0], c[1] - a[1])
+    cd, bd = (d[0] - c[0], d[1] - c[1]), (d[0] - b[0], d[1] - b[1])
+    turns = cross(ab, ac), cross(ab, bd), cross(cd, ac), cross(cd, bd)
+    return min(turns) > 0 or max(turns) < 0
+
+
+@exact
+def convex_runs(widened, i, low, high, extent, spans, left, right):
+    """The targets that the convex tiles of a row of tiles enclose.
+
+    Row r of targets has `left[at + r - first] <= k < right[at + r - first]`.
+
+    Args:
+        widened: vertices as `vertices` makes them.
+        i: the row of tiles.
+        low: first row of interest.
+        high: the row after the last.
+        extent: targets in a row.
+        spans: int64 `[w - 1, 3]`: gets the first row, the row after the last and `at` of each tile. Tiles that enclose
+            nothing have no rows; for tiles that are not convex `at` is -1, see `winding_runs`.
+        left: float64, `(w - 1) * (high - low)` whole numbers.
+        right: likewise.
+    """
+    at = 0
+    for j in range(widened.shape[1] - 1):
+        a, b, c, d = quad(widened, i, j)
+        spans[j, 0], spans[j, 1], spans[j, 2] = low, low, at
+        if not (a[1] == a[1] and b[1] == b[1] and c[1] == c[1] and d[1] == d[1]):
+            continue
+        ya, yb, yc, yd = _row(a[1], low, high), _row(b[1], low, high), _row(c[1], low, high), _row(d[1], low, high)
+        first, last = min(min(ya, yb), min(yc, yd)), max(max(ya, yb), max(yc, yd))
+        if first == last:
+            continue
+        begin, end = min(min(a[0], b[0]), min(c[0], d[0])), max(max(a[0], b[0]), max(c[0], d[0]))
+        rounding = (abs(begin) + abs(end)) * 2.0**-40  # a crossing may round to slightly outside of its edge
+        begin, end = np.ceil(begin - rounding), np.floor(end + rounding)
+        if begin > end or end < 0 or begin > extent - 1:
+            continue
+        count = 0
+        for row in range(last - first):
+            left[at + row], right[at + row] = extent, 0.0
+        for p, q, row_p, row_q in ((a, b, ya, yb), (a, c, ya, yc), (b, d, yb, yd), (c, d, yc, yd)):
+            slope = (q[0] - p[0]) / (q[1] - p[1])
+            above, below = min(row_p, row_q), max(row_p, row_q)
+            count += below - above
+            for row in range(above, below):
+                k = _first_right(p[0], p[1], slope, np.float64(row), extent)
+                left[at + row - first] = min(left[at + row - first], k)
+                right[at + row - first] = max(right[at + row - first], k)
+        # A row crosses two edges of a convex tile, and cannot cross more where they are only almost parallel.
+        convex = _is_convex(a, b, c, d) and count == 2 * (last - first)
+        spans[j, 0], spans[j, 1], spans[j, 2] = first, last, at if convex else -1
+        at += last - first
