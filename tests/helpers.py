@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from fastwarp import SeparableWarp
+from fastwarp import MeshWarp, SeparableWarp
 
 TESTS = Path(__file__).resolve().parent
 
@@ -30,6 +30,27 @@ def random_knots(batch: int, n: int, dtype=torch.float64, ends: tuple[float, flo
 
 def random_warp(batch: int = 2, shape=(5, 7), dtype=torch.float32, ends=(0.0, 1.0)) -> SeparableWarp:
     return SeparableWarp(*(random_knots(batch, n, dtype, ends) for n in shape))
+
+
+def random_mesh(batch: int = 2, shape=(5, 7), dtype=torch.float32, ends=(0.0, 1.0)) -> Tensor:
+    """A mesh `[batch, *shape, 2]` without folds: random knots, each vertex moved by up to a fifth of the gaps
+    beside it. The outline of the unit square is kept, any other becomes wavy."""
+    warp = random_warp(batch, shape, torch.float64, ends)
+    mesh = MeshWarp.from_separable(warp).mesh
+    for axis, knots in enumerate((warp.knots_x[:, None, :], warp.knots_y[:, :, None])):
+        along = 2 - axis
+        gap = knots.diff(dim=along)
+        first, last = gap.narrow(along, 0, 1), gap.narrow(along, -1, 1)
+        room = torch.minimum(torch.cat([first, gap], along), torch.cat([gap, last], along))
+        move = (torch.rand(mesh.shape[:3], dtype=torch.float64) - 0.5) * 0.4 * room
+        if ends == (0.0, 1.0):
+            move = torch.where((knots == 0) | (knots == 1), 0.0, move)
+        mesh[..., axis] += move
+    return mesh.to(dtype)
+
+
+def random_mesh_warp(*args: Any, tile: str = "bilinear", **options: Any) -> MeshWarp:
+    return MeshWarp(random_mesh(*args, **options), tile)
 
 
 def grid(n: int) -> np.ndarray:
@@ -67,6 +88,12 @@ def tensors(result: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
 
 
+def op_names(*families: str) -> list[str]:
+    """Names of the ops that begin so; of all without arguments."""
+    schemas = [s.name for s in torch._C._jit_get_all_schemas() if s.name.startswith("fastwarp::")]
+    return sorted(name for s in schemas if (name := s.partition("::")[2]).startswith(families or ""))
+
+
 def forward_backward(function: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Tensor]:
     """Results of `function(*inputs)`, then the gradients to those inputs that require one, for fixed cotangents."""
     results = tensors(function(*inputs))
@@ -91,6 +118,30 @@ def assert_bitwise(got: Sequence[Tensor], expected: Sequence[Tensor], message: s
             assert torch.equal(a.view(torch.uint8), b.view(torch.uint8)), f"{message} tensor {i} differs"
 
 
+def poison(tensor: Tensor) -> Tensor:
+    """Fills what was allocated, so that it shows where it is not overwritten."""
+    if tensor.device.type == "meta":
+        return tensor
+    return tensor.fill_(float("nan") if tensor.is_floating_point() else 77)
+
+
+def strange_strides(tensor: Tensor) -> dict[str, Tensor]:
+    """The same values in memory that is laid out otherwise."""
+    tensor = tensor.detach()
+    wide = torch.full([s + 3 for s in tensor.shape], 7, dtype=tensor.dtype)
+    slices = tuple(slice(2, 2 + s) for s in tensor.shape)
+    wide[slices] = tensor
+    steps = torch.full([2 * s for s in tensor.shape], 7, dtype=tensor.dtype)
+    every_second = tuple(slice(1, None, 2) for _ in tensor.shape)
+    steps[every_second] = tensor
+    transposed = tensor.transpose(-1, -2).contiguous().transpose(-1, -2)
+    first_last = tensor.movedim(0, -1).contiguous().movedim(-1, 0)
+    layouts = {"slice": wide[slices], "steps": steps[every_second], "transposed": transposed, "batch last": first_last}
+    if tensor.dim() == 4:
+        layouts["channels_last"] = tensor.contiguous(memory_format=torch.channels_last)
+    return layouts
+
+
 def assert_near(got: Sequence[Tensor], expected: Sequence[Tensor], message: str = "") -> None:
     """Equal but for the rounding of another order of summation, which is relative to the largest value."""
     assert len(got) == len(expected)
@@ -106,9 +157,9 @@ class WarpedImages(torch.utils.data.Dataset):
     """Images zoomed and unzoomed by warps of their own, large enough for several threads. Here, where a spawned
     worker can import it."""
 
-    def __init__(self, channels_last: bool = False) -> None:
+    def __init__(self, channels_last: bool = False, kind: type[SeparableWarp | MeshWarp] = SeparableWarp) -> None:
         generator = torch.Generator().manual_seed(0)
-        self.warp = SeparableWarp.from_saliency(torch.rand(8, 6, 8, generator=generator), 5.0)
+        self.warp = kind.from_saliency(torch.rand(8, 6, 8, generator=generator), 5.0)
         self.image = torch.rand(1, 3, 300, 340, generator=generator)
         if channels_last:
             self.image = self.image.contiguous(memory_format=torch.channels_last)
@@ -121,12 +172,11 @@ class WarpedImages(torch.utils.data.Dataset):
         return warp.unzoom(warp.zoom(self.image, (250, 280), antialias=True), (310, 320))
 
     def forward_backward(self, index: int) -> list[Tensor]:
-        def there_and_back(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
-            warp = SeparableWarp(y, x)
+        def there_and_back(image: Tensor, *geometry: Tensor) -> Tensor:
+            warp = type(self.warp)(*geometry)
             return warp.unzoom(warp.zoom(image, (250, 280), antialias=True), (310, 320))
 
-        warp = self.warp[index]
-        leaves = (self.image, warp.knots_y, warp.knots_x)
+        leaves = (self.image, *tensors(self.warp[index]))
         return forward_backward(there_and_back, [leaf.clone().requires_grad_() for leaf in leaves])
 
 

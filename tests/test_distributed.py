@@ -17,12 +17,13 @@ from fastwarp.nn import Unzoom, Zoom
 class Detector(nn.Module):
     """A learned saliency that zooms for a small network and unzooms its pyramid."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
         super().__init__()
-        saliency = nn.Parameter(torch.rand(1, 5, 6) + 0.2)
-        self.zoom, self.unzoom = Zoom((10, 12), saliency=saliency, fwhm=3.0), Unzoom(saliency=saliency, fwhm=3.0)
+        options = {"saliency": nn.Parameter(torch.rand(1, 5, 6) + 0.2), "fwhm": 3.0, "kind": kind}
+        self.zoom, self.unzoom = Zoom((10, 12), **options), Unzoom(**options)
         self.net = nn.Conv2d(3, 4, 3, padding=1)
-        self.fixed = Zoom((5, 6), saliency=torch.rand(1, 4, 4), antialias=True)  # buffers that DDP broadcasts
+        # Buffers that DDP broadcasts.
+        self.fixed = Zoom((5, 6), saliency=torch.rand(1, 4, 4), antialias=True, kind=kind)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         features = TF.relu(self.net(self.zoom(image)))
@@ -39,25 +40,26 @@ def images() -> torch.Tensor:
     return torch.rand(4, 3, 20, 22, generator=torch.Generator().manual_seed(5))
 
 
-def work(rank: int, folder: str) -> None:
+def work(rank: int, folder: str, kind: str) -> None:
     """One of the two processes. Its seed is its own: DDP hands out the parameters of the first."""
     torch.manual_seed(rank)
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    model = nn.parallel.DistributedDataParallel(Detector())
+    model = nn.parallel.DistributedDataParallel(Detector(kind))
     torch.save(gradients(model, images()[2 * rank : 2 * rank + 2]), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
-def test_two_processes_compute_the_gradients_of_one(tmp_path):
+@pytest.mark.parametrize("kind", ["separable", "mesh"])
+def test_two_processes_compute_the_gradients_of_one(tmp_path, kind):
     torch.manual_seed(0)
-    expected = gradients(Detector(), images())
+    expected = gradients(Detector(kind), images())
     assert set(expected) == {"zoom.saliency", "net.weight", "net.bias"}
-    command = "import sys, test_distributed; test_distributed.work(int(sys.argv[1]), sys.argv[2])"
+    command = "import sys, test_distributed; test_distributed.work(int(sys.argv[1]), *sys.argv[2:])"
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", command, str(rank), str(tmp_path)],
+            [sys.executable, "-c", command, str(rank), str(tmp_path), kind],
             cwd=TESTS,
             env=python_environment(),
             stderr=subprocess.PIPE,

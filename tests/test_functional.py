@@ -25,6 +25,8 @@ BOXES = torch.rand(3, 4)
 WARP = SeparableWarp(K, K)
 META = K.to("meta")
 
+FUNCTIONS = [name for name in F.__all__ if "mesh" not in name.lower()]  # the others are in test_mesh_functional
+
 Value, Type = FastwarpError, TypeError
 
 
@@ -488,6 +490,15 @@ BAD = [
         Type,
         "zoom_boxes: boxes has dtype int64, expected a floating",
     ),
+    ("WARP.zoom_corners(3, (3, 3), (3, 3))", Type, "zoom_corners: boxes is int, expected a torch.Tensor [B, N, 4]"),
+    ("WARP.zoom_corners(POINTS, (3, 3), (3, 3))", Value, "zoom_corners: boxes is of shape [1, 4, 2], expected [B, N,"),
+    ("WARP.unzoom_corners(BOXES.long(), (3, 3), (3, 3))", Type, "unzoom_corners: boxes has dtype int64, expected a"),
+    ("WARP.unzoom_corners(BOXES, (3, 0), (3, 3))", Value, "size is (3, 0), expected a height and a width of at least"),
+    (
+        "WARP[[0, 0]].unzoom_corners(BOXES, (3, 3), (3, 3))",
+        Value,
+        "unzoom_corners: boxes is of shape [3, 4], expected [2, N, 4]",
+    ),
     (
         "WARP.unzoom_boxes(BOXES[:, :2], (3, 3), (3, 3))",
         Value,
@@ -514,6 +525,8 @@ BAD = [
     ("nn.Zoom(3)", Type, "Zoom: size is 3, expected two integers"),
     ("nn.Zoom((0, 3))", Value, "Zoom: size is (0, 3), expected a height and a width"),
     ("nn.Zoom((2, 3), 3)", Type, "Zoom: warp is int, expected"),
+    ("nn.Zoom((2, 3), kind='quad')", Value, "Zoom: kind is 'quad', expected 'separable' or 'mesh'"),
+    ("nn.Unzoom(saliency=SALIENCY, kind=None)", Value, "Unzoom: kind is None, expected 'separable' or 'mesh'"),
     ("nn.Zoom((2, 3), saliency=3)", Type, "saliency is int, expected a torch.Tensor"),
     ("nn.Zoom((2, 3), WARP)(IMAGE, 3)", Type, "Zoom: warp is int, expected"),
     ("nn.Unzoom(3)", Type, "Unzoom: warp is int, expected"),
@@ -551,7 +564,7 @@ def test_bad_input(call, error, message):
 def test_every_public_name_has_bad_calls():
     calls = " ".join(row.values[0] if hasattr(row, "values") else row[0] for row in BAD)
     methods = {name for name, _ in inspect.getmembers(SeparableWarp, callable) if name[0] != "_"} - {"detach"}
-    for name in [*(f"F.{n}" for n in F.__all__), *(f".{n}" for n in methods)]:
+    for name in [*(f"F.{n}" for n in FUNCTIONS), *(f".{n}" for n in methods)]:
         assert f"{name}(" in calls, f"no bad call of {name}"
 
 
@@ -561,7 +574,7 @@ def test_errors_are_value_errors_and_say_so():
         WARP[1]
 
 
-@pytest.mark.parametrize("name", F.__all__)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_documentation_of_functions(name):
     function = getattr(F, name)
     text = inspect.getdoc(function)

@@ -8,28 +8,46 @@ import pickle
 
 import pytest
 import torch
-from helpers import assert_bitwise, random_warp
+from helpers import assert_bitwise, random_mesh_warp, random_warp
 
-from fastwarp import FastwarpError, SeparableWarp
+from fastwarp import FastwarpError, MeshWarp, SeparableWarp
 from fastwarp.nn import Unzoom, Zoom
 
-KINDS = {"zoom": lambda **options: Zoom((6, 8), **options), "unzoom": Unzoom}
+
+class Make:
+    """Makes modules of one class with warps of one kind."""
+
+    def __init__(self, module: str, kind: str) -> None:
+        self.zooms, self.kind = module == "zoom", kind
+        self.warps = {"separable": SeparableWarp, "mesh": MeshWarp}[kind]
+        self.random_warp = {"separable": random_warp, "mesh": random_mesh_warp}[kind]
+
+    def __call__(self, **options):
+        options = {"kind": self.kind, **options}
+        return Zoom((6, 8), **options) if self.zooms else Unzoom(**options)
+
+
+def geometry_of(module) -> dict[str, torch.Tensor]:
+    """Knots or mesh; none for a learned saliency, whose warp is made in each call."""
+    buffers = {name: getattr(module, name) for name in ("knots_y", "knots_x", "mesh")}
+    return {name: buffer for name, buffer in buffers.items() if buffer is not None}
 
 
 def knots_of(module) -> list[torch.Tensor]:
-    """None for a learned saliency, whose knots are made in each call."""
-    return [k for k in (module.knots_y, module.knots_x) if k is not None]
+    return list(geometry_of(module).values())
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["zoom", "unzoom", "zoom mesh", "unzoom mesh"])
 def make(request):
-    return KINDS[request.param]
+    module, _, kind = request.param.partition(" ")
+    return Make(module, kind or "separable")
 
 
 def test_state_is_what_defines_the_warp(make):
-    warp, saliency = random_warp(1), torch.rand(1, 5, 7)
-    assert_bitwise(list(make(warp=warp).state_dict().values()), [warp.knots_y, warp.knots_x])
-    assert list(make(warp=warp).state_dict()) == ["knots_y", "knots_x"]
+    warp, saliency = make.random_warp(1), torch.rand(1, 5, 7)
+    names = {"separable": ["knots_y", "knots_x"], "mesh": ["mesh"]}[make.kind]
+    assert_bitwise(list(make(warp=warp).state_dict().values()), [getattr(warp, name) for name in names])
+    assert list(make(warp=warp).state_dict()) == names
     fixed = make(saliency=saliency)
     assert list(fixed.state_dict()) == ["saliency"]  # the knots made from it are a cache
     assert not list(fixed.parameters())
@@ -40,18 +58,27 @@ def test_state_is_what_defines_the_warp(make):
 
 
 def test_result_is_that_of_the_warp(make):
-    saliency, warp, image = torch.rand(2, 5, 7), random_warp(2), torch.rand(2, 3, 9, 11)
-    made = SeparableWarp.from_saliency(saliency, 4.0, False)
+    saliency, warp, image = torch.rand(2, 5, 7), make.random_warp(2), torch.rand(2, 3, 9, 11)
+    made = make.warps.from_saliency(saliency, 4.0, False)
 
     def expected(warp):
-        return warp.zoom(image, (6, 8)) if make is KINDS["zoom"] else warp.unzoom(image)
+        return warp.zoom(image, (6, 8)) if make.zooms else warp.unzoom(image)
 
     assert_bitwise([make(warp=warp)(image)], [expected(warp)])
     assert_bitwise([make(saliency=saliency, fwhm=4.0, anti_crop=False)(image)], [expected(made)])
     learned = make(saliency=torch.nn.Parameter(saliency), fwhm=4.0, anti_crop=False)
     assert_bitwise([learned(image).detach()], [expected(made)])
     assert_bitwise([make()(image, warp)], [expected(warp)])
-    assert_bitwise([make(saliency=saliency)(image, warp)], [expected(warp)])  # what is given goes first
+    other = random_warp(2) if make.kind == "mesh" else random_mesh_warp(2, tile="homography")
+    for given in (warp, other):  # what is given goes first, of either kind
+        assert_bitwise([make(saliency=saliency)(image, given)], [expected(given)])
+
+
+def test_a_fixed_mesh_keeps_its_kind_of_tile():
+    warp, image = random_mesh_warp(1, tile="homography"), torch.rand(1, 2, 9, 11)
+    assert not torch.equal(warp.unzoom(image), MeshWarp(warp.mesh).unzoom(image))
+    for again in (Unzoom(warp), copy.deepcopy(Unzoom(warp)), pickle.loads(pickle.dumps(Unzoom(warp)))):
+        assert_bitwise([again(image)], [warp.unzoom(image)])
 
 
 def test_options_are_passed_on():
@@ -66,14 +93,14 @@ def test_options_are_passed_on():
 
 def test_loading_makes_the_knots_anew(make):
     old, new = make(saliency=torch.rand(1, 5, 7)), make(saliency=torch.rand(1, 5, 7))
-    knots, image = new.knots_y, torch.rand(1, 2, 9, 9)
-    assert not torch.equal(old.knots_y, new.knots_y)
+    (knots, *_), image = knots_of(new), torch.rand(1, 2, 9, 9)
+    assert not torch.equal(knots_of(old)[0], knots)
     file = io.BytesIO()
     torch.save(old.state_dict(), file)
     file.seek(0)
     new.load_state_dict(torch.load(file, weights_only=True), strict=True)
     assert_bitwise([*knots_of(new), new(image)], [*knots_of(old), old(image)])
-    assert new.knots_y is knots  # in place: graphs and exports hold this tensor
+    assert knots_of(new)[0] is knots  # in place: graphs and exports hold this tensor
     nested = torch.nn.Sequential(make(saliency=torch.rand(1, 5, 7)))
     nested.load_state_dict({f"0.{name}": value for name, value in old.state_dict().items()})
     assert_bitwise(knots_of(nested[0]), knots_of(old))
@@ -84,12 +111,17 @@ def test_loading_is_strict(make):
     for state in (
         {},
         {"saliency": torch.rand(1, 5, 7), "knots_y": torch.rand(1, 5)},
+        {"saliency": torch.rand(1, 5, 7), "mesh": torch.rand(1, 5, 7, 2)},
         {"saliency": torch.rand(1, 4, 7)},
     ):
-        with pytest.raises(RuntimeError, match=r"knots_y|saliency"):
+        with pytest.raises(RuntimeError, match=r"knots_y|mesh|saliency"):
             module.load_state_dict(state)
-    with pytest.raises(RuntimeError, match="knots_y"):
-        make(warp=random_warp(1)).load_state_dict({"saliency": torch.rand(1, 5, 7)})
+    with pytest.raises(RuntimeError, match=r"knots_y|mesh"):
+        make(warp=make.random_warp(1)).load_state_dict({"saliency": torch.rand(1, 5, 7)})
+    with pytest.raises(RuntimeError, match=r"Missing key.*\n.*Unexpected key"):
+        make(warp=make.random_warp(1)).load_state_dict(
+            {"separable": {"mesh": torch.rand(1, 5, 7, 2)}, "mesh": {"knots_y": torch.rand(1, 5)}}[make.kind]
+        )
 
 
 @pytest.mark.parametrize("kind", ["warp", "saliency", "learned"])
@@ -97,7 +129,7 @@ def test_loading_is_strict(make):
 def test_geometry_keeps_its_precision(make, kind, change):
     saliency = torch.rand(1, 5, 7)
     options = {
-        "warp": {"warp": random_warp(1)},
+        "warp": {"warp": make.random_warp(1)},
         "saliency": {"saliency": saliency},
         "learned": {"saliency": torch.nn.Parameter(saliency)},
     }[kind]
@@ -147,7 +179,8 @@ def test_a_fixed_saliency_does_not(make):
     image = torch.rand(1, 2, 9, 9).requires_grad_()
     module(image).sum().backward()
     assert image.grad.any()
-    assert not module.knots_y.requires_grad
+    assert knots_of(module)
+    assert not any(k.requires_grad for k in knots_of(module))
 
 
 def test_copies(make):
@@ -166,7 +199,7 @@ def test_a_warp_is_needed_and_one_is_enough(make):
     with pytest.raises(FastwarpError, match=f"{name}: made without a warp, expected one with each call"):
         make()(torch.rand(1, 1, 4, 4))
     with pytest.raises(FastwarpError, match=f"{name}: got a warp and a saliency, expected at most one of them"):
-        make(warp=random_warp(1), saliency=torch.rand(1, 5, 7))
+        make(warp=make.random_warp(1), saliency=torch.rand(1, 5, 7))
 
 
 def test_repr():

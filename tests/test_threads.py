@@ -9,13 +9,24 @@ import torch
 from helpers import WarpedImages, assert_bitwise, run_python, use_two_threads
 from torch.utils.data import DataLoader
 
+from fastwarp import MeshWarp, SeparableWarp
+
+KINDS = [SeparableWarp, MeshWarp]
+
 linux = pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
 
 
-@pytest.mark.parametrize("start", [pytest.param("fork", marks=linux), "spawn"])
-def test_dataloader_workers(start):
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        pytest.param("fork", SeparableWarp, marks=linux),
+        ("spawn", SeparableWarp),
+        pytest.param("fork", MeshWarp, marks=linux),
+    ],
+)
+def test_dataloader_workers(start, kind):
     """The operators are used in the parent first, on several threads, then in four workers."""
-    dataset = WarpedImages()
+    dataset = WarpedImages(kind=kind)
     expected = [dataset[i] for i in range(len(dataset))]
     options = {"num_workers": 4, "multiprocessing_context": start, "timeout": 120, "worker_init_fn": use_two_threads}
     got = list(DataLoader(dataset, batch_size=None, **options))
@@ -25,8 +36,9 @@ def test_dataloader_workers(start):
     assert_bitwise([dataset[0]], expected[:1])  # and in the parent again
 
 
-def test_eight_threads_at_once():
-    dataset = WarpedImages()
+@pytest.mark.parametrize("kind", KINDS)
+def test_eight_threads_at_once(kind):
+    dataset = WarpedImages(kind=kind)
     expected = [dataset.forward_backward(i) for i in range(8)]
     assert not torch.equal(expected[0][0], expected[1][0])
     results: list = [None] * 8
@@ -47,8 +59,9 @@ def test_eight_threads_at_once():
             assert_bitwise(result, expected[i])
 
 
-def test_number_of_threads_changes_no_bit():
-    dataset = WarpedImages()
+@pytest.mark.parametrize("kind", KINDS)
+def test_number_of_threads_changes_no_bit(kind):
+    dataset = WarpedImages(kind=kind)
     results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)

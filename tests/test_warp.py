@@ -329,6 +329,19 @@ def test_points_and_boxes_go_there_and_back(zoomed):
     assert_bitwise([single], [mapped[1]])
 
 
+def test_corners_are_those_of_the_boxes():
+    warp = random_warp(2, (5, 7), torch.float64)
+    boxes = torch.rand(2, 9, 4, dtype=torch.float64) * 30
+    for name in ("zoom", "unzoom"):
+        mapped = getattr(warp, f"{name}_boxes")(boxes, SOURCE, (13, 24))
+        corners = getattr(warp, f"{name}_corners")(boxes, SOURCE, (13, 24))
+        assert corners.shape == (2, 9, 4, 2)
+        x1, y1, x2, y2 = mapped.unbind(-1)
+        clockwise = [torch.stack(corner, -1) for corner in ((x1, y1), (x2, y1), (x2, y2), (x1, y2))]
+        assert_bitwise([corners], [torch.stack(clockwise, 2)])
+        assert_bitwise([getattr(warp[1], f"{name}_corners")(boxes[1], SOURCE, (13, 24))], [corners[1]])
+
+
 def test_boxes_of_the_identity():
     warp = SeparableWarp.identity()
     boxes = torch.tensor([[0.5, 0.5, 61.0, 37.0], [10.25, 3.0, 20.0, 4.5]])
