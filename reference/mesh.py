@@ -33,6 +33,29 @@ SINGULAR = 1e-12
 # --- saliency -> mesh -------------------------------------------------------------------------------------------------
 
 
+def _padded(saliency: NDArray, radius: int, anti_crop: bool) -> tuple[Array, NDArray]:
+    """The map over its floor, padded, and the cell that each padded cell is a copy of."""
+    cells = np.maximum(saliency.astype(np.float64), 0.0)
+    mean = cells.mean((1, 2), keepdims=True)
+    cells = cells + np.where(FLOOR * mean <= TINY, TINY, FLOOR * mean)
+    mode = "reflect" if anti_crop else "edge"
+    copies = np.pad(np.arange(cells[0].size).reshape(cells.shape[1:]), radius, mode=mode)
+    return np.ascontiguousarray(cells.reshape(len(cells), -1)[:, copies]), copies
+
+
+def _attraction(h: int, w: int, fwhm: float) -> tuple[int, Array, Array, Array]:
+    """Radius and kernel of eq. 2, and the padded positions y and x."""
+    radius = min(h, w) - 1
+    offset = np.arange(-radius, radius + 1)
+    kernel = np.exp(-4 * np.log(2) * (offset[:, None] ** 2 + offset**2) / fwhm**2)
+    return radius, kernel, *(np.arange(-radius, n + radius) / (n - 1) for n in (h, w))
+
+
+def _attracted(values: Array, kernel: Array) -> Array:
+    windows = np.lib.stride_tricks.sliding_window_view(values, kernel.shape, axis=(1, 2))
+    return np.einsum("bijpq,pq->bij", windows, kernel)
+
+
 def lz_mesh(saliency: NDArray, fwhm: float, anti_crop: bool) -> Array:
     """Mesh of the nonseparable LZ warp, LZU eq. 1 and 2, on the saliency's own grid: `[B, h, w, 2]`, (x, y).
 
@@ -41,26 +64,39 @@ def lz_mesh(saliency: NDArray, fwhm: float, anti_crop: bool) -> Array:
         fwhm: full width at half maximum of the isotropic attraction kernel, in cells.
         anti_crop: pad the map by reflection (nothing is cropped) instead of replication.
     """
-    h, w = saliency.shape[1:]
-    radius = min(h, w) - 1
-    offset = np.arange(-radius, radius + 1)
-    kernel = np.exp(-4 * np.log(2) * (offset[:, None] ** 2 + offset**2) / fwhm**2)
-    cells = np.maximum(saliency.astype(np.float64), 0.0)
-    mean = cells.mean((1, 2), keepdims=True)
-    cells = cells + np.where(FLOOR * mean <= TINY, TINY, FLOOR * mean)
-    sides = ((0, 0), (radius, radius), (radius, radius))
-    padded = np.pad(cells, sides, mode="reflect" if anti_crop else "edge")
-    y, x = (np.arange(-radius, n + radius) / (n - 1) for n in (h, w))
+    return np.clip(_unclamped(saliency, fwhm, anti_crop)[0], 0, 1)
 
-    def attracted(values: Array) -> Array:
-        windows = np.lib.stride_tricks.sliding_window_view(values, kernel.shape, axis=(1, 2))
-        return np.einsum("bijpq,pq->bij", windows, kernel)
 
-    mesh = np.stack([attracted(padded * x), attracted(padded * y[:, None])], -1) / attracted(padded)[..., None]
+def _unclamped(saliency: NDArray, fwhm: float, anti_crop: bool) -> tuple[Array, Array]:
+    """T before it is clamped, and the denominators `[B, h, w]`."""
+    radius, kernel, y, x = _attraction(*saliency.shape[1:], fwhm)
+    padded, _ = _padded(saliency, radius, anti_crop)
+    total = _attracted(padded, kernel)
+    mesh = np.stack([_attracted(padded * x, kernel), _attracted(padded * y[:, None], kernel)], -1) / total[..., None]
     if anti_crop:  # by symmetry; rounding would leave 1e-19
         for values in (mesh[..., 0].swapaxes(1, 2), mesh[..., 1]):
             values[:, [0, -1]] = np.where(np.isnan(values[:, [0, -1]]), np.nan, [[0.0], [1.0]])
-    return np.clip(mesh, 0, 1)
+    return mesh, total
+
+
+def lz_mesh_backward(grad: NDArray, saliency: NDArray, fwhm: float, anti_crop: bool) -> Array:
+    """Gradient to the saliency `[B, h, w]`: what each padded cell gives to the vertices in its reach."""
+    h, w = saliency.shape[1:]
+    radius, kernel, y, x = _attraction(h, w, fwhm)
+    mesh, total = _unclamped(saliency, fwhm, anti_crop)
+    passed = np.where((mesh < 0) | (mesh > 1), 0.0, grad) / total[..., None]
+    copies = _padded(saliency, radius, anti_crop)[1]
+    by_padded = np.zeros((len(saliency), *copies.shape))
+    for p, q in np.ndindex(kernel.shape):  # cell (i + p, j + q) of the padding, seen from vertex (i, j)
+        away = np.stack(np.broadcast_arrays(x[q : q + w], y[p : p + h, None]), -1) - mesh
+        by_padded[:, p : p + h, q : q + w] += kernel[p, q] * (passed * away).sum(-1)
+    by_cells = np.zeros((len(saliency), h * w))
+    for image, gradient in zip(by_cells, by_padded, strict=True):
+        np.add.at(image, copies, gradient)
+    by_cells = (by_cells + FLOOR * by_cells.mean(1, keepdims=True)).reshape(saliency.shape)
+    mean = np.maximum(saliency.astype(np.float64), 0.0).mean((1, 2), keepdims=True)
+    seen = ~(FLOOR * mean <= TINY) & ~(saliency < 0)  # an all-zero map has no derivative
+    return np.where(seen, by_cells, 0.0)
 
 
 # --- T~ and its inverse on grids --------------------------------------------------------------------------------------

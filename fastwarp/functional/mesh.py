@@ -64,41 +64,7 @@ def lz_mesh(saliency: Tensor, fwhm: float = 13.0, anti_crop: bool = True) -> Ten
     if min(saliency.shape[1:]) < 2:
         raise fail("lz_mesh", "saliency", f"of shape {list(saliency.shape)}", "at least 2 x 2 cells")
     check_saliency_values("lz_mesh", "saliency", saliency)
-    width = check_fwhm("lz_mesh", fwhm)
-    height, columns = saliency.shape[1:]
-    radius = min(height, columns) - 1
-    with torch.autocast(saliency.device.type, enabled=False):
-        mass = saliency.double().clamp(min=0)
-        mean = mass.mean((1, 2), keepdim=True)
-        mass = torch.where(1e-6 * mean <= 2.0**-962, mass.detach(), mass)  # an all-zero map has no derivative
-        mass = mass + (1e-6 * mass.mean((1, 2), keepdim=True)).clamp(min=2.0**-962)
-        weight_y, pull_y = _attraction(height, radius, width, anti_crop, mass)
-        weight_x, pull_x = _attraction(columns, radius, width, anti_crop, mass)
-        rows = mass @ weight_x.mT
-        total = weight_y @ rows
-        x = _cells(columns, mass) + weight_y @ (mass @ pull_x.mT) / total
-        y = _cells(height, mass)[:, None] + pull_y @ rows / total
-        mesh = torch.stack([x / (columns - 1), y / (height - 1)], -1).clamp(0, 1)
-    return mesh.to(as_geometry(saliency).dtype)
-
-
-def _cells(n: int, like: Tensor) -> Tensor:
-    return torch.arange(n, device=like.device, dtype=like.dtype)
-
-
-def _attraction(n: int, radius: int, fwhm: float, anti_crop: bool, like: Tensor) -> tuple[Tensor, Tensor]:
-    """What cell j of n gives to cell i along one axis, over all its copies in the padding: its weight, and its weight
-    times the distance that it pulls, `[n, n]` each. By symmetry the ends of a reflected axis are pulled by 0 exactly.
-    """
-    copies = torch.arange(-radius, n + radius, device=like.device)
-    inside = copies.clamp(0, n - 1)
-    if anti_crop:
-        inside = copies.abs()
-        inside = torch.where(inside > n - 1, 2 * (n - 1) - inside, inside)
-    fold = torch.nn.functional.one_hot(inside, n).to(like)
-    shift = copies.to(like) - _cells(n, like)[:, None]
-    kernel = torch.where(shift.abs() <= radius, torch.exp2(-4 * (shift / fwhm) ** 2), 0.0)
-    return kernel @ fold, (kernel * shift) @ fold
+    return _ops.lz_mesh(as_geometry(saliency), check_fwhm("lz_mesh", fwhm), bool(anti_crop))
 
 
 def _sample(

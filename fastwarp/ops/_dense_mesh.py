@@ -12,6 +12,36 @@ from torch import Tensor
 from fastwarp.ops._dense import triangle_weights
 
 
+def lz_mesh(saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
+    """LZU eq. 1 and 2 from saliency `[B, h, w]`: the kernel is a product over the axes, so the sums are products of
+    matrices."""
+    height, width = saliency.shape[1:]
+    radius = min(height, width) - 1
+    mass = saliency.clamp(min=0)
+    mean = mass.mean((1, 2), keepdim=True)
+    mass = torch.where(1e-6 * mean <= 2.0**-962, mass.detach(), mass)  # an all-zero map has no derivative
+    mass = mass + (1e-6 * mass.mean((1, 2), keepdim=True)).clamp(min=2.0**-962)
+    weight_y, pull_y = _attraction(height, radius, fwhm, anti_crop, mass)
+    weight_x, pull_x = _attraction(width, radius, fwhm, anti_crop, mass)
+    rows = mass @ weight_x.mT
+    total = weight_y @ rows
+    x = torch.arange(width, device=mass.device) + weight_y @ (mass @ pull_x.mT) / total
+    y = torch.arange(height, device=mass.device)[:, None] + pull_y @ rows / total
+    return torch.stack([x / (width - 1), y / (height - 1)], -1).clamp(0, 1)
+
+
+def _attraction(n: int, radius: int, fwhm: float, anti_crop: bool, like: Tensor) -> tuple[Tensor, Tensor]:
+    """What cell j gives to cell i over all its copies in the padding, `[n, n]`: weight, and weight times distance."""
+    cells = torch.arange(n, device=like.device)
+    copies = torch.arange(-radius, n + radius, device=like.device)
+    inside = copies.abs() if anti_crop else copies.clamp(0, n - 1)
+    inside = torch.where(inside > n - 1, 2 * (n - 1) - inside, inside)
+    fold = (inside[:, None] == cells).to(like)
+    shift = (copies - cells[:, None]).to(like)
+    kernel = torch.where(shift.abs() <= radius, torch.exp2(-4 * (shift / fwhm) ** 2), 0.0)
+    return kernel @ fold, (kernel * shift) @ fold
+
+
 def corners(mesh: Tensor, tiles: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Corners A, B, C, D `[B, P, 2]` of tiles `[B, P]`; those of the first tile where there is none."""
     batch, height, width = tiles.shape[0], mesh.shape[1], mesh.shape[2]

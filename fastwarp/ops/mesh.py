@@ -1,5 +1,5 @@
-"""Ops of the `mesh` family: T~ of quad meshes and its inverse, on grids of targets and at points, and the sampling of
-images there.
+"""Ops of the `mesh` family: saliency -> mesh, T~ of quad meshes and its inverse, on grids of targets and at points, and
+the sampling of images there.
 
 `tiles` are int32 numbers `i * (w - 1) + j` of the tile that a target or a point is in, -1 for none: what the backward
 passes need beside the positions.
@@ -15,6 +15,10 @@ from fastwarp.ops import _dense, _dense_mesh
 from fastwarp.ops._levels import resized, sides
 from fastwarp.ops._vmap import batch_of, fold, unfold, unfold_like
 
+torch.library.define("fastwarp::lz_mesh", "(Tensor saliency, float fwhm, bool anti_crop) -> Tensor")
+torch.library.define(
+    "fastwarp::lz_mesh_backward", "(Tensor grad, Tensor saliency, float fwhm, bool anti_crop) -> Tensor"
+)
 torch.library.define(
     "fastwarp::mesh_positions",
     "(Tensor mesh, SymInt[] sizes, SymInt[] source_sizes, bool inverse, bool homography, bool border, "
@@ -42,6 +46,65 @@ torch.library.define(
 
 def _broadcast(*tensors: Tensor | None) -> int:
     return next((t.shape[0] for t in tensors if t is not None and t.shape[0] != 1), 1)
+
+
+# --- lz_mesh ----------------------------------------------------------------------------------------------------------
+
+
+@torch.library.impl("fastwarp::lz_mesh", ("cpu", "cuda"))
+def _lz_mesh(saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
+    return kernels("mesh", saliency.device).lz_mesh(saliency, fwhm, anti_crop)
+
+
+@torch.library.register_fake("fastwarp::lz_mesh")
+def _(saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
+    return saliency.new_empty((*saliency.shape, 2))
+
+
+def _save_lz(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *tensors, ctx.fwhm, ctx.anti_crop = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _lz_mesh_grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    by_saliency = torch.ops.fastwarp.lz_mesh_backward(grad, *ctx.saved_tensors, ctx.fwhm, ctx.anti_crop)
+    return by_saliency, None, None
+
+
+torch.library.register_autograd("fastwarp::lz_mesh", _lz_mesh_grad, setup_context=_save_lz)
+
+
+@torch.library.impl("fastwarp::lz_mesh_backward", ("cpu", "cuda"))
+def _lz_mesh_backward(grad: Tensor, saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
+    return kernels("mesh", saliency.device).lz_mesh_backward(grad, saliency, fwhm, anti_crop)
+
+
+@torch.library.register_fake("fastwarp::lz_mesh_backward")
+def _(grad: Tensor, saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
+    return saliency.new_empty(saliency.shape)
+
+
+def _lz_mesh_double(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
+    def mesh(saliency: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        return (_dense_mesh.lz_mesh(saliency, ctx.fwhm, ctx.anti_crop),), (saliency,)
+
+    grad, saliency = ctx.saved_tensors
+    return (*_dense.second_backward(mesh, [grad], [saliency], [cotangent]), None, None)
+
+
+torch.library.register_autograd("fastwarp::lz_mesh_backward", _lz_mesh_double, setup_context=_save_lz)
+
+
+@torch.library.register_vmap("fastwarp::lz_mesh")
+def _(info: Any, in_dims: Any, *args: Any) -> Any:
+    mesh = torch.ops.fastwarp.lz_mesh(*fold(info.batch_size, batch_of(args, in_dims), args, in_dims))
+    return unfold(info.batch_size, mesh), 0
+
+
+@torch.library.register_vmap("fastwarp::lz_mesh_backward")
+def _(info: Any, in_dims: Any, *args: Any) -> Any:
+    by_saliency = torch.ops.fastwarp.lz_mesh_backward(*fold(info.batch_size, batch_of(args, in_dims), args, in_dims))
+    return unfold(info.batch_size, by_saliency), 0
 
 
 # --- positions --------------------------------------------------------------------------------------------------------

@@ -4,11 +4,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastwarp.kernels.cpu import _mesh_inverse
+from fastwarp.kernels.cpu import _mesh_backward as backward
+from fastwarp.kernels.cpu import _mesh_forward as zoom
+from fastwarp.kernels.cpu import _mesh_inverse as unzoom
+from fastwarp.kernels.cpu import _mesh_points as at_points
 from fastwarp.kernels.cpu._extents import extents_array
+from fastwarp.kernels.cpu._memory import empty
+from fastwarp.kernels.cpu._mesh_lz import lz_mesh, lz_mesh_backward
 from fastwarp.kernels.cpu._parallel import run
 
-_WORK = 8  # a target's cost in values
+__all__ = ["lz_mesh", "lz_mesh_backward", "map", "map_backward", "positions", "positions_backward"]
+
+# A target's cost in values
+_WORK = 4
+_INVERSE_WORK = 8
+_BACKWARD_WORK = 32
+_POINT_WORK = 100
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -18,6 +29,11 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 def _real(dtype: torch.dtype) -> np.ndarray:
     return np.empty(0, np.float64 if dtype == torch.float64 else np.float32)
+
+
+def _batch(*tensors: Tensor | None) -> int:
+    """The common batch, to which 1 broadcasts."""
+    return next((len(t) for t in tensors if t is not None and len(t) != 1), 1)
 
 
 def positions(
@@ -31,13 +47,67 @@ def positions(
     source_valid: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """What each target reads, in source pixels `[B, 2, P]` (-1: nothing), and its tile `[B, P]` (-1: none)."""
-    batch = max(len(t) for t in (mesh, valid, source_valid) if t is not None)
+    batch = _batch(mesh, valid, source_valid)
     count = sum(h * w for h, w in zip(sizes[::2], sizes[1::2], strict=True))
-    windows = torch.empty((batch, 2, count), dtype=mesh.dtype)
-    tiles = torch.empty((batch, count), dtype=torch.int32)
+    windows = empty((batch, 2, count), mesh.dtype, torch.contiguous_format)
+    tiles = empty((batch, count), torch.int32, torch.contiguous_format)
+    if not tiles.numel():
+        return windows, tiles
     shapes = (np.array(sizes, np.int64), np.array(source_sizes, np.int64))
     extents = (extents_array(valid), extents_array(source_valid))
-    results = (_array(windows), _array(tiles))
-    args = (_array(mesh), *shapes, homography, border, *extents, _real(mesh.dtype), *results)
-    run(_mesh_inverse.inverse, args, _WORK * tiles.numel())
+    results = (windows.numpy(), tiles.numpy())
+    if inverse:
+        options = (homography, border, *extents, _real(mesh.dtype))
+        run(unzoom.inverse, (_array(mesh), *shapes, *options, *results), _INVERSE_WORK * tiles.numel())
+    else:
+        run(zoom.forward, (_array(mesh), *shapes, homography, *extents, *results), _WORK * tiles.numel())
     return windows, tiles
+
+
+def positions_backward(
+    grad: Tensor,
+    mesh: Tensor,
+    windows: Tensor,
+    tiles: Tensor,
+    sizes: list[int],
+    source_sizes: list[int],
+    inverse: bool,
+    homography: bool,
+    valid: Tensor | None,
+    source_valid: Tensor | None,
+) -> Tensor:
+    """Gradient to the mesh. Bitwise the same for every number of threads."""
+    result = torch.empty(mesh.shape, dtype=mesh.dtype)
+    by_tile = np.zeros((len(mesh), mesh.shape[1] - 1, mesh.shape[2] - 1, 4, 2))
+    if tiles.numel():
+        tensors = (_array(t) for t in (grad, mesh, windows, tiles))
+        shapes = (np.array(sizes, np.int64), np.array(source_sizes, np.int64))
+        options = (inverse, homography, extents_array(valid), extents_array(source_valid))
+        run(backward.backward, (*tensors, *shapes, *options, by_tile), _BACKWARD_WORK * tiles.numel())
+    backward.sum_vertices(by_tile, result.numpy())
+    return result
+
+
+def map(mesh: Tensor, points: Tensor, inverse: bool, homography: bool) -> tuple[Tensor, Tensor]:
+    """T~ or T~^-1 at normalised positions `[1 or B, N, 2]`, continued past the outline, and the tiles `[B, N]`."""
+    batch, count = _batch(mesh, points), points.shape[1]
+    mapped = torch.empty((batch, count, 2), dtype=mesh.dtype)
+    tiles = torch.empty((batch, count), dtype=torch.int32)
+    if tiles.numel():
+        args = (_array(mesh), _array(points), inverse, homography, mapped.numpy(), tiles.numpy())
+        run(at_points.map_points, args, _POINT_WORK * tiles.numel())
+    return mapped, tiles
+
+
+def map_backward(
+    grad: Tensor, mesh: Tensor, points: Tensor, mapped: Tensor, tiles: Tensor, inverse: bool, homography: bool
+) -> tuple[Tensor, Tensor]:
+    """Gradients to mesh and points. Bitwise the same for every number of threads."""
+    grad_mesh, grad_points = torch.empty(mesh.shape, dtype=mesh.dtype), torch.empty(points.shape, dtype=points.dtype)
+    if not tiles.numel():
+        return grad_mesh.zero_(), grad_points
+    args = (*(_array(t) for t in (grad, mesh, points, mapped, tiles)), inverse, homography)
+    work = _POINT_WORK * tiles.numel()
+    run(at_points.points_backward, (*args, grad_points.numpy()), work)
+    run(at_points.mesh_backward, (*args, grad_mesh.numpy()), work)
+    return grad_mesh, grad_points

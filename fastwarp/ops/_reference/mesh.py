@@ -13,6 +13,16 @@ def _with_tiles(arrays: Any, like: Tensor) -> tuple[Tensor, Tensor]:
     return to_tensor(arrays[0], like), to_tensor(arrays[1], torch.empty(0, dtype=torch.int32, device=like.device))
 
 
+def lz_mesh(saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
+    """Saliency -> mesh."""
+    return to_tensor(call(reference.lz_mesh, saliency, fwhm, anti_crop), saliency)
+
+
+def lz_mesh_backward(grad: Tensor, saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
+    """Gradient to the saliency."""
+    return to_tensor(call(reference.lz_mesh_backward, grad, saliency, fwhm, anti_crop), saliency)
+
+
 def positions(mesh: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     """What each target reads, and its tile."""
     return _with_tiles(call(reference.positions, mesh, *args), mesh)
