@@ -18,15 +18,15 @@ SMALLEST = 1e-3
 class _Image:
     """One image's boxes `[n, 4]` and everything that is made from them."""
 
-    def __init__(self, boxes: NDArray, a: float, b: float, image_size: list[int], shape: list[int]) -> None:
+    def __init__(self, boxes: NDArray, a: float, b: float, height: int, width: int, h: int, w: int) -> None:
         boxes = boxes.astype(np.float64)
         self.a, self.b = a, b
-        self.uniform = len(boxes) / (2 * min(shape) - 1) ** 2
+        self.uniform = len(boxes) / (2 * min(h, w) - 1) ** 2
         # Of y and x, for each box [n, 1, 1]: whether it has an extent, the extent, and the cells away from its centre.
         low, high = boxes[:, [1, 0]].T[:, :, None, None], boxes[:, [3, 2]].T[:, :, None, None]
         self.moving = high - low >= SMALLEST
         self.extent = np.where(self.moving, high - low, SMALLEST)
-        cells = [size * np.arange(n) / (n - 1) for size, n in zip(image_size, shape, strict=True)]
+        cells = [size * np.arange(n) / (n - 1) for size, n in ((height, h), (width, w))]
         away_y, away_x = cells[0][:, None] - (low[0] + high[0]) / 2, cells[1] - (low[1] + high[1]) / 2
         self.away = (away_y, away_x)
         spread = [away**2 / (b * extent) for away, extent in zip(self.away, self.extent, strict=True)]
@@ -35,7 +35,7 @@ class _Image:
         self.density = (a * self.kernel / self.norm).sum(0) + self.uniform
         self.total = self.density.sum()
         # Without boxes there is nothing to divide by: the uniform map.
-        self.map = self.density / self.total if len(boxes) else np.full(shape, 1 / (shape[0] * shape[1]))
+        self.map = self.density / self.total if len(boxes) else np.full((h, w), 1 / (h * w))
 
     def backward(self, grad: NDArray) -> tuple[Array, float, float]:
         """Gradients to the boxes `[n, 4]`, a and b of a gradient to the map."""
@@ -57,13 +57,13 @@ class _Image:
 
 
 def _images(
-    boxes: NDArray, counts: NDArray | None, amplitude: NDArray, bandwidth: NDArray, *sizes: list[int]
+    boxes: NDArray, counts: NDArray | None, amplitude: NDArray, bandwidth: NDArray, *sizes: int
 ) -> list[_Image]:
     result = []
     for b, all_boxes in enumerate(boxes):
         count = len(all_boxes) if counts is None else int(np.clip(counts[b], 0, len(all_boxes)))
-        a, width = (float(values[b % len(values)]) for values in (amplitude, bandwidth))
-        result.append(_Image(all_boxes[:count], a, width, *sizes))
+        a, of_b = (float(values[b % len(values)]) for values in (amplitude, bandwidth))
+        result.append(_Image(all_boxes[:count], a, of_b, *sizes))
     return result
 
 
@@ -72,8 +72,10 @@ def density_map(
     counts: NDArray | None,
     amplitude: NDArray,
     bandwidth: NDArray,
-    image_size: list[int],
-    shape: list[int],
+    height: int,
+    width: int,
+    h: int,
+    w: int,
 ) -> Array:
     """Saliency `[B, h, w]`, each map of sum 1 (Thavamani et al., ICCV 2021; LZU appendix A.6).
 
@@ -87,16 +89,16 @@ def density_map(
         counts: `[B]`, how many of the N are boxes and not padding; None: all.
         amplitude: a, `[1 or B]`.
         bandwidth: b, `[1 or B]`.
-        image_size: H, W in pixels.
-        shape: h, w in cells.
+        height: H, of the images in pixels.
+        width: W, likewise.
+        h: rows of the map.
+        w: columns of the map.
     """
-    maps = [image.map for image in _images(boxes, counts, amplitude, bandwidth, image_size, shape)]
-    return np.stack(maps) if maps else np.zeros((0, *shape))
+    maps = [image.map for image in _images(boxes, counts, amplitude, bandwidth, height, width, h, w)]
+    return np.stack(maps) if maps else np.zeros((0, h, w))
 
 
-def density_map_backward(
-    grad: NDArray, boxes: NDArray, *args: NDArray | list[int] | None
-) -> tuple[Array, Array, Array]:
+def density_map_backward(grad: NDArray, boxes: NDArray, *args: NDArray | int | None) -> tuple[Array, Array, Array]:
     """Gradients to the boxes `[B, N, 4]`, and to every image's a and b, `[B]`."""
     by_boxes, by_a, by_b = np.zeros(boxes.shape), np.zeros(len(boxes)), np.zeros(len(boxes))
     for i, (image, g) in enumerate(zip(_images(boxes, *args), grad.astype(np.float64), strict=True)):  # type: ignore[arg-type]
@@ -104,7 +106,7 @@ def density_map_backward(
     return by_boxes, by_a, by_b
 
 
-def density_knots(boxes: NDArray, *args: NDArray | list[int] | float | None) -> tuple[Array, Array]:
+def density_knots(boxes: NDArray, *args: NDArray | float | None) -> tuple[Array, Array]:
     """Knots `[B, h]`, `[B, w]` of the separable LZ warp of `density_map`; see `fastwarp.reference.axis.lz_knots`.
 
     Args:
@@ -117,7 +119,7 @@ def density_knots(boxes: NDArray, *args: NDArray | list[int] | float | None) -> 
 
 
 def density_knots_backward(
-    grad_y: NDArray, grad_x: NDArray, boxes: NDArray, *args: NDArray | list[int] | float | None
+    grad_y: NDArray, grad_x: NDArray, boxes: NDArray, *args: NDArray | float | None
 ) -> tuple[Array, Array, Array]:
     """Gradients to the boxes, and to every image's a and b."""
     *rest, fwhm, anti_crop = args

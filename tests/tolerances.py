@@ -19,7 +19,7 @@ class Bound(NamedTuple):
 EPS16, EPSB, EPS32, EPS64 = 2.0**-11, 2.0**-8, 2.0**-24, 2.0**-53
 """Half a unit in the last place, relative: what rounding once costs at most (its RMS is about 0.4 of it)."""
 
-GEOMETRY = ("knots", "positions", "windows")
+GEOMETRY = ("knots", "positions", "windows", "mesh_positions", "mesh_targets", "mesh_map")
 
 F16, BF16, F32, F64, U8 = torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8
 
@@ -36,6 +36,16 @@ TABLE: dict[str, dict[torch.dtype, Bound]] = {
     "saliency_grad": {F32: Bound(0.8 * EPS32, 1.01 * EPS32), F64: Bound(6e4 * EPS64, 4e5 * EPS64)},
     # Sums in float64 over the targets; rounded once in fp32.
     "geometry_grad": {F32: Bound(0.8 * EPS32, 1.01 * EPS32), F64: Bound(30 * EPS64, 200 * EPS64)},
+    # Sums over boxes in float64, rounded once in fp32 (the cells of a uniform map all alike, so the RMS is no smaller). A
+    # cell of a narrow Gaussian loses as many units in the last place as its exponent is large.
+    "density": {F32: Bound(1.01 * EPS32, 1.01 * EPS32), F64: Bound(100 * EPS64, 1000 * EPS64)},
+    "density_grad": {F32: Bound(1.01 * EPS32, 1.01 * EPS32), F64: Bound(100 * EPS64, 1000 * EPS64)},
+    # T~ at a grid: four vertices, a few roundings.
+    "mesh_positions": {F32: Bound(0.6 * EPS32, 1.01 * EPS32), F64: Bound(4 * EPS64, 20 * EPS64)},
+    # Where T~ maps the preimage of a target, in targets.
+    "mesh_targets": {F32: Bound(1e-6, 1e-5), F64: Bound(1e-14, 1e-12)},
+    "mesh_map": {F32: Bound(0.6 * EPS32, 1.01 * EPS32), F64: Bound(4 * EPS64, 20 * EPS64)},
+    "mesh_grad": {F32: Bound(0.8 * EPS32, 1.01 * EPS32), F64: Bound(30 * EPS64, 200 * EPS64)},
     # Weights rounded to the type that accumulates (fp32 for half precision), sums over the taps of two axes, and
     # one rounding to the result's type. uint8 is measured in its units: half of one, and what fp32 leaves at ties.
     "image": {

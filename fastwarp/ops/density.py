@@ -12,7 +12,7 @@ from fastwarp.ops._vmap import batch_of, fold, unfold
 # Numbers are passed as floats: as tensors they would each cost a GPU a launch. A tensor [1 or B] has precedence.
 _DENSITY = (
     "Tensor boxes, Tensor? counts, Tensor? amplitude, Tensor? bandwidth, float a, float b, "
-    "SymInt[] image_size, SymInt[] shape"
+    "SymInt height, SymInt width, SymInt h, SymInt w"
 )
 _KNOTS = f"{_DENSITY}, float fwhm, bool anti_crop"
 _GRADIENTS = "(Tensor, Tensor, Tensor)"
@@ -53,22 +53,19 @@ def _fake_gradients(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _dense_map(
-    boxes: Tensor, counts: Tensor | None, amplitude: Tensor, bandwidth: Tensor, image_size: Any, shape: Any
+    boxes: Tensor, counts: Tensor | None, amplitude: Tensor, bandwidth: Tensor, height: Any, width: Any, h: Any, w: Any
 ) -> Tensor:
     """The map as a dense, differentiable expression of boxes `[B, N, 4]` and numbers `[B]`, all float64."""
     n = boxes.shape[1]
     valid = torch.arange(n, device=boxes.device) < (n if counts is None else counts[:, None])
     valid = valid.expand(boxes.shape[:2])
     boxes = torch.where(valid[:, :, None], boxes, boxes.new_tensor([0.0, 0.0, 1.0, 1.0]))
-    y, x = (
-        _dense_factor(boxes, 1 - axis, bandwidth, size, cells)
-        for axis, (size, cells) in enumerate(zip(image_size, shape, strict=True))
-    )
+    y, x = _dense_factor(boxes, 1, bandwidth, height, h), _dense_factor(boxes, 0, bandwidth, width, w)
     weight = torch.where(valid, amplitude[:, None] / (1e-5 + y.sum(2) * x.sum(2)), 0.0)
     count = valid.sum(1)[:, None, None]
-    density = (y * weight[:, :, None]).mT @ x + count / (2 * min(shape) - 1) ** 2
+    density = (y * weight[:, :, None]).mT @ x + count / (2 * min(h, w) - 1) ** 2
     total = density.sum((1, 2), keepdim=True)
-    return torch.where(count > 0, density / torch.where(count > 0, total, 1.0), 1 / (shape[0] * shape[1]))
+    return torch.where(count > 0, density / torch.where(count > 0, total, 1.0), 1 / (h * w))
 
 
 def _dense_factor(boxes: Tensor, axis: int, bandwidth: Tensor, size: int, cells: int) -> Tensor:
@@ -81,7 +78,7 @@ def _dense_factor(boxes: Tensor, axis: int, bandwidth: Tensor, size: int, cells:
 def _double(ctx: Any, gradients: int, cotangents: tuple[Tensor, ...]) -> tuple[Any, ...]:
     """Gradients of a backward op, whose first arguments are that many gradients."""
     grads, (boxes, counts, *numbers) = ctx.saved_tensors[:gradients], ctx.saved_tensors[gradients:]
-    a, b, image_size, shape, *knots = ctx.options
+    a, b, height, width, h, w, *knots = ctx.options
     given = [number for number in numbers if number is not None]
 
     def function(boxes: Tensor, *leaves: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -90,7 +87,7 @@ def _double(ctx: Any, gradients: int, cotangents: tuple[Tensor, ...]) -> tuple[A
             (boxes.new_full((1,), value).requires_grad_() if number is None else next(rest)).expand(boxes.shape[0])
             for number, value in zip(numbers, (a, b), strict=True)
         ]
-        saliency = _dense_map(boxes, counts, *variables, image_size, shape)
+        saliency = _dense_map(boxes, counts, *variables, height, width, h, w)
         outputs = _dense.lz_knots(saliency.sum(2), saliency.sum(1), *knots) if knots else (saliency,)
         return outputs, (boxes, *variables)
 
@@ -115,7 +112,7 @@ def _density_map(boxes: Tensor, *args: Any) -> Tensor:
 
 @torch.library.register_fake("fastwarp::density_map")
 def _(boxes: Tensor, *args: Any) -> Tensor:
-    return boxes.new_empty(boxes.shape[0], *args[-1])
+    return boxes.new_empty(boxes.shape[0], *args[-2:])
 
 
 def _density_map_grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
@@ -163,7 +160,7 @@ def _density_knots(boxes: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
 
 @torch.library.register_fake("fastwarp::density_knots")
 def _(boxes: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    h, w = args[6]
+    h, w = args[7:9]
     return boxes.new_empty(boxes.shape[0], h), boxes.new_empty(boxes.shape[0], w)
 
 

@@ -143,7 +143,7 @@ def _arguments(
     if of_b is None and not bandwidth > 0:
         raise fail(function, "bandwidth", bandwidth, "a positive number of pixels")
     a, b = 0.0 if of_a is not None else float(amplitude), 0.0 if of_b is not None else float(bandwidth)
-    return padded, counts, of_a, of_b, a, b, list(image_size), list(shape)
+    return padded, counts, of_a, of_b, a, b, *image_size, *shape
 
 
 def _padded(function: str, boxes: Any) -> tuple[Tensor, Tensor | None]:

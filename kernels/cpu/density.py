@@ -1,8 +1,7 @@
 """numba kernels of the `density` family: boxes -> saliency, and boxes -> marginals -> knots without the map.
 
-A box's kernel is a product of a factor in y and a factor in x. The factors of eight boxes are made at a time, as
-`[cell][8]`: every loop over boxes then is a vector operation that adds nothing up across its lanes, so that vectors of
-any width give the same sums. All arithmetic is float64 and is rounded once.
+A box's kernel is a product of a factor in y and a factor in x, which are made in vectors: their length is a multiple
+of eight, with cells at infinity behind the real ones. All arithmetic is float64, rounded once, box after box.
 """
 
 import numpy as np
@@ -13,7 +12,6 @@ from fastwarp.errors import FastwarpError
 from fastwarp.kernels.cpu._parallel import inline, jit, run
 from fastwarp.kernels.cpu.axis import _lz_knots, _lz_knots_backward
 
-_LANES = 8
 _SMALLEST = 1e-3  # pixels; thinner boxes count as this thin
 
 _ALL = np.zeros(0, np.int64)  # counts where none are given
@@ -26,7 +24,7 @@ _WRONG = (
 )
 
 
-# --- the factors of eight boxes ---------------------------------------------------------------------------------------
+# --- the factors of a box ---------------------------------------------------------------------------------------------
 
 _LOG2_E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 6.93147180369123816490e-01, 1.90821492927058770002e-10
 _ROUND = 1.5 * 2.0**52  # numbers of this size have no fraction: adding one rounds
@@ -60,39 +58,31 @@ def _exp(x):
 
 
 @inline
-def _factor(boxes, b, first, count, axis, bandwidth, size, factor, total, centre, extent):
-    """`factor[c, l] = exp(-(cell c - centre)^2 / (2 b extent))` of the boxes first .. first + 8, and their sums.
-
-    axis is 0 for x and 1 for y, the place of the box's lower side among its coordinates.
-    """
-    cells = len(factor)
-    rate = np.empty(_LANES)
-    for l in range(_LANES):
-        centre[l], extent[l] = 0.0, 1.0
-        if first + l < count:
-            low, high = np.float64(boxes[b, first + l, axis]), np.float64(boxes[b, first + l, axis + 2])
-            centre[l] = 0.5 * (low + high)
-            extent[l] = _SMALLEST if high - low < _SMALLEST else high - low
-        rate[l] = -0.5 / (bandwidth * extent[l])
-        total[l] = 0.0
-    for c in range(cells):
-        cell = size * c / (cells - 1)
-        for l in range(_LANES):
-            away = cell - centre[l]
-            factor[c, l] = away * away * rate[l]
-    flat = factor.reshape(cells * _LANES)  # in place and one loop: LLVM makes vectors of it
-    for k in range(len(flat)):
-        flat[k] = _exp(flat[k])
-    for c in range(cells):
-        for l in range(_LANES):
-            total[l] += factor[c, l]
+def _cells(size, n):
+    """Positions of the cells in pixels, infinity behind them."""
+    cells = np.full(-(-n // 8) * 8, np.inf)
+    for c in range(n):
+        cells[c] = size * c / (n - 1)
+    return cells
 
 
 @inline
-def _weights(first, count, amplitude, total_y, total_x, weight):
-    """`a / (1e-5 + sum of the kernel)`, 0 for what is no box."""
-    for l in range(_LANES):
-        weight[l] = amplitude / (1e-5 + total_y[l] * total_x[l]) if first + l < count else 0.0
+def _factor(low, high, bandwidth, cells, factor):
+    """`factor = exp(-(cells - centre)^2 / (2 b extent))`. Returns its sum, the centre and the extent."""
+    low, high = np.float64(low), np.float64(high)
+    centre = 0.5 * (low + high)
+    extent = _SMALLEST if high - low < _SMALLEST else high - low
+    rate = -0.5 / (bandwidth * extent)
+    for c in range(len(cells)):
+        away = cells[c] - centre
+        factor[c] = _exp(away * away * rate)
+    a, b, c, d = 0.0, 0.0, 0.0, 0.0  # one sum would wait for itself in every addition
+    for i in range(0, len(cells), 4):
+        a += factor[i]
+        b += factor[i + 1]
+        c += factor[i + 2]
+        d += factor[i + 3]
+    return (a + b) + (c + d), centre, extent
 
 
 @inline
@@ -133,73 +123,69 @@ def _first_wrong(boxes, counts, amplitude, bandwidth):
 
 
 @inline
-def _add_boxes(boxes, b, count, amplitude, bandwidth, height, width, density):
-    """The map of image b, not yet divided by its sum; returns the sum."""
+def _add_boxes(boxes, count, amplitude, bandwidth, cells_y, cells_x, density):
+    """The map of the first boxes `[N, 4]`, not yet divided by its sum; returns the sum."""
     h, w = density.shape
-    y, x, rows = np.empty((h, _LANES)), np.empty((w, _LANES)), np.empty((_LANES, w))
-    total_y, total_x, weight = np.empty(_LANES), np.empty(_LANES), np.empty(_LANES)
-    centre, extent = np.empty(_LANES), np.empty(_LANES)
+    y, x = np.empty(len(cells_y)), np.empty(len(cells_x))
     density[:] = _uniform(count, h, w)
-    for first in range(0, count, _LANES):
-        _factor(boxes, b, first, count, 1, bandwidth, height, y, total_y, centre, extent)
-        _factor(boxes, b, first, count, 0, bandwidth, width, x, total_x, centre, extent)
-        _weights(first, count, amplitude, total_y, total_x, weight)
-        for c in range(w):
-            for l in range(_LANES):
-                rows[l, c] = x[c, l] * weight[l]
+    for i in range(count):
+        total_y, _, _ = _factor(boxes[i, 1], boxes[i, 3], bandwidth, cells_y, y)
+        total_x, _, _ = _factor(boxes[i, 0], boxes[i, 2], bandwidth, cells_x, x)
+        weight = amplitude / (1e-5 + total_y * total_x)
         for r in range(h):
+            row, scale = density[r], weight * y[r]
             for c in range(w):
-                value = density[r, c]
-                for l in range(_LANES):
-                    value += y[r, l] * rows[l, c]
-                density[r, c] = value
-    return density.sum()
+                row[c] += scale * x[c]
+    total = 0.0
+    for r in range(h):  # row by row: a sum of sums rounds less
+        total += density[r].sum()
+    return total
 
 
 @jit
 def _map(boxes, counts, amplitude, bandwidth, height, width, result, part, parts):
     h, w = result.shape[1:]
-    density = np.empty((h, w))
+    density, cells_y, cells_x = np.empty((h, w)), _cells(height, h), _cells(width, w)
     for b in range(part, len(boxes), parts):
         count = _count(counts, b, boxes)
-        total = _add_boxes(boxes, b, count, _of(amplitude, b), _of(bandwidth, b), height, width, density)
+        total = _add_boxes(boxes[b], count, _of(amplitude, b), _of(bandwidth, b), cells_y, cells_x, density)
         for r in range(h):
             for c in range(w):
                 result[b, r, c] = 1.0 / (h * w) if count == 0 else density[r, c] / total
 
 
-@jit
-def _marginals(boxes, counts, amplitude, bandwidth, height, width, marginal_y, marginal_x, part, parts):
-    """The sums of the map's rows `[B, h, 1]` and columns `[B, w, 1]`, not divided by its sum: knots do not need it."""
-    h, w = marginal_y.shape[1], marginal_x.shape[1]
-    y, x, sum_y, sum_x = (np.empty((h, _LANES)), np.empty((w, _LANES)), np.empty((h, _LANES)), np.empty((w, _LANES)))
-    total_y, total_x, weight = np.empty(_LANES), np.empty(_LANES), np.empty(_LANES)
-    centre, extent = np.empty(_LANES), np.empty(_LANES)
-    for b in range(part, len(boxes), parts):
-        count, a, width_b = _count(counts, b, boxes), _of(amplitude, b), _of(bandwidth, b)
-        sum_y[:] = 0.0
-        sum_x[:] = 0.0
-        for first in range(0, count, _LANES):
-            _factor(boxes, b, first, count, 1, width_b, height, y, total_y, centre, extent)
-            _factor(boxes, b, first, count, 0, width_b, width, x, total_x, centre, extent)
-            _weights(first, count, a, total_y, total_x, weight)
-            for r in range(h):
-                for l in range(_LANES):
-                    sum_y[r, l] += y[r, l] * (weight[l] * total_x[l])
-            for c in range(w):
-                for l in range(_LANES):
-                    sum_x[c, l] += x[c, l] * (weight[l] * total_y[l])
+@inline
+def _add_marginals(boxes, count, amplitude, bandwidth, cells_y, cells_x, marginal_y, marginal_x):
+    """The sums of the rows and columns of the same map, without it."""
+    y, x = np.empty(len(cells_y)), np.empty(len(cells_x))
+    h, w = len(marginal_y), len(marginal_x)
+    marginal_y[:] = _uniform(count, h, w) * w
+    marginal_x[:] = _uniform(count, h, w) * h
+    for i in range(count):
+        total_y, _, _ = _factor(boxes[i, 1], boxes[i, 3], bandwidth, cells_y, y)
+        total_x, _, _ = _factor(boxes[i, 0], boxes[i, 2], bandwidth, cells_x, x)
+        weight = amplitude / (1e-5 + total_y * total_x)
         for r in range(h):
-            marginal_y[b, r, 0] = sum_y[r].sum() + _uniform(count, h, w) * w
+            marginal_y[r] += weight * total_x * y[r]
         for c in range(w):
-            marginal_x[b, c, 0] = sum_x[c].sum() + _uniform(count, h, w) * h
+            marginal_x[c] += weight * total_y * x[c]
+
+
+@inline
+def _marginals(boxes, counts, amplitude, bandwidth, height, width, h, w):
+    """As maps `[B, h, 1]` and `[B, w, 1]`, not divided by their sum: knots do not depend on it."""
+    y, x = np.empty((len(boxes), h, 1)), np.empty((len(boxes), w, 1))
+    cells_y, cells_x = _cells(height, h), _cells(width, w)
+    for b in range(len(boxes)):
+        count, a, of_b = _count(counts, b, boxes), _of(amplitude, b), _of(bandwidth, b)
+        _add_marginals(boxes[b], count, a, of_b, cells_y, cells_x, y[b, :, 0], x[b, :, 0])
+    return y, x
 
 
 @jit
 def _knots(boxes, counts, amplitude, bandwidth, height, width, fwhm, anti_crop, knots_y, knots_x):
-    (batch, h), w = knots_y.shape, knots_x.shape[1]
-    marginal_y, marginal_x = np.empty((batch, h, 1)), np.empty((batch, w, 1))
-    _marginals(boxes, counts, amplitude, bandwidth, height, width, marginal_y, marginal_x, 0, 1)
+    h, w = knots_y.shape[1], knots_x.shape[1]
+    marginal_y, marginal_x = _marginals(boxes, counts, amplitude, bandwidth, height, width, h, w)
     _lz_knots(marginal_y, min(h, w) - 1, fwhm, anti_crop, knots_y)
     _lz_knots(marginal_x, min(h, w) - 1, fwhm, anti_crop, knots_x)
 
@@ -208,87 +194,74 @@ def _knots(boxes, counts, amplitude, bandwidth, height, width, fwhm, anti_crop, 
 
 
 @inline
-def _moments(factor, size, centre, by_factor, scale, response, other_total):
-    """Sums over the cells of the factor's gradient times the factor and the distance to the centre, once and twice.
-
-    The gradient to `factor[c, l]` is `scale (by_factor[c, l] - response other_total)`: the kernel's sum moves, too.
-    """
-    first, second = np.zeros(_LANES), np.zeros(_LANES)
-    for c in range(len(factor)):
-        cell = size * c / (len(factor) - 1)
-        for l in range(_LANES):
-            away = cell - centre[l]
-            g = scale[l] * (by_factor[c, l] - response[l] * other_total[l]) * factor[c, l] * away
-            first[l] += g
-            second[l] += g * away
+def _moments(factor, cells, centre, to_factor):
+    """Sums of a gradient to a factor times the factor and the distance to the centre, once and twice."""
+    first, second = 0.0, 0.0
+    for c in range(len(to_factor)):
+        away = cells[c] - centre
+        g = to_factor[c] * factor[c] * away
+        first += g
+        second += g * away
     return first, second
 
 
 @inline
-def _add_axis(grad, b, first, count, axis, boxes, bandwidth, centre, extent, moments):
-    """Gradients to the two sides of the boxes; returns the gradient to the bandwidth."""
-    by_bandwidth = 0.0
-    for l in range(min(_LANES, count - first)):
-        i = first + l
-        variance = bandwidth * extent[l]
-        by_centre = moments[0][l] / variance
-        by_variance = 0.5 * moments[1][l] / (variance * variance)
-        by_bandwidth += by_variance * extent[l]
-        thin = np.float64(boxes[b, i, axis + 2]) - np.float64(boxes[b, i, axis]) < _SMALLEST
-        by_extent = 0.0 if thin else by_variance * bandwidth
-        grad[b, i, axis] = 0.5 * by_centre - by_extent
-        grad[b, i, axis + 2] = 0.5 * by_centre + by_extent
-    return by_bandwidth
+def _pull_back(box, axis, bandwidth, centre, extent, moments, grad):
+    """Gradients to the two sides of a box, 0 for x and 1 for y; returns that to the bandwidth."""
+    variance = bandwidth * extent
+    by_centre = moments[0] / variance
+    by_variance = 0.5 * moments[1] / (variance * variance)
+    thin = np.float64(box[axis + 2]) - np.float64(box[axis]) < _SMALLEST
+    by_extent = 0.0 if thin else by_variance * bandwidth
+    grad[axis] = 0.5 * by_centre - by_extent
+    grad[axis + 2] = 0.5 * by_centre + by_extent
+    return by_variance * extent
 
 
 @inline
-def _image_backward(by_density, by_y, by_x, boxes, b, count, a, bandwidth, height, width, grad):
-    """Gradients of image b from that to its map before the division, `by_density[r, c] + by_y[r] + by_x[c]`.
+def _image_backward(by_density, by_y, by_x, boxes, count, a, bandwidth, cells_y, cells_x, grad):
+    """Gradients of one image from that to its map before the division, `by_density[r, c] + by_y[r] + by_x[c]`.
 
     `by_density` has no rows where the map was never made. Writes the gradient to the boxes, returns those to a and b.
     """
     h, w = len(by_y), len(by_x)
-    y, x, to_y, to_x = np.empty((h, _LANES)), np.empty((w, _LANES)), np.empty((h, _LANES)), np.empty((w, _LANES))
-    total_y, total_x, norm = np.empty(_LANES), np.empty(_LANES), np.empty(_LANES)
-    centre_y, extent_y, centre_x, extent_x = np.empty(_LANES), np.empty(_LANES), np.empty(_LANES), np.empty(_LANES)
-    of_y, of_x, response = np.empty(_LANES), np.empty(_LANES), np.empty(_LANES)
+    y, x, to_y, to_x = np.empty(len(cells_y)), np.empty(len(cells_x)), np.empty(h), np.empty(w)
+    turned = by_density.T.copy()
     by_a, by_b = 0.0, 0.0
-    grad[b, count:] = 0.0
-    for first in range(0, count, _LANES):
-        _factor(boxes, b, first, count, 1, bandwidth, height, y, total_y, centre_y, extent_y)
-        _factor(boxes, b, first, count, 0, bandwidth, width, x, total_x, centre_x, extent_x)
-        _weights(first, count, 1.0, total_y, total_x, norm)
-        of_y[:] = 0.0
-        of_x[:] = 0.0
+    grad[count:] = 0.0
+    for i in range(count):
+        total_y, centre_y, extent_y = _factor(boxes[i, 1], boxes[i, 3], bandwidth, cells_y, y)
+        total_x, centre_x, extent_x = _factor(boxes[i, 0], boxes[i, 2], bandwidth, cells_x, x)
+        of_y, of_x = 0.0, 0.0
         for r in range(h):
-            for l in range(_LANES):
-                of_y[l] += y[r, l] * by_y[r]
+            of_y += y[r] * by_y[r]
         for c in range(w):
-            for l in range(_LANES):
-                of_x[l] += x[c, l] * by_x[c]
+            of_x += x[c] * by_x[c]
         for r in range(h):
-            for l in range(_LANES):
-                to_y[r, l] = by_y[r] * total_x[l] + of_x[l]
+            to_y[r] = by_y[r] * total_x + of_x
         for c in range(w):
-            for l in range(_LANES):
-                to_x[c, l] = by_x[c] * total_y[l] + of_y[l]
+            to_x[c] = by_x[c] * total_y + of_y
         for r in range(len(by_density)):
+            row, scale = by_density[r], y[r]
             for c in range(w):
-                for l in range(_LANES):
-                    to_y[r, l] += by_density[r, c] * x[c, l]
-                    to_x[c, l] += by_density[r, c] * y[r, l]
-        response[:] = 0.0
+                to_x[c] += row[c] * scale
+        for c in range(w if len(by_density) else 0):
+            column, scale = turned[c], x[c]
+            for r in range(h):
+                to_y[r] += column[r] * scale
+        norm, response = 1.0 / (1e-5 + total_y * total_x), 0.0
         for r in range(h):
-            for l in range(_LANES):
-                response[l] += to_y[r, l] * y[r, l]
-        for l in range(_LANES):
-            response[l] *= norm[l]
-            by_a += response[l]
-            norm[l] *= a
-        moments = _moments(y, height, centre_y, to_y, norm, response, total_x)
-        by_b += _add_axis(grad, b, first, count, 1, boxes, bandwidth, centre_y, extent_y, moments)
-        moments = _moments(x, width, centre_x, to_x, norm, response, total_y)
-        by_b += _add_axis(grad, b, first, count, 0, boxes, bandwidth, centre_x, extent_x, moments)
+            response += to_y[r] * y[r]
+        response *= norm
+        by_a += response
+        for r in range(h):  # the kernel's sum moves with it, too
+            to_y[r] = a * norm * (to_y[r] - response * total_x)
+        for c in range(w):
+            to_x[c] = a * norm * (to_x[c] - response * total_y)
+        moments = _moments(y, cells_y, centre_y, to_y)
+        by_b += _pull_back(boxes[i], 1, bandwidth, centre_y, extent_y, moments, grad[i])
+        moments = _moments(x, cells_x, centre_x, to_x)
+        by_b += _pull_back(boxes[i], 0, bandwidth, centre_x, extent_x, moments, grad[i])
     return by_a, by_b
 
 
@@ -296,32 +269,36 @@ def _image_backward(by_density, by_y, by_x, boxes, b, count, a, bandwidth, heigh
 def _map_backward(grad, boxes, counts, amplitude, bandwidth, height, width, by_boxes, by_a, by_b, part, parts):
     h, w = grad.shape[1:]
     density, to_y, to_x = np.empty((h, w)), np.zeros(h), np.zeros(w)
+    cells_y, cells_x = _cells(height, h), _cells(width, w)
     for b in range(part, len(boxes), parts):
-        count, a, width_b = _count(counts, b, boxes), _of(amplitude, b), _of(bandwidth, b)
-        total = _add_boxes(boxes, b, count, a, width_b, height, width, density)
+        count, a, of_b = _count(counts, b, boxes), _of(amplitude, b), _of(bandwidth, b)
+        total = _add_boxes(boxes[b], count, a, of_b, cells_y, cells_x, density)
         mean = 0.0
-        for r in range(h):
-            for c in range(w):
-                mean += np.float64(grad[b, r, c]) * (density[r, c] / total if count else 0.0)
-        for r in range(h):
-            for c in range(w):
-                density[r, c] = (np.float64(grad[b, r, c]) - mean) / total if count else 0.0
-        by_a[b], by_b[b] = _image_backward(density, to_y, to_x, boxes, b, count, a, width_b, height, width, by_boxes)
+        if count > 0:
+            for r in range(h):
+                for c in range(w):
+                    mean += np.float64(grad[b, r, c]) * (density[r, c] / total)
+            for r in range(h):
+                for c in range(w):
+                    density[r, c] = (np.float64(grad[b, r, c]) - mean) / total
+        by_a[b], by_b[b] = _image_backward(density, to_y, to_x, boxes[b], count, a, of_b, cells_y, cells_x, by_boxes[b])
 
 
 @jit
 def _knots_backward(
     grad_y, grad_x, boxes, counts, amplitude, bandwidth, height, width, fwhm, anti_crop, by_boxes, by_a, by_b
 ):
-    (batch, h), w = grad_y.shape, grad_x.shape[1]
-    marginal_y, marginal_x = np.empty((batch, h, 1)), np.empty((batch, w, 1))
-    to_y, to_x, none = np.empty((batch, h)), np.empty((batch, w)), np.empty((0, w))
-    _marginals(boxes, counts, amplitude, bandwidth, height, width, marginal_y, marginal_x, 0, 1)
+    h, w = grad_y.shape[1], grad_x.shape[1]
+    to_y, to_x, none = np.empty(grad_y.shape), np.empty(grad_x.shape), np.empty((0, w))
+    cells_y, cells_x = _cells(height, h), _cells(width, w)
+    marginal_y, marginal_x = _marginals(boxes, counts, amplitude, bandwidth, height, width, h, w)
     _lz_knots_backward(grad_y, marginal_y, min(h, w) - 1, fwhm, anti_crop, to_y)
     _lz_knots_backward(grad_x, marginal_x, min(h, w) - 1, fwhm, anti_crop, to_x)
-    for b in range(batch):
-        count, a, width_b = _count(counts, b, boxes), _of(amplitude, b), _of(bandwidth, b)
-        by_a[b], by_b[b] = _image_backward(none, to_y[b], to_x[b], boxes, b, count, a, width_b, height, width, by_boxes)
+    for b in range(len(boxes)):
+        count, a, of_b = _count(counts, b, boxes), _of(amplitude, b), _of(bandwidth, b)
+        by_a[b], by_b[b] = _image_backward(
+            none, to_y[b], to_x[b], boxes[b], count, a, of_b, cells_y, cells_x, by_boxes[b]
+        )
 
 
 # --- launchers --------------------------------------------------------------------------------------------------------
@@ -348,10 +325,6 @@ def _arguments(
     return arguments
 
 
-def _work(boxes: Tensor, shape: list[int]) -> int:
-    return boxes.shape[0] * boxes.shape[1] * shape[0] * shape[1]
-
-
 def density_map(
     boxes: Tensor,
     counts: Tensor | None,
@@ -359,8 +332,10 @@ def density_map(
     bandwidth: Tensor | None,
     a: float,
     b: float,
-    image_size: list[int],
-    shape: list[int],
+    height: int,
+    width: int,
+    h: int,
+    w: int,
 ) -> Tensor:
     """Saliency `[B, h, w]` of boxes `[B, N, 4]`, each map of sum 1.
 
@@ -371,12 +346,14 @@ def density_map(
         bandwidth: `[1 or B]`; None: `b`.
         a: amplitude of all images where no tensor is given.
         b: bandwidth, likewise.
-        image_size: H, W in pixels.
-        shape: h, w in cells.
+        height: H, of the images in pixels.
+        width: W, likewise.
+        h: rows of the map.
+        w: columns of the map.
     """
-    result = boxes.new_empty(boxes.shape[0], *shape)
-    arguments = (*_arguments(boxes, counts, amplitude, bandwidth, a, b), *image_size, _array(result))
-    run(_map, arguments, _work(boxes, shape))
+    result = boxes.new_empty(boxes.shape[0], h, w)
+    arguments = _arguments(boxes, counts, amplitude, bandwidth, a, b)
+    run(_map, (*arguments, height, width, _array(result)), boxes.shape[0] * boxes.shape[1] * h * w)
     return result
 
 
@@ -388,13 +365,16 @@ def density_map_backward(
     bandwidth: Tensor | None,
     a: float,
     b: float,
-    image_size: list[int],
-    shape: list[int],
+    height: int,
+    width: int,
+    h: int,
+    w: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to the boxes, and to every image's amplitude and bandwidth `[B]`."""
     results = _gradients(boxes)
     arguments = _arguments(boxes, counts, amplitude, bandwidth, a, b)
-    run(_map_backward, (_array(grad), *arguments, *image_size, *map(_array, results)), 3 * _work(boxes, shape))
+    work = 3 * boxes.shape[0] * boxes.shape[1] * h * w
+    run(_map_backward, (_array(grad), *arguments, height, width, *map(_array, results)), work)
     return results
 
 
@@ -405,14 +385,17 @@ def density_knots(
     bandwidth: Tensor | None,
     a: float,
     b: float,
-    image_size: list[int],
-    shape: list[int],
+    height: int,
+    width: int,
+    h: int,
+    w: int,
     fwhm: float,
     anti_crop: bool,
 ) -> tuple[Tensor, Tensor]:
     """Knots `[B, h]`, `[B, w]` of the separable LZ warp of `density_map`, without the map."""
-    y, x = (boxes.new_empty(boxes.shape[0], n) for n in shape)
-    _knots(*_arguments(boxes, counts, amplitude, bandwidth, a, b), *image_size, fwhm, anti_crop, y.numpy(), x.numpy())
+    y, x = boxes.new_empty(boxes.shape[0], h), boxes.new_empty(boxes.shape[0], w)
+    arguments = _arguments(boxes, counts, amplitude, bandwidth, a, b)
+    _knots(*arguments, height, width, fwhm, anti_crop, _array(y), _array(x))
     return y, x
 
 
@@ -425,8 +408,10 @@ def density_knots_backward(
     bandwidth: Tensor | None,
     a: float,
     b: float,
-    image_size: list[int],
-    shape: list[int],
+    height: int,
+    width: int,
+    h: int,
+    w: int,
     fwhm: float,
     anti_crop: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -434,7 +419,7 @@ def density_knots_backward(
     results = _gradients(boxes)
     arguments = _arguments(boxes, counts, amplitude, bandwidth, a, b)
     grads = (_array(grad_y), _array(grad_x))
-    _knots_backward(*grads, *arguments, *image_size, fwhm, anti_crop, *map(_array, results))
+    _knots_backward(*grads, *arguments, height, width, fwhm, anti_crop, *map(_array, results))
     return results
 
 
