@@ -9,8 +9,8 @@ import numpy as np
 
 from fastwarp.kernels.cpu._extents import extent
 from fastwarp.kernels.cpu._mesh_geometry import cross, edges, perspective, quad, solve
-from fastwarp.kernels.cpu._mesh_simd import COEFFICIENTS, bilinear_rows, homography_rows
 from fastwarp.kernels.cpu._mesh_owners import convex_runs, units, vertices, winding_runs
+from fastwarp.kernels.cpu._mesh_simd import COEFFICIENTS, bilinear_rows, homography_rows
 from fastwarp.kernels.cpu._parallel import inline, jit
 from fastwarp.kernels.cpu._simd import LANES
 
@@ -178,7 +178,7 @@ def _rows(mesh, homography, border, low, high, extents, sources, width, at, scra
     x_unit, y_unit = units(extent_x), units(extent_y)
     span = (sources[1] - 1.0, sources[0] - 1.0)
     widened, runs, coefficients = scratch
-    vertices(mesh, x_unit, y_unit, widened)
+    vertices(mesh, x_unit, y_unit, 0, h, widened)
     cleared = high
     for i in range(h - 2, -1, -1):
         top, bottom = math.inf, -math.inf

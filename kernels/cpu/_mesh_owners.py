@@ -17,19 +17,19 @@ def units(extent):
 
 
 @exact
-def vertices(mesh, x_unit, y_unit, result):
-    """Fills `result` `[h, w, 2]` with the vertices in target units, the mesh a millionth larger about its centre:
-    targets on its outline are then inside. Where x is NaN, y is too."""
+def vertices(mesh, x_unit, y_unit, low, high, result):
+    """Fills rows low .. high of `result` `[h, w, 2]` with the vertices in target units, the mesh a millionth larger
+    about its centre: targets on its outline are then inside. Where x is NaN, y is too."""
     h, w = mesh.shape[0], mesh.shape[1]
     for axis in range(2):
         start, length = x_unit if axis == 0 else y_unit
         top = np.float64(mesh[0, 0, axis]) + np.float64(mesh[0, w - 1, axis])
         centre = 0.25 * ((top + np.float64(mesh[h - 1, 0, axis])) + np.float64(mesh[h - 1, w - 1, axis]))
-        for i in range(h):
+        for i in range(low, high):
             for j in range(w):
                 m = np.float64(mesh[i, j, axis])
                 result[i, j, axis] = ((m + (m - centre) * 2.0**-19) - start) * length
-    for i in range(h):
+    for i in range(low, high):
         for j in range(w):
             if result[i, j, 0] != result[i, j, 0]:
                 result[i, j, 1] = result[i, j, 0]
@@ -86,6 +86,21 @@ def winding_runs(corners, row, extent, runs):
             runs[found, 1] = at[n]
             found += 1
     return found
+
+
+@exact
+def _turn(a, b, sign, x, y):
+    """What an edge adds to the winding number about a point."""
+    if not min(a[1], b[1]) <= y < max(a[1], b[1]) or not x >= a[0] + (y - a[1]) * ((b[0] - a[0]) / (b[1] - a[1])):
+        return 0.0
+    return sign if b[1] > a[1] else -sign
+
+
+@exact
+def winding(corners, x, y):
+    """Winding number of a tile about a point."""
+    a, b, c, d = corners
+    return _turn(a, b, 1.0, x, y) + _turn(b, d, 1.0, x, y) + _turn(c, d, -1.0, x, y) + _turn(a, c, -1.0, x, y)
 
 
 @exact

@@ -56,8 +56,8 @@ def _local_homography(builder: Any, f: Any, g: Any, depth: Any, *_: Any) -> tupl
 def _rows(local: Any) -> Any:
     """Makes `rows(coefficients, column, row, first, last, left, right, run, width, at, tile, x, y, tiles)`.
 
-    Writes the targets `left[run + r - first] <= k < right[run + r - first]` of the rows r in first .. last. `column` and
-    `row` are corner A's, `at` is where the level lies in the results, `width` >= 8 the targets of a row.
+    Writes the targets `left[run + r - first] <= k < right[run + r - first]` of the rows r in first .. last. `column`
+    and `row` are corner A's, `at` is where the level lies in the results, `width` >= 8 the targets of a row.
     """
 
     def rows(typingctx, coefficients, column, row, first, last, left, right, run, width, at, tile, x, y, tiles):
