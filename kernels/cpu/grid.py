@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastwarp.kernels.cpu import _grid_footprints as footprints
 from fastwarp.kernels.cpu._extents import extents_array
+from fastwarp.kernels.cpu._grid_bilinear import bilinear
 from fastwarp.kernels.cpu._memory import empty
 from fastwarp.kernels.cpu._parallel import run
 from fastwarp.kernels.cpu.separable import _alike, _dense, _like, _real, _values
@@ -63,7 +64,11 @@ def resample(images: list[Tensor], windows: Tensor, sizes: list[int], source_val
         table = _table(images, results, [h * w for h, w in _pairs(sizes)], formats, _alike(windows, source_valid))
         like, real = _like(images[0].dtype), _real(images[0].dtype)
         args = (table, _array(windows), extents_array(source_valid), like, like, real, real, real, False)
-        run(footprints.resample, args, _values(results) + min(_values(images), 4 * _values(results)))
+        run(
+            footprints.resample if windows.shape[1] == 4 else bilinear,
+            args,
+            _values(results) + min(_values(images), 4 * _values(results)),
+        )
     return results
 
 
@@ -135,5 +140,9 @@ def camera(
             *affine,
             True,
         )
-        run(footprints.resample, args, result.numel() + min(frame.numel(), 4 * result.numel()))
+        run(
+            footprints.resample if windows.shape[1] == 4 else bilinear,
+            args,
+            result.numel() + min(frame.numel(), 4 * result.numel()),
+        )
     return result
