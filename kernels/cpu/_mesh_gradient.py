@@ -25,12 +25,19 @@ def value_and_slopes(tile, f, g, p, q, has_homography):
 
 
 @inline
-def pull_inverse(by_f, by_g, grad_f, grad_g):
-    """J^-T (grad_f, grad_g): the gradient to x of T~^-1(x); 0 where J is singular."""
+def is_singular(by_f, by_g):
+    """Whether a Jacobian with these columns has no inverse to speak of; also where it is NaN."""
     det = cross(by_f, by_g)
     size = (by_f[0] * by_f[0] + by_f[1] * by_f[1]) * (by_g[0] * by_g[0] + by_g[1] * by_g[1])
-    if not det * det > _SINGULAR * _SINGULAR * size:
+    return not det * det > _SINGULAR * _SINGULAR * size
+
+
+@inline
+def pull_inverse(by_f, by_g, grad_f, grad_g):
+    """J^-T (grad_f, grad_g): the gradient to x of T~^-1(x); 0 where J is singular."""
+    if is_singular(by_f, by_g):
         return 0.0, 0.0
+    det = cross(by_f, by_g)
     return (grad_f * by_g[1] - grad_g * by_f[1]) / det, (grad_g * by_f[0] - grad_f * by_g[0]) / det
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from fastwarp.kernels.cpu._mesh_geometry import cross, edges, perspective, quad, solve
 from fastwarp.kernels.cpu._mesh_gradient import (
     add,
+    is_singular,
     load,
     products,
     pull_inverse,
@@ -130,7 +131,8 @@ def _nearest_patch(mesh, x, y, homography):
             p, q, has_homography = perspective(corners) if homography else (0.0, 0.0, False)
             turn = 2.0 * cross(e, t) + cross(e, c) + cross(c, t)
             f, g, real = solve(x, y, of_tile, p, q, has_homography, turn, False)
-            value, _, _ = value_and_slopes(of_tile, f, g, p, q, has_homography)
+            value, by_f, by_g = value_and_slopes(of_tile, f, g, p, q, has_homography)
+            real = real and not is_singular(by_f, by_g)
             size = max(
                 max(abs(e[0]), abs(e[1])),
                 max(max(abs(t[0]), abs(t[1])), max(abs(e[0] + t[0] + c[0]), abs(e[1] + t[1] + c[1]))),
