@@ -1,16 +1,17 @@
 """Launchers of the `mesh` family: T~ through the quads of a mesh, its inverse, and their gradients.
 
-Positions on grids are in `_mesh_positions` and `_mesh_gradient`, at points in `_mesh_map`; `_mesh_tiles` has what
-happens within a tile. All arithmetic is float64: it runs at half the rate of float32 on the GPUs of data centres, and
-what is left of a tile's cross products needs it where meshes are steep.
+Saliency -> mesh is in `_mesh_lz`, positions on grids are in `_mesh_positions` and `_mesh_gradient`, at points in
+`_mesh_map`; `_mesh_tiles` has what happens within a tile. All arithmetic is float64: it runs at half the rate of
+float32 on the GPUs of data centres, and what is left of a tile's cross products needs it where meshes are steep.
 """
 
 from torch import Tensor
 
 from fastwarp.kernels.gpu import _mesh_gradient, _mesh_map, _mesh_positions
 from fastwarp.kernels.gpu._launch import device_of
+from fastwarp.kernels.gpu._mesh_lz import lz_mesh, lz_mesh_backward
 
-__all__ = ["map", "map_backward", "positions", "positions_backward"]
+__all__ = ["lz_mesh", "lz_mesh_backward", "map", "map_backward", "positions", "positions_backward"]
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:
