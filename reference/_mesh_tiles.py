@@ -80,38 +80,41 @@ def derivatives(corners: Array, f: Array, g: Array, homography: bool) -> tuple[A
     return np.stack(by_local, -1) / STEP, by_corners
 
 
+def _newton_step(f: Array, g: Array, d: Array, edges: tuple[Array, ...]) -> tuple[Array, Array]:
+    """The step towards f E + g F + f g G = d; along the gradient where J is singular."""
+    E, F, G = edges
+    along_f, along_g = E + g[:, None] * G, F + f[:, None] * G
+    rest = d - f[:, None] * E - g[:, None] * along_g
+    det, size = cross(along_f, along_g), (along_f**2).sum(1) + (along_g**2).sum(1)
+    singular = ~(np.abs(det) > 1e-14 * size)
+    det, size = np.where(singular, 1, det), np.where(size > 0, size, 1)
+    df = np.where(singular, (rest * along_f).sum(1) / size, cross(rest, along_g) / det)
+    return df, np.where(singular, (rest * along_g).sum(1) / size, cross(along_f, rest) / det)
+
+
 def _preimage_bilinear(corners: Array, point: Array, sign: NDArray) -> tuple[Array, Array]:
     """(f, g) with T~(f, g) = point by Newton's method `[N]`, of two solutions that where det J has the given sign.
 
-    The determinant is linear in (f, g) and a step stays where it has its sign. A tile without area is given a point
-    that is as near as its line or point allows.
+    One step reaches the line on which both lie. On it det J is linear and 0 between them, and Newton's method stays on
+    its side. A tile without area is given a point that is as near as its line or point allows.
     """
-    _, E, F, G = edges_of(corners)
-    d = point - corners[:, 0]
-    by_f, by_g = cross(E, G), cross(G, F)
-    starts = np.array([[0.5, 0.5], [0, 0], [1, 0], [0, 1], [1, 1]])
-    signed = sign[:, None] * (cross(E, F)[:, None] + starts[:, 0] * by_f[:, None] + starts[:, 1] * by_g[:, None])
-    best = np.where(signed[:, 0] > 0, 0, np.argmax(np.nan_to_num(signed), 1))
-    f, g = starts[best].T.copy()
-    active = np.arange(len(f))
-    for _ in range(100):
-        e, t, c = E[active], F[active], G[active]
-        f0, g0 = f[active], g[active]
-        along_f, along_g = e + g0[:, None] * c, t + f0[:, None] * c
-        rest = d[active] - f0[:, None] * e - g0[:, None] * along_g
-        det, size = cross(along_f, along_g), (along_f**2).sum(1) + (along_g**2).sum(1)
-        with np.errstate(all="ignore"):
-            df, dg = cross(rest, along_g) / det, cross(along_f, rest) / det
-            lost = np.abs(det) <= 1e-14 * size
-            df = np.where(lost, (rest * along_f).sum(1) / np.where(size > 0, size, 1), df)
-            dg = np.where(lost, (rest * along_g).sum(1) / np.where(size > 0, size, 1), dg)
-            ratio = 1 + (df * by_f[active] + dg * by_g[active]) / det
-            pace = np.where(~lost & (ratio < 0.1), 0.9 / (1 - ratio), 1.0)
-        f[active], g[active] = f0 + pace * df, g0 + pace * dg
-        moving = np.abs(df) + np.abs(dg) > 4e-16 * (1 + np.abs(f[active]) + np.abs(g[active]))
-        active = active[moving]
-        if not len(active):
-            break
+    A, *edges = edges_of(corners)
+    E, F, G = edges
+    d = point - A
+    with np.errstate(all="ignore"):
+        f, g = (0.5 + step for step in _newton_step(np.full(len(d), 0.5), np.full(len(d), 0.5), d, (E, F, G)))
+        by_f, by_g = cross(E, G), cross(G, F)
+        det, slope = cross(E, F) + f * by_f + g * by_g, 2 * by_f * by_g  # along (by_g, by_f), the line
+        mirrored = np.where((sign * det < 0) & (slope != 0), -2 * det / slope, 0.0)
+        f, g = f + mirrored * by_g, g + mirrored * by_f
+        active = np.arange(len(f))
+        for _ in range(100):
+            df, dg = _newton_step(f[active], g[active], d[active], (E[active], F[active], G[active]))
+            f[active] += df
+            g[active] += dg
+            active = active[np.abs(df) + np.abs(dg) > 4e-16 * (1 + np.abs(f[active]) + np.abs(g[active]))]
+            if not len(active):
+                break
     return f, g
 
 

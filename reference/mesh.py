@@ -168,17 +168,17 @@ def _inverse_targets(mesh: Array, extents: tuple[int, int], homography: bool, bo
     shift = np.array([0.5 if n == 1 else 0.0 for n in extents[::-1]])
     r, k = (np.arange(n, dtype=np.float64) for n in extents)
     tiles, turns = owners((widened(mesh) - shift) * scale, r, k[None])
-    vertices = (mesh - shift) * scale
     targets = np.stack(np.meshgrid(k, r), -1)
     zoomed = np.full((*extents, 2), -1.0)
     owned = tiles >= 0
-    f, g = preimage(corners_of(vertices, tiles[owned]), targets[owned], turns[owned], homography)
+    points = targets[owned] / scale + shift
+    f, g = preimage(corners_of(mesh, tiles[owned]), points, turns[owned], homography)
     i, j = np.divmod(tiles[owned], w - 1)
     zoomed[owned] = np.clip(
         np.stack([(j + np.clip(f, -RIM, 1 + RIM)) / (w - 1), (i + np.clip(g, -RIM, 1 + RIM)) / (h - 1)], -1), 0, 1
     )
     if border:
-        zoomed[~owned] = _nearest_on_outline(vertices, targets[~owned])
+        zoomed[~owned] = _nearest_on_outline((mesh - shift) * scale, targets[~owned])
     return zoomed, tiles
 
 
