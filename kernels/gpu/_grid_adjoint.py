@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._grid_taps import empty_results, first_targets, load_centres, target_taps
+from fastwarp.kernels.gpu._grid_taps import common_batch, empty_results, first_targets, load_centres, target_taps
 from fastwarp.kernels.gpu._launch import INTERPRETED, device_of, find_segment, pack, select, unpack
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
@@ -284,7 +284,7 @@ def resample_adjoint(
 
     Needs memory for the sorted targets, about 40 bytes for each (80 with filters), and 4 bytes for each source pixel.
     """
-    images = len(windows) if len(grads[0]) == 1 else len(grads[0])
+    images = common_batch(grads[0], windows)
     outs = empty_results(grads, images, source_sizes)
     grads = [grad.expand(images, -1, -1, -1) for grad in grads]
     plans = plan_launches(outs)
@@ -341,5 +341,6 @@ def resample_adjoint(
                 ACC=accumulator(grads[0].dtype),
                 PREPARED=BLOCK,
                 **plan.block,
+                num_warps=8 if geo == tl.float64 else 4,  # float64 takes two registers: with four warps some spill
             )
     return outs

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._grid_taps import first_targets, most, target_taps
+from fastwarp.kernels.gpu._grid_taps import common_batch, first_targets, most, target_taps
 from fastwarp.kernels.gpu._launch import INTERPRETED, device_of
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
@@ -54,7 +54,7 @@ def _plan_launches(images: list[Tensor], grads: list[Tensor]) -> tuple[list[Plan
             len(grads[i]) * triton.cdiv(grads[i].shape[2] * grads[i].shape[3], values // block_c) for i in index
         ]
     programs = sum(sum(n) for n in blocks.values())
-    shares = 1 if INTERPRETED else min(max(1056 // max(programs, 1), 1), max(chunks.values(), default=1))
+    shares = min(max(1056 // max(programs, 1), 1), max(chunks.values(), default=1))
     plans = []
     for channels_last, index in formats.items():
         *firsts, total = itertools.accumulate((n * shares for n in blocks[channels_last]), initial=0)
@@ -187,7 +187,7 @@ def windows_gradient(grads: list[Tensor], images: list[Tensor], windows: Tensor,
     """Gradient to the windows of `resample`; summed over the images where they share their windows."""
     windows = windows.contiguous()
     source_valid = None if source_valid is None else source_valid.contiguous()
-    batch = max(len(images[0]), len(grads[0]), len(windows))
+    batch = common_batch(images[0], grads[0], windows)
     images, grads = ([t.expand(batch, -1, -1, -1) for t in tensors] for tensors in (images, grads))
     dtype, geo = images[0].dtype, geometry(windows, images[0].dtype)
     *begins, total = first_targets([side for grad in grads for side in grad.shape[2:]])
@@ -216,6 +216,6 @@ def windows_gradient(grads: list[Tensor], images: list[Tensor], windows: Tensor,
                 GEO=geo,
                 **plan.block,
             )
-        if len(windows) < batch:
+        if len(windows) != batch:
             return sums.sum((0, 1), keepdim=True)[0].to(windows.dtype)
         return (sums.sum(0) if shares > 1 else sums[0]).to(windows.dtype)

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastwarp.kernels.gpu._grid_adjoint import resample_adjoint
-from fastwarp.kernels.gpu._grid_taps import empty_results, first_targets, most, tap_weight, target_taps
+from fastwarp.kernels.gpu._grid_taps import common_batch, empty_results, first_targets, most, tap_weight, target_taps
 from fastwarp.kernels.gpu._grid_windows_gradient import windows_gradient
 from fastwarp.kernels.gpu._launch import INTERPRETED, device_of
 from fastwarp.kernels.gpu._pieces import batch_stride
@@ -117,7 +117,7 @@ def resample(images: list[Tensor], windows: Tensor, sizes: list[int], source_val
         sizes: target sizes `[h1, w1, ...]`.
         source_valid: int64 `[1 or B, levels, 2]` or None; pixels from there on are never read.
     """
-    batch = len(windows) if len(images[0]) == 1 else len(images[0])
+    batch = common_batch(images[0], windows)
     outs = empty_results(images, batch, sizes)
     images = [image.expand(batch, -1, -1, -1) for image in images]
     windows = windows.contiguous()
@@ -207,7 +207,7 @@ def camera(
     frame, windows = frame.contiguous(), windows.contiguous()
     source_valid = None if source_valid is None else source_valid.contiguous()
     h, w, channels = frame.shape[1:]
-    batch = len(windows) if len(frame) == 1 else len(frame)
+    batch = common_batch(frame, windows)
     pixels = size[0] * size[1]
     out = torch.empty((batch, channels, *size), dtype=dtype, device=frame.device)
     if out.numel() == 0:
