@@ -1,4 +1,4 @@
-"""The command line: `fastwarp demo` and `fastwarp doctor`. A mistake of the user gets one line and exit code 2."""
+"""The command line: `fastwarp demo`, `doctor` and `saliency`. A mistake of the user gets one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from typing import NoReturn
 import fastwarp
 from fastwarp.errors import FastwarpError
 
-DEMO_PACKAGES = {"PIL": "pillow", "matplotlib": "matplotlib", "rich": "rich", "skimage": "scikit-image"}
-"""Modules of the extra `demo`, and the packages they come in."""
+EXTRA_PACKAGES = {
+    "PIL": "pillow",
+    "matplotlib": "matplotlib",
+    "rich": "rich",
+    "safetensors": "safetensors",
+    "skimage": "scikit-image",
+}
+"""Modules of the extras `demo` and `saliency`, which have the names of the commands, and the packages they come in."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,10 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FastwarpError as error:
         problem = str(error)
     except ModuleNotFoundError as error:
-        package = DEMO_PACKAGES.get((error.name or "").partition(".")[0])
+        package = EXTRA_PACKAGES.get((error.name or "").partition(".")[0])
         if package is None:
             raise
-        problem = f"{package} is not installed: pip install 'fastwarp[demo]'"
+        problem = f"{package} is not installed: pip install 'fastwarp[{arguments.command}]'"
     print(f"fastwarp {arguments.command}: error: {problem}", file=sys.stderr)
     return 2
 
@@ -51,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fastwarp", description="Zoom and unzoom operators for vision networks.")
     parser.add_argument("--version", action="version", version=f"fastwarp {fastwarp.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="demo | doctor")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="demo | doctor | saliency")
 
     demo = commands.add_parser(
         "demo",
@@ -87,7 +93,80 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--json", action="store_true", help="print the report as JSON")
     doctor.set_defaults(run=_doctor)
+    _add_saliency(commands)
     return parser
+
+
+def _add_saliency(commands: argparse._SubParsersAction) -> None:
+    saliency = commands.add_parser(
+        "saliency",
+        help="a data set's annotations to the saliency of a fixed warp",
+        description="Reduces the annotations of a data set to a prior: the mean of its images' saliency maps.",
+    )
+    kinds = saliency.add_subparsers(dest="kind", required=True, metavar="coco | cityscapes | nuscenes | show")
+    coco = kinds.add_parser(
+        "coco",
+        help="boxes in COCO's JSON format: Argoverse-HD, BDD100K, ...",
+        description="The mean of the box densities of all images that have boxes, from a file in COCO's JSON format.",
+    )
+    coco.add_argument("file", type=Path, metavar="annotations.json")
+    _add_boxes(coco, (31, 51))
+    coco.add_argument(
+        "--image-size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="that images and boxes are resized to; needed if images have several sizes or the file tells none",
+    )
+    coco.add_argument(
+        "--clip", action="store_true", help="cut boxes that reach past their image, instead of refusing the file"
+    )
+    cityscapes = kinds.add_parser(
+        "cityscapes",
+        help="boundaries in gtFine/<split>/<city>/*_gtFine_labelIds.png",
+        description="The mean density of the boundaries between classes in the label images of Cityscapes.",
+    )
+    cityscapes.add_argument("folder", type=Path, metavar="DIR", help="that holds gtFine")
+    cityscapes.add_argument("--split", default="train", metavar="NAME", help="train, val or test (default: train)")
+    cityscapes.add_argument("--edge", type=float, default=200.0, metavar="X", help="of a boundary (default: 200)")
+    cityscapes.add_argument("--background", type=float, default=1.0, metavar="X", help="of the rest (default: 1)")
+    _add_output(cityscapes, (45, 45))
+    nuscenes = kinds.add_parser(
+        "nuscenes",
+        help="3-D boxes in the tables of nuScenes, projected into its cameras",
+        description="The mean of the box densities of all key frames of the cameras, from 3-D boxes projected there.",
+    )
+    nuscenes.add_argument("folder", type=Path, metavar="DIR", help="that holds the folder of tables")
+    nuscenes.add_argument(
+        "--version", default="v1.0-mini", metavar="NAME", help="of the tables: their folder (default: v1.0-mini)"
+    )
+    nuscenes.add_argument("--camera", action="append", default=[], metavar="NAME", help="say CAM_FRONT (default: all)")
+    _add_boxes(nuscenes, (27, 48))
+    show = kinds.add_parser("show", help="what a prior is of, and its map in characters")
+    show.add_argument("file", type=Path, metavar="prior.safetensors")
+    show.add_argument("--plot", type=Path, metavar="PATH", help="write a picture of it")
+    for kind, run in ((coco, _prior), (cityscapes, _prior), (nuscenes, _prior), (show, _show)):
+        kind.set_defaults(run=run)
+
+
+def _add_boxes(parser: argparse.ArgumentParser, shape: tuple[int, int]) -> None:
+    parser.add_argument("--category", action="append", default=[], metavar="NAME", help="only these (default: all)")
+    parser.add_argument("--amplitude", type=float, default=1.0, metavar="A", help="of the boxes (default: 1)")
+    parser.add_argument("--bandwidth", type=float, default=64.0, metavar="B", help="in pixels (default: 64)")
+    _add_output(parser, shape)
+
+
+def _add_output(parser: argparse.ArgumentParser, shape: tuple[int, int]) -> None:
+    parser.add_argument(
+        "--shape",
+        type=int,
+        nargs=2,
+        default=shape,
+        metavar=("H", "W"),
+        help=f"of the map in cells (default: {shape[0]} {shape[1]})",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="ends in .safetensors or .npz")
+    parser.add_argument("--plot", type=Path, metavar="PATH", help="write a picture of the map, too")
 
 
 def _box(text: str) -> tuple[float, float, float, float]:
@@ -120,6 +199,18 @@ def _demo(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
     )
     return 0
+
+
+def _prior(arguments: argparse.Namespace) -> int:
+    from fastwarp.saliency import command
+
+    return command.make(arguments)
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from fastwarp.saliency import command
+
+    return command.show(arguments)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -271,6 +271,11 @@ def show_before_after(
     )
 
 
+def formats() -> list[str]:
+    """The endings of files that figures can be written to."""
+    return sorted(_figure().canvas.get_supported_filetypes())
+
+
 def montage(panels: Sequence[Panel], columns: int, *, panel_size: tuple[float, float] = (5.0, 3.6)) -> Figure:
     """Several drawings in one figure, row by row.
 

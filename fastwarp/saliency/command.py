@@ -1,0 +1,153 @@
+"""`fastwarp saliency`: data sets to priors, and what a prior holds."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from fastwarp import viz
+from fastwarp.errors import FastwarpError
+from fastwarp.saliency._records import Progress as Report
+from fastwarp.saliency.files import Prior, load_prior, prior_bytes, prior_path, replacing
+
+SHADES = " .:-=+*#%@"
+WIDEST = 64
+"""Characters in a line of a map."""
+
+
+def make(arguments: argparse.Namespace) -> int:
+    """`fastwarp saliency coco`, `cityscapes` and `nuscenes`: writes a prior and its picture, both or neither."""
+    out = _target(prior_path(arguments.out))
+    plot = _picture(arguments.plot)
+    with _bar(f"reading {arguments.kind}") as progress:
+        prior = {"coco": _coco, "cityscapes": _cityscapes, "nuscenes": _nuscenes}[arguments.kind](arguments, progress)
+    with contextlib.ExitStack() as files:
+        if plot is not None:
+            _draw(prior, plot, files)
+        files.enter_context(replacing(out)).write(prior_bytes(prior, out))
+    _print([f"{out}: {_summary(prior)}"])
+    return 0
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """`fastwarp saliency show`: prints the settings and the map, and draws a picture if asked to."""
+    plot = _picture(arguments.plot)
+    prior = load_prior(arguments.file)
+    if plot is not None:
+        with contextlib.ExitStack() as files:
+            _draw(prior, plot, files)
+    lines = [f"{arguments.file}: {_summary(prior)}"]
+    lines += [
+        f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in prior.settings.items()
+    ]
+    lines += ["", *_shaded(prior)]
+    _print(lines)
+    return 0
+
+
+def _coco(arguments: argparse.Namespace, progress: Report) -> Prior:
+    from fastwarp.saliency.coco import coco_prior
+
+    return coco_prior(
+        arguments.file,
+        tuple(arguments.shape),
+        arguments.amplitude,
+        arguments.bandwidth,
+        categories=arguments.category,
+        image_size=tuple(arguments.image_size) if arguments.image_size else None,
+        clip=arguments.clip,
+        progress=progress,
+    )
+
+
+def _cityscapes(arguments: argparse.Namespace, progress: Report) -> Prior:
+    from fastwarp.saliency.cityscapes import cityscapes_prior
+
+    return cityscapes_prior(
+        arguments.folder,
+        tuple(arguments.shape),
+        arguments.edge,
+        arguments.background,
+        split=arguments.split,
+        progress=progress,
+    )
+
+
+def _nuscenes(arguments: argparse.Namespace, progress: Report) -> Prior:
+    from fastwarp.saliency.nuscenes import nuscenes_prior
+
+    return nuscenes_prior(
+        arguments.folder,
+        arguments.version,
+        tuple(arguments.shape),
+        arguments.amplitude,
+        arguments.bandwidth,
+        cameras=arguments.camera,
+        categories=arguments.category,
+        progress=progress,
+    )
+
+
+@contextlib.contextmanager
+def _bar(title: str) -> Iterator[Report]:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print(lines: list[str]) -> None:
+    Console().print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+
+
+def _target(path: Path) -> Path:
+    # Before hours of reading, not after.
+    if not path.parent.is_dir():
+        raise FastwarpError(f"cannot write {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise FastwarpError(f"cannot write {path}: it is a folder")
+    return path
+
+
+def _picture(path: Path | None) -> Path | None:
+    if path is None:
+        return None
+    formats = viz.formats()
+    if path.suffix[1:].lower() not in formats:
+        raise FastwarpError(f"{path} does not end in a format of pictures: {', '.join(formats)}")
+    return _target(path)
+
+
+def _draw(prior: Prior, path: Path, files: contextlib.ExitStack) -> None:
+    size = prior.settings.get("image_size")
+    known = isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 1 for side in size)
+    shape = (size[0], size[1]) if known else (prior.saliency.shape[0], prior.saliency.shape[1])
+    figure = viz.show_saliency(shape, prior.saliency, title=_summary(prior))
+    figure.savefig(files.enter_context(replacing(path)), format=path.suffix[1:].lower(), dpi=150)
+
+
+def _summary(prior: Prior) -> str:
+    text = f"{prior.saliency.shape[0]} x {prior.saliency.shape[1]} cells"
+    images, boxes = prior.settings.get("images"), prior.settings.get("boxes")
+    if images is not None:
+        text += f", mean of {images} images" + (f" with {boxes} boxes" if boxes is not None else "")
+    return text
+
+
+def _shaded(prior: Prior) -> list[str]:
+    """The map in characters, which are about twice as high as they are wide."""
+    values = prior.saliency.double()
+    height, width = prior.settings.get("image_size") or values.shape
+    columns = min(WIDEST, 2 * values.shape[1])
+    rows = max(2, round(columns * height / width / 2))
+    small = F.interpolate(values[None, None], (rows, columns), mode="bilinear", align_corners=True)[0, 0]
+    levels = (small / (small.max() or 1.0) * (len(SHADES) - 1)).round().int()
+    return ["|" + "".join(SHADES[level] for level in row) + "|" for row in levels.tolist()]

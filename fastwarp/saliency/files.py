@@ -1,0 +1,161 @@
+"""Priors: saliency maps of whole data sets, and the files that keep them together with their settings."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import secrets
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastwarp.errors import FastwarpError, check_tensor, fail
+
+SUFFIXES = (".safetensors", ".npz")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prior:
+    """The saliency of a data set, and how it came about.
+
+    Args:
+        saliency: `[h, w]`, floating, finite and not negative; `saliency[None]` is what warps are made of.
+        settings: what JSON can hold. Readers put down their `kind` ("coco", "cityscapes", "nuscenes"), `source`,
+            `image_size` (height, width) and arguments, and how many `images` they averaged.
+
+    Raises:
+        FastwarpError: a saliency of another rank, with fewer than 2 cells in a direction, NaN or negative.
+        TypeError: a saliency that is not a floating tensor.
+    """
+
+    saliency: Tensor
+    settings: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        check_tensor("Prior", "saliency", self.saliency, "[h, w]", floating=True)
+        if min(self.saliency.shape) < 2:
+            raise fail("Prior", "saliency", f"of shape {list(self.saliency.shape)}", "at least 2 x 2 cells")
+        if not ((self.saliency >= 0) & (self.saliency < float("inf"))).all():
+            raise fail(
+                "Prior", "saliency", "NaN, infinite or negative in places", "finite values that are not negative"
+            )
+
+
+def save_prior(prior: Prior, path: str | Path) -> None:
+    """Writes a prior, whole or not at all: an older file stays until the new one is complete.
+
+    Args:
+        prior: map and settings.
+        path: ends in .safetensors (the settings are its metadata, as JSON under the key "fastwarp") or in .npz (they
+            are its member "settings", likewise).
+
+    Raises:
+        FastwarpError: another ending, or a file that cannot be written.
+
+    Example:
+        >>> import os, tempfile
+        >>> from fastwarp.saliency.files import Prior, load_prior, save_prior
+        >>> path = os.path.join(tempfile.mkdtemp(), "prior.npz")
+        >>> save_prior(Prior(torch.full((31, 51), 1 / 1581), {"image_size": [1200, 1920]}), path)
+        >>> load_prior(path).settings
+        {'image_size': [1200, 1920]}
+    """
+    path = prior_path(path)
+    content = prior_bytes(prior, path)
+    with replacing(path) as file:
+        file.write(content)
+
+
+def load_prior(path: str | Path) -> Prior:
+    """Reads what `save_prior` wrote. Nothing in a file is ever executed.
+
+    Args:
+        path: ends in .safetensors or .npz.
+
+    Raises:
+        FastwarpError: a file that cannot be read, or is no prior.
+    """
+    path = prior_path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise FastwarpError(f"cannot read {path}: {error.strerror or error}") from None
+    try:
+        saliency, text = (_from_safetensors if path.suffix == ".safetensors" else _from_npz)(content)
+        settings = json.loads(text)
+        if not isinstance(settings, dict):
+            raise FastwarpError("its settings are not a JSON object")
+        return Prior(saliency, settings)
+    except KeyError as error:
+        raise FastwarpError(f"{path} is not a prior: it has no {error}") from None
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise FastwarpError(f"{path} is not a prior: {str(error).splitlines()[0]}") from None
+
+
+def prior_path(path: str | Path) -> Path:
+    """`path`, if its ending is one of `SUFFIXES`."""
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise FastwarpError(f"{path} does not end in {' or '.join(SUFFIXES)}")
+    if path.suffix == ".safetensors":
+        import safetensors  # noqa: F401  (an extra: if it is missing, say so before anything is read)
+    return path
+
+
+def prior_bytes(prior: Prior, path: Path) -> bytes:
+    """What a file of this name holds."""
+    saliency, settings = prior.saliency.detach().cpu().contiguous(), json.dumps(prior.settings)
+    if path.suffix == ".safetensors":
+        from safetensors.torch import save  # an extra
+
+        return save({"saliency": saliency}, {"fastwarp": settings})
+    buffer = io.BytesIO()
+    np.savez(buffer, saliency=saliency.numpy(), settings=np.array(settings))
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which gets the name `path` when the block ends, and disappears if it raises.
+
+    Raises:
+        FastwarpError: it cannot be written.
+    """
+    # In the same folder: names can only be given within a file system.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise FastwarpError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _from_safetensors(content: bytes) -> tuple[Tensor, str]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        saliency = load(content)["saliency"]
+    except SafetensorError as error:
+        raise FastwarpError(str(error)) from None
+    # The header is read once more, as `load` does not hand out the metadata: its length in 8 bytes, then JSON.
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return saliency, header["__metadata__"]["fastwarp"]
+
+
+def _from_npz(content: bytes) -> tuple[Tensor, str]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return torch.from_numpy(arrays["saliency"]), str(arrays["settings"])
