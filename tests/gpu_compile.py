@@ -21,7 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
-from fastwarp.kernels.gpu import axis, separable
+from fastwarp.kernels.gpu import axis, grid, separable
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -90,6 +90,35 @@ def launches(short: bool) -> Iterator[str]:
         separable.camera(frame, windows, [450, 800], [0.1, 0.2, 0.3], [-1.0, 0.5, 2.0], torch.float16, valid, antialias)
         separable.resample([frame.permute(0, 3, 1, 2)], windows, [450, 800], valid, antialias)
         yield f"camera and uint8 antialias={antialias}"
+
+    yield from grid_launches(short)
+
+
+def grid_launches(short: bool) -> Iterator[str]:
+    """The same for the `grid` family."""
+    few, half = (torch.float16, torch.float64), (torch.bfloat16, torch.float32)
+    for dtype in few if short else few + half:
+        for form in (torch.contiguous_format, torch.channels_last):
+            for rows in (2, 4):
+                for levels, size in ((PYRAMID, None),) if short else ((PYRAMID, None), ([(3, 900, 1600)], (450, 800))):
+                    images = [torch.empty(2, *shape, dtype=dtype).to(memory_format=form) for shape in levels]
+                    sources = [side for _, *sides in levels for side in sides]
+                    sizes = list(size or sources)
+                    targets = sum(h * w for h, w in zip(sizes[::2], sizes[1::2], strict=True))
+                    exact = torch.promote_types(dtype, torch.float32)
+                    for precision in (exact,) if short else {exact, torch.float64}:
+                        windows = torch.empty(2, rows, targets, dtype=precision)
+                        outs = grid.resample(images, windows, sizes, None)
+                        grid.resample_adjoint(outs, windows, sources, None)
+                        grid.windows_gradient(outs, images, windows, None)
+                        yield f"{dtype} {form} rows={rows} levels={len(levels)} windows={precision}"
+
+    frame, valid = torch.empty(2, 900, 1600, 3, dtype=torch.uint8), torch.zeros(2, 1, 2, dtype=torch.int64)
+    for rows in (2, 4):
+        windows = torch.empty(2, rows, 450 * 800)
+        grid.camera(frame, windows, [450, 800], [0.1, 0.2, 0.3], [-1.0, 0.5, 2.0], torch.float16, valid)
+        grid.resample([frame.permute(0, 3, 1, 2)], windows, [450, 800], valid)
+        yield f"camera and uint8 rows={rows}"
 
 
 JOBS: list[tuple[str, Any, tuple, dict]] = []
