@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from fastwarp.kernels.cpu._extents import extent
+from fastwarp.kernels.cpu._mesh_border import nearest, outline
 from fastwarp.kernels.cpu._mesh_geometry import cross, edges, perspective, quad, solve
 from fastwarp.kernels.cpu._mesh_owners import convex_runs, units, vertices, winding_runs
 from fastwarp.kernels.cpu._mesh_simd import COEFFICIENTS, bilinear_rows, homography_rows
@@ -15,6 +16,7 @@ from fastwarp.kernels.cpu._parallel import inline, jit
 from fastwarp.kernels.cpu._simd import LANES
 
 _ERROR = 2.0**-11  # targets: a tile whose inverse could be further off goes to a wider type
+_SMALL = 2.0**-40  # square targets: their squares have to stay far from the least fp32 number
 _FAR = 2.0**24  # targets that fp32 counts
 
 
@@ -24,23 +26,26 @@ def _length(v):
 
 
 @inline
-def _condition(tile, p, q, has_homography):
-    """Roughly how many units in the last place of a target the inverse of a tile can be off by."""
+def _precision(tile, p, q, has_homography):
+    """Significant bits that a type needs for the inverse of a tile, as 2 to that power; infinity where none will do."""
     _, e, f, g = tile
     area, by_f, by_g = cross(e, f), cross(e, g), cross(g, f)
     size = max(_length(e), _length(f)) + _length(g)
     if has_homography:
-        depth = (1.0 + p) * (1.0 + q)
-        least = depth * abs(area) / (1.0 + max(p, 0.0) + max(q, 0.0))
-        most = depth * abs(area) + (abs(p) + abs(q)) * (1.0 + max(p, q, 0.0)) * (abs(area) + abs(by_f) + abs(by_g))
-        return size * (most + (1.0 + max(p, q, 0.0)) * size * size) / least
-    if area < 0:
-        area, by_f, by_g = -area, -by_f, -by_g
-    least = min(min(area, area + by_f), min(area + by_g, area + by_f + by_g))
-    if not least > 0:
-        return math.inf
-    spread = (area + abs(by_f) + abs(by_g)) / least
-    return size * (spread * spread + size * size / least)
+        # Terms of the denominator and of the numerators, relative to the least denominator.
+        tilt = 1.0 + max(max(p, q), 0.0)
+        depth = (1.0 + p) * (1.0 + q) * abs(area)
+        least = depth / (1.0 + max(p, 0.0) + max(q, 0.0))
+        terms = depth + (abs(p) + abs(q)) * tilt * (abs(area) + abs(by_f) + abs(by_g))
+        error = (terms + tilt * size * size) / least
+    else:
+        # Terms of the discriminant and of the numerators, relative to the least determinant.
+        if area < 0:
+            area, by_f, by_g = -area, -by_f, -by_g
+        least = min(min(area, area + by_f), min(area + by_g, area + by_f + by_g))
+        terms = area + abs(by_f) + abs(by_g)
+        error = (terms * terms + size * size * least) / (least * least)
+    return size * error / _ERROR if least > _SMALL else math.inf
 
 
 @inline
@@ -102,15 +107,15 @@ def _fill_row_of_tiles(
         tile = edges(corners, x_unit, y_unit)
         p, q, has_homography = perspective(corners) if homography else (0.0, 0.0, False)
         place = (float(j), float(i))
-        condition = _condition(tile, p, q, has_homography)
+        precision = _precision(tile, p, q, has_homography)
         a = tile[0]
-        if run < 0 or width < LANES or not (condition < _ERROR * 2.0**52 and max(abs(a[0]), abs(a[1])) < _FAR):
+        if run < 0 or width < LANES or not (precision < 2.0**52 and max(abs(a[0]), abs(a[1])) < _FAR):
             rows = (quad(widened, i, j), first, last, extent, width, at)
             _fill_any(tile, p, q, has_homography, (i, j, number), factor, span, *rows, x, y, tiles)
             continue
         column, row = int(np.floor(a[0])), int(np.floor(a[1]))
         rows = (column, row, first, last, left, right, run, width, at, number, x, y, tiles)
-        if condition < _ERROR * (2.0**52 if narrow.itemsize == 8 else 2.0**23):
+        if precision < (2.0**52 if narrow.itemsize == 8 else 2.0**23):
             _set_coefficients(tile, p, q, has_homography, place, factor, span, narrow)
             if has_homography:
                 homography_rows(narrow, *rows)
@@ -125,37 +130,20 @@ def _fill_row_of_tiles(
 
 
 @inline
-def _nearest_on_outline(mesh, column, row, x_unit, y_unit):
-    """Zoomed position of the outline's nearest point, in tiles; -1 where the outline is NaN."""
-    h, w = mesh.shape[0], mesh.shape[1]
-    best, u, v = math.inf, -1.0, -1.0
-    for side in range(4):
-        for n in range((w if side < 2 else h) - 1):
-            i, j = (side * (h - 1), n) if side < 2 else (n, (side - 2) * (w - 1))
-            i1, j1 = (i, j + 1) if side < 2 else (i + 1, j)
-            ax, ay = (mesh[i, j, 0] - x_unit[0]) * x_unit[1], (mesh[i, j, 1] - y_unit[0]) * y_unit[1]
-            bx, by = (mesh[i1, j1, 0] - x_unit[0]) * x_unit[1], (mesh[i1, j1, 1] - y_unit[0]) * y_unit[1]
-            ex, ey = bx - ax, by - ay
-            length = ex * ex + ey * ey
-            t = min(max(((column - ax) * ex + (row - ay) * ey) / length, 0.0), 1.0) if length > 0 else 0.0
-            dx, dy = ax + t * ex - column, ay + t * ey - row
-            distance = dx * dx + dy * dy
-            if distance < best:
-                best = distance
-                u, v = (j + t, float(i)) if side < 2 else (float(j), i + t)
-    return u, v
-
-
-@inline
 def _fill_border(mesh, x_unit, y_unit, span, low, high, targets, width, at, x, y, tiles):
     h, w = mesh.shape[0], mesh.shape[1]
+    segments, boxes = outline(mesh, x_unit, y_unit)
+    last = 0
     for r in range(low, high):
         for k in range(targets):
             target = at + r * width + k
             if tiles[target] < 0:
-                u, v = _nearest_on_outline(mesh, float(k), float(r), x_unit, y_unit)
-                if u >= 0:
-                    x[target], y[target] = u * span[0] / (w - 1), v * span[1] / (h - 1)
+                found, t = nearest(segments, boxes, float(k), float(r), last)
+                if found >= 0:
+                    last = found
+                    segment = segments[found]
+                    x[target] = (segment[5] + t * segment[7]) * (span[0] / (w - 1))
+                    y[target] = (segment[6] + t * segment[8]) * (span[1] / (h - 1))
 
 
 @inline
@@ -201,22 +189,30 @@ def _rows(mesh, homography, border, low, high, extents, sources, width, at, scra
         _fill_border(mesh, x_unit, y_unit, span, low, end, extent_x, width, at, x, y, tiles)
 
 
+@inline
+def _first_row(cost, of_level, height):
+    """First row of a level that begins at a cost or after it."""
+    return min(max(-(-cost * height // of_level), 0), height)
+
+
 @jit
-def inverse(mesh, sizes, source_sizes, homography, border, valid, source_valid, real, windows, tiles, part, parts):
+def inverse(
+    mesh, sizes, source_sizes, costs, homography, border, valid, source_valid, real, windows, tiles, part, parts
+):
+    """Rows of levels are shared out by `costs`, those of whole levels."""
     h, w = mesh.shape[1], mesh.shape[2]
-    targets = tiles.shape[1]
-    begin, end = part * tiles.size // parts, (part + 1) * tiles.size // parts
+    total = len(windows) * costs.sum()
+    begin, end = part * total // parts, (part + 1) * total // parts
     room = (w - 1) * max(sizes[::2].max(), 1)
     runs = (np.empty((w - 1, 3), np.int64), np.empty(room), np.empty(room))
     scratch = (np.empty((h, w, 2)), runs, (np.empty(COEFFICIENTS, real.dtype), np.empty(COEFFICIENTS)))
+    cost = 0
     for b in range(len(windows)):
         at = 0
         for level in range(len(sizes) // 2):
             height, width = sizes[2 * level], sizes[2 * level + 1]
-            first = b * targets + at
-            # A row belongs to the part that has its first target.
-            low = min(max(-((first - begin) // width), 0), height) if width > 0 else 0
-            high = min(max(-((first - end) // width), 0), height) if width > 0 else 0
+            low, high = _first_row(begin - cost, costs[level], height), _first_row(end - cost, costs[level], height)
+            cost += costs[level]
             if low < high:
                 extents = (extent(valid, b, level, 0, height), extent(valid, b, level, 1, width))
                 sources = (

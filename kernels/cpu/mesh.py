@@ -15,9 +15,10 @@ from fastwarp.kernels.cpu._parallel import run
 
 __all__ = ["lz_mesh", "lz_mesh_backward", "map", "map_backward", "positions", "positions_backward"]
 
-# A target's cost in values
+# Costs in values: of a target, of a tile that has targets, of a point.
 _WORK = 4
 _INVERSE_WORK = 8
+_TILE_WORK = 300
 _BACKWARD_WORK = 32
 _POINT_WORK = 100
 
@@ -57,8 +58,11 @@ def positions(
     extents = (extents_array(valid), extents_array(source_valid))
     results = (windows.numpy(), tiles.numpy())
     if inverse:
-        options = (homography, border, *extents, _real(mesh.dtype))
-        run(unzoom.inverse, (_array(mesh), *shapes, *options, *results), _INVERSE_WORK * tiles.numel())
+        count = (mesh.shape[1] - 1) * (mesh.shape[2] - 1)
+        areas = shapes[0][::2] * shapes[0][1::2]
+        costs = _INVERSE_WORK * areas + _TILE_WORK * np.minimum(areas, count) + 1
+        options = (costs, homography, border, *extents, _real(mesh.dtype))
+        run(unzoom.inverse, (_array(mesh), *shapes, *options, *results), batch * int(costs.sum()))
     else:
         run(zoom.forward, (_array(mesh), *shapes, homography, *extents, *results), _WORK * tiles.numel())
     return windows, tiles
