@@ -156,7 +156,8 @@ def owners(vertices: Array, r: Array, k: Array) -> tuple[Tiles, NDArray]:
     points down, so this is the sign of det J at the one preimage within the tile.
 
     A horizontal ray from the target to smaller x is crossed by the edges that it is right of. An edge crosses a row at
-    one number, whichever of its two tiles asks, so that no target is lost or owned twice on an edge.
+    one number, whichever of its two tiles asks, so that no target is lost or owned twice on an edge. A tile with a
+    vertex that is not finite owns nothing.
 
     Args:
         vertices: `[h, w, 2]` of a widened mesh, in units of the targets.
@@ -167,13 +168,13 @@ def owners(vertices: Array, r: Array, k: Array) -> tuple[Tiles, NDArray]:
     owner = np.full((len(r), k.shape[1]), -1, np.int32)
     turn = np.zeros(owner.shape, np.int8)
     rows_of, columns_of = _crossings(vertices[:, :-1], vertices[:, 1:], r), _crossings(vertices[:-1], vertices[1:], r)
-    broken = np.isnan(corners_of(vertices, np.arange((h - 1) * (w - 1)))).any((1, 2))
+    whole = np.isfinite(corners_of(vertices, np.arange((h - 1) * (w - 1)))).all((1, 2))
     for tile in reversed(range((h - 1) * (w - 1))):
         i, j = divmod(tile, w - 1)
         # A -> B, B -> D, D -> C, C -> A; the edges C -> D and A -> C are stored the other way round.
         sides = (rows_of, (i, j), 1), (columns_of, (i, j + 1), 1), (rows_of, (i + 1, j), -1), (columns_of, (i, j), -1)
         met = np.flatnonzero(sum(edges[0][at] != 0 for edges, at, _ in sides))
-        if broken[tile] or not len(met):
+        if not whole[tile] or not len(met):
             continue
         at_k = k if len(k) == 1 else k[met]
         number = np.zeros((len(met), k.shape[1]), np.int8)

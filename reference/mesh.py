@@ -7,6 +7,7 @@ everything is computed and returned in float64.
 from collections.abc import Iterator
 
 import numpy as np
+import scipy.signal
 from numpy.typing import NDArray
 
 from fastwarp.reference._mesh_tiles import (
@@ -56,6 +57,39 @@ def _attracted(values: Array, kernel: Array) -> Array:
     return np.einsum("bijpq,pq->bij", windows, kernel)
 
 
+def _attraction(h: int, w: int, fwhm: float) -> tuple[Array, tuple[Array, Array]]:
+    """The kernel k(x, x') of eq. 2 over a square of cells, and the positions y and x of the padded rows and columns."""
+    radius = min(h, w) - 1
+    offset = np.arange(-radius, radius + 1)
+    kernel = np.exp(-4 * np.log(2) * (offset[:, None] ** 2 + offset**2) / fwhm**2)
+    return kernel, tuple(np.arange(-radius, n + radius) / (n - 1) for n in (h, w))  # type: ignore[return-value]
+
+
+def _padded(cells: NDArray, anti_crop: bool) -> NDArray:
+    radius = min(cells.shape[1:]) - 1
+    sides = ((0, 0), (radius, radius), (radius, radius))
+    return np.pad(cells, sides, mode="reflect" if anti_crop else "edge")
+
+
+def _unclamped(saliency: NDArray, fwhm: float, anti_crop: bool) -> tuple[Array, Array]:
+    """T of eq. 1 before it is clamped `[B, h, w, 2]`, and its denominator `[B, h, w]`."""
+    kernel, (y, x) = _attraction(*saliency.shape[1:], fwhm)
+    cells = np.maximum(saliency.astype(np.float64), 0.0)
+    mean = cells.mean((1, 2), keepdims=True)
+    padded = _padded(cells + np.where(FLOOR * mean <= TINY, TINY, FLOOR * mean), anti_crop)
+
+    def attracted(values: Array) -> Array:
+        windows = np.lib.stride_tricks.sliding_window_view(values, kernel.shape, axis=(1, 2))
+        return np.einsum("bijpq,pq->bij", windows, kernel)
+
+    total = attracted(padded)
+    mesh = np.stack([attracted(padded * x), attracted(padded * y[:, None])], -1) / total[..., None]
+    if anti_crop:  # by symmetry; rounding would leave 1e-19
+        for values in (mesh[..., 0].swapaxes(1, 2), mesh[..., 1]):
+            values[:, [0, -1]] = np.where(np.isnan(values[:, [0, -1]]), np.nan, [[0.0], [1.0]])
+    return mesh, total
+
+
 def lz_mesh(saliency: NDArray, fwhm: float, anti_crop: bool) -> Array:
     """Mesh of the nonseparable LZ warp, LZU eq. 1 and 2, on the saliency's own grid: `[B, h, w, 2]`, (x, y).
 
@@ -67,36 +101,22 @@ def lz_mesh(saliency: NDArray, fwhm: float, anti_crop: bool) -> Array:
     return np.clip(_unclamped(saliency, fwhm, anti_crop)[0], 0, 1)
 
 
-def _unclamped(saliency: NDArray, fwhm: float, anti_crop: bool) -> tuple[Array, Array]:
-    """T before it is clamped, and the denominators `[B, h, w]`."""
-    radius, kernel, y, x = _attraction(*saliency.shape[1:], fwhm)
-    padded, _ = _padded(saliency, radius, anti_crop)
-    total = _attracted(padded, kernel)
-    mesh = np.stack([_attracted(padded * x, kernel), _attracted(padded * y[:, None], kernel)], -1) / total[..., None]
-    if anti_crop:  # by symmetry; rounding would leave 1e-19
-        for values in (mesh[..., 0].swapaxes(1, 2), mesh[..., 1]):
-            values[:, [0, -1]] = np.where(np.isnan(values[:, [0, -1]]), np.nan, [[0.0], [1.0]])
-    return mesh, total
-
-
 def lz_mesh_backward(grad: NDArray, saliency: NDArray, fwhm: float, anti_crop: bool) -> Array:
-    """Gradient to the saliency `[B, h, w]`: what each padded cell gives to the vertices in its reach."""
-    h, w = saliency.shape[1:]
-    radius, kernel, y, x = _attraction(h, w, fwhm)
+    """Gradient to the saliency; none reaches negative cells, nor maps of zeros, nor what is clamped."""
+    batch, h, w = saliency.shape
+    kernel, (y, x) = _attraction(h, w, fwhm)
     mesh, total = _unclamped(saliency, fwhm, anti_crop)
-    passed = np.where((mesh < 0) | (mesh > 1), 0.0, grad) / total[..., None]
-    copies = _padded(saliency, radius, anti_crop)[1]
-    by_padded = np.zeros((len(saliency), *copies.shape))
-    for p, q in np.ndindex(kernel.shape):  # cell (i + p, j + q) of the padding, seen from vertex (i, j)
-        away = np.stack(np.broadcast_arrays(x[q : q + w], y[p : p + h, None]), -1) - mesh
-        by_padded[:, p : p + h, q : q + w] += kernel[p, q] * (passed * away).sum(-1)
-    by_cells = np.zeros((len(saliency), h * w))
-    for image, gradient in zip(by_cells, by_padded, strict=True):
-        np.add.at(image, copies, gradient)
-    by_cells = (by_cells + FLOOR * by_cells.mean(1, keepdims=True)).reshape(saliency.shape)
+    by_mesh = np.where((mesh < 0) | (mesh > 1), 0.0, grad) / total[..., None]
+    source = _padded(np.arange(h * w).reshape(1, h, w), anti_crop).ravel()
+    result = np.zeros((batch, h * w))
+    for b in range(batch):
+        by_x, by_y = np.moveaxis(by_mesh[b], -1, 0)
+        by_total = -(by_mesh[b] * mesh[b]).sum(-1)
+        x_, y_, total_ = (scipy.signal.convolve2d(v, kernel) for v in (by_x, by_y, by_total))
+        np.add.at(result[b], source, (x_ * x + y_ * y[:, None] + total_).ravel())
     mean = np.maximum(saliency.astype(np.float64), 0.0).mean((1, 2), keepdims=True)
-    seen = ~(FLOOR * mean <= TINY) & ~(saliency < 0)  # an all-zero map has no derivative
-    return np.where(seen, by_cells, 0.0)
+    result = result.reshape(saliency.shape) + FLOOR / (h * w) * result.sum(1)[:, None, None]
+    return np.where((saliency < 0) | (FLOOR * mean <= TINY), 0.0, result)
 
 
 # --- T~ and its inverse on grids --------------------------------------------------------------------------------------

@@ -139,6 +139,18 @@ def test_negative_cells_count_as_zero_and_nan_stays_in_its_map():
     assert np.isnan(m[1]).all()
 
 
+@pytest.mark.parametrize("anti_crop", [True, False])
+def test_gradient_of_saliency(anti_crop):
+    saliency = own.uniform(3, 2, 4, 6, low=0.05) ** 2
+    saliency[1, 2, 3] = -1
+    weights = own.uniform(4, 2, 4, 6, 2, low=-1)
+    expected = gradient(lambda s: float((mesh.lz_mesh(s, 5.0, anti_crop) * weights).sum()), saliency)
+    ours = mesh.lz_mesh_backward(weights, saliency, 5.0, anti_crop)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-7)
+    assert ours[1, 2, 3] == 0
+    assert (mesh.lz_mesh_backward(weights, np.zeros((2, 4, 6)), 5.0, anti_crop) == 0).all()
+
+
 # --- maps with a known inverse ----------------------------------------------------------------------------------------
 
 
