@@ -10,11 +10,11 @@ import triton.language as tl
 from torch import Tensor
 
 from fastwarp.kernels.gpu._launch import INTERPRETED, pack, select
-from fastwarp.kernels.gpu._mesh_positions import EXACT, common_batch, extent_of, outlines, zoomed
-from fastwarp.kernels.gpu._mesh_tiles import evaluate, load_patch, through_inverse, to_corners
+from fastwarp.kernels.gpu._mesh_positions import UNFUSED, common_batch, extent_of, outlines, zoomed
+from fastwarp.kernels.gpu._mesh_tiles import evaluate, load_patch, moments, through_inverse, to_corners
 from fastwarp.kernels.gpu._pieces import batch_stride
 
-_TARGETS = 1024 if INTERPRETED else 256  # 2 per thread of 4 warps: their 8 sums of float64 stay in registers
+_TARGETS = 1024 if INTERPRETED else 128  # 1 per thread of 4 warps: their 8 sums of float64 stay in registers
 _VERTICES = 1024 if INTERPRETED else 128
 
 
@@ -49,7 +49,7 @@ def _tile_gradients_kernel(
     tile = tl.program_id(0)
     b = tl.program_id(1).to(tl.int64)
     i, j = tile // (w - 1), tile % (w - 1)
-    patch = load_patch(mesh_ptr + b * stride_mb, w, tile, 1.0, 1.0, HOMOGRAPHY)
+    patch = load_patch(mesh_ptr + b * stride_mb + 2 * (tile + i), w, tl.float64, HOMOGRAPHY)
     zero = tl.zeros([BLOCK], tl.float64)
     sums = (zero, zero, zero, zero, zero, zero, zero, zero)
     start = 0
@@ -61,9 +61,9 @@ def _tile_gradients_kernel(
         source_x = extent_of(source_valid_ptr, source_valid + 1, select(source_sizes, 2 * level + 1).to(tl.int32))
         span_x, span_y = (source_x - 1).to(tl.float64), (source_y - 1).to(tl.float64)
         if INVERSE:
-            box_ptr = boxes_ptr + b * stride_bb + level * 4 * tiles + tile
-            left, right = tl.load(box_ptr), tl.minimum(tl.load(box_ptr + tiles) + 1, extent_x)
-            top, bottom = tl.load(box_ptr + 2 * tiles), tl.load(box_ptr + 3 * tiles)
+            box_ptr = boxes_ptr + b * stride_bb + level * (4 * h * w + 2 * h) + tile + i
+            left, right = tl.load(box_ptr), tl.minimum(tl.load(box_ptr + h * w) + 1, extent_x)
+            top, bottom = tl.load(box_ptr + 2 * h * w), tl.load(box_ptr + 3 * h * w)
         else:
             left, right = _run(j, extent_x, w)
             top, bottom = _run(i, extent_y, h)
@@ -80,7 +80,7 @@ def _tile_gradients_kernel(
             if INVERSE:
                 f = tl.load(windows_ptr + x_ptr, mask=owned, other=0).to(tl.float64) / tl.maximum(span_x, 1.0)
                 g = tl.load(windows_ptr + x_ptr + total, mask=owned, other=0).to(tl.float64) / tl.maximum(span_y, 1.0)
-                f, g = f * (w - 1) - j, g * (h - 1) - i
+                f, g = tl.where(owned, f * (w - 1) - j, 0.5), tl.where(owned, g * (h - 1) - i, 0.5)
                 x, y = through_inverse(patch, f, g, -x / (w - 1), -y / (h - 1), HOMOGRAPHY)
             else:
                 _, g = zoomed(r, extent_y, h)
@@ -88,21 +88,26 @@ def _tile_gradients_kernel(
                 at_x, at_y = evaluate(patch, f, g, HOMOGRAPHY)
                 at_x, at_y = patch[0] + at_x, patch[1] + at_y
                 x, y = tl.where((at_x < 0) | (at_x > 1), 0.0, x), tl.where((at_y < 0) | (at_y > 1), 0.0, y)
-            shares = to_corners(patch, f, g, x, y, HOMOGRAPHY)
+            those = moments(patch, f, g, x, y, HOMOGRAPHY)
+            # Other tiles' targets have no gradient here, and local coordinates where all is finite.
             sums = (
-                sums[0] + tl.where(owned, shares[0], 0.0),
-                sums[1] + tl.where(owned, shares[1], 0.0),
-                sums[2] + tl.where(owned, shares[2], 0.0),
-                sums[3] + tl.where(owned, shares[3], 0.0),
-                sums[4] + tl.where(owned, shares[4], 0.0),
-                sums[5] + tl.where(owned, shares[5], 0.0),
-                sums[6] + tl.where(owned, shares[6], 0.0),
-                sums[7] + tl.where(owned, shares[7], 0.0),
+                sums[0] + those[0],
+                sums[1] + those[1],
+                sums[2] + those[2],
+                sums[3] + those[3],
+                sums[4] + those[4],
+                sums[5] + those[5],
+                sums[6] + those[6],
+                sums[7] + those[7],
             )
         start += height * width
+    shares = to_corners(
+        *(patch, tl.sum(sums[0], 0), tl.sum(sums[1], 0), tl.sum(sums[2], 0), tl.sum(sums[3], 0), tl.sum(sums[4], 0)),
+        *(tl.sum(sums[5], 0), tl.sum(sums[6], 0), tl.sum(sums[7], 0), HOMOGRAPHY),
+    )
     shares_ptr += b * 8 * tiles + tile
     for n in tl.static_range(8):
-        tl.store(shares_ptr + n * tiles, tl.sum(sums[n], 0))
+        tl.store(shares_ptr + n * tiles, shares[n])
 
 
 @triton.jit
@@ -155,7 +160,7 @@ def launch(
         INVERSE=inverse,
         HOMOGRAPHY=homography,
         BLOCK=_TARGETS,
-        **EXACT,  # the clamp of a zoom looks at the same T~ as positions did
+        **UNFUSED,  # the clamp of a zoom looks at the same T~ as positions did
     )
     grad_mesh = mesh.new_empty(batch, h, w, 2, dtype=mesh.dtype if len(mesh) == batch else torch.float64)
     _sum_tiles_kernel[(triton.cdiv(h * w, _VERTICES), batch)](grad_mesh, shares, h, w, BLOCK=_VERTICES)

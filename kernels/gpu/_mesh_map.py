@@ -6,13 +6,14 @@ import triton.language as tl
 from torch import Tensor
 
 from fastwarp.kernels.gpu._launch import INTERPRETED
-from fastwarp.kernels.gpu._mesh_positions import EXACT, common_batch
+from fastwarp.kernels.gpu._mesh_positions import UNFUSED, common_batch
 from fastwarp.kernels.gpu._mesh_tiles import (
     centre_of,
     cross,
     evaluate,
     jacobian,
     load_patch,
+    moments,
     slope,
     solve,
     through_inverse,
@@ -85,11 +86,11 @@ def _find_continued(mesh_ptr, h, w, x, y, HOMOGRAPHY: tl.constexpr):
     best = tl.full(x.shape, float("inf"), tl.float64)
     for n in range(count):
         tile = _outline_tile(n, h, w)
-        patch = load_patch(mesh_ptr, w, tile, 1.0, 1.0, HOMOGRAPHY)
+        i, j = tile // across, tile % across
+        patch = load_patch(mesh_ptr + 2 * (tile + i), w, tl.float64, HOMOGRAPHY)
         ax, ay, ex, ey, fx, fy, gx, gy, _, _, _ = patch
         mirrored = cross(ex, ey, fx, fy) + 0.5 * (cross(ex, ey, gx, gy) + cross(gx, gy, fx, fy)) < 0
-        f, g = solve(patch, x, y, mirrored, HOMOGRAPHY)
-        i, j = tile // across, tile % across
+        f, g = solve(patch, x - ax, y - ay, mirrored, HOMOGRAPHY)
         violation = _violation(f, j == 0, j == across - 1) + _violation(g, i == 0, i == down - 1)
         at_x, at_y = evaluate(patch, f, g, HOMOGRAPHY)
         miss = tl.maximum(tl.abs(at_x - (x - ax)), tl.abs(at_y - (y - ay)))
@@ -137,15 +138,16 @@ def _map_kernel(
             owner = tl.where(lost, _find_continued(mesh_ptr, h, w, x, y, HOMOGRAPHY), owner)
         has_tile = owner != _NONE
         tile = tl.where(has_tile, owner >> 1, 0)
-        patch = load_patch(mesh_ptr, w, tile, 1.0, 1.0, HOMOGRAPHY)
-        f, g = solve(patch, x, y, (owner & 1) == 1, HOMOGRAPHY)
-        x, y = (tile % (w - 1) + f) / (w - 1), (tile // (w - 1) + g) / (h - 1)
+        i = tile // (w - 1)
+        patch = load_patch(mesh_ptr + 2 * (tile + i), w, tl.float64, HOMOGRAPHY)
+        f, g = solve(patch, x - patch[0], y - patch[1], (owner & 1) == 1, HOMOGRAPHY)
+        x, y = (tile - i * (w - 1) + f) / (w - 1), (i + g) / (h - 1)
     else:
         has_tile = (x == x) & (y == y)
         x, y = x * (w - 1), y * (h - 1)
         j, i = _end_tile(x, w), _end_tile(y, h)
-        tile = tl.where(has_tile, i * (w - 1) + j, 0)
-        patch = load_patch(mesh_ptr, w, tile, 1.0, 1.0, HOMOGRAPHY)
+        tile = i * (w - 1) + j
+        patch = load_patch(mesh_ptr + 2 * (tile + i), w, tl.float64, HOMOGRAPHY)
         x, y = evaluate(patch, x - j, y - i, HOMOGRAPHY)
         x, y = patch[0] + x, patch[1] + y
     mapped_ptr += (b * count + n) * 2
@@ -177,10 +179,11 @@ def _map_gradient_kernel(
     tile = tl.load(tiles_ptr + b * count + n, mask=n < count, other=-1)
     has_tile = tile >= 0
     tile = tl.where(has_tile, tile, 0)
-    patch = load_patch(mesh_ptr + b * stride_mb, w, tile, 1.0, 1.0, HOMOGRAPHY)
+    i = tile // (w - 1)
+    patch = load_patch(mesh_ptr + b * stride_mb + 2 * (tile + i), w, tl.float64, HOMOGRAPHY)
     zoomed_ptr += b * stride_zb + 2 * n
-    f = tl.load(zoomed_ptr, mask=has_tile, other=0).to(tl.float64) * (w - 1) - tile % (w - 1)
-    g = tl.load(zoomed_ptr + 1, mask=has_tile, other=0).to(tl.float64) * (h - 1) - tile // (w - 1)
+    f = tl.load(zoomed_ptr, mask=has_tile, other=0).to(tl.float64) * (w - 1) - (tile - i * (w - 1))
+    g = tl.load(zoomed_ptr + 1, mask=has_tile, other=0).to(tl.float64) * (h - 1) - i
     at = (b * count + n) * 2
     x = tl.load(grad_ptr + at, mask=has_tile, other=0).to(tl.float64)
     y = tl.load(grad_ptr + at + 1, mask=has_tile, other=0).to(tl.float64)
@@ -193,7 +196,7 @@ def _map_gradient_kernel(
         by_x, by_y = (x * x_f + y * y_f) * (w - 1), (x * x_g + y * y_g) * (h - 1)
     tl.store(grad_points_ptr + at, tl.where(has_tile, by_x, 0.0), mask=n < count)
     tl.store(grad_points_ptr + at + 1, tl.where(has_tile, by_y, 0.0), mask=n < count)
-    shares = to_corners(patch, f, g, x, y, HOMOGRAPHY)
+    shares = to_corners(patch, *moments(patch, f, g, x, y, HOMOGRAPHY), HOMOGRAPHY)
     for s in tl.static_range(8):
         tl.store(shares_ptr + (b * 8 + s) * count + n, tl.where(has_tile, shares[s], 0.0), mask=n < count)
 
@@ -226,7 +229,7 @@ def launch(mesh: Tensor, points: Tensor, inverse: bool, homography: bool) -> tup
         INVERSE=inverse,
         HOMOGRAPHY=homography,
         **_BLOCK,
-        **EXACT,
+        **UNFUSED,
     )
     return mapped, tiles
 

@@ -4,7 +4,8 @@ The inverse takes two. The first makes, for every level, what is the same for al
 widened mesh in units of targets, the slopes of the edges and the boxes of the tiles. In the second a program finds the
 tiles whose box meets its block of targets, asks each of them, and solves once for every target.
 
-All arithmetic is float64 and nothing is fused (`EXACT`), so that tiles own the same targets on every backend.
+Whose a target is follows from float64 that nothing fuses (`UNFUSED`), so that it is the same on every backend. Float32
+meshes are solved in float32, relative to a tile's corner, and again in float64 where that misses the target.
 """
 
 from typing import Any
@@ -15,20 +16,23 @@ import triton.language as tl
 from torch import Tensor
 
 from fastwarp.kernels.gpu._launch import INTERPRETED, pack, select, unpack
-from fastwarp.kernels.gpu._mesh_tiles import centre_of, evaluate, load_patch, slope, solve, widened, winding
+from fastwarp.kernels.gpu._mesh_tiles import centre_of, evaluate, load_patch, scaled, slope, solve, widened, winding
 from fastwarp.kernels.gpu._pieces import batch_stride
 
-EXACT = {"enable_fp_fusion": False}
+UNFUSED = {"enable_fp_fusion": False}
 """Launch options under which every operation rounds as IEEE 754 says."""
 
 _RIM: tl.constexpr = tl.constexpr(1 / 64)  # how far beyond its tile a preimage may lie, in tiles
+# Targets, and relative to the tile: a solution in float32 that T~ maps farther off needs float64.
+_MISS: tl.constexpr = tl.constexpr(5e-4)
+_MISS_OF_TILE: tl.constexpr = tl.constexpr(2e-6)
 _NONE: tl.constexpr = tl.constexpr(2**31 - 1)
 
-# 4 targets per thread: with them ptxas stays below 128 registers, 4 programs per multiprocessor. Few tiles meet a block
-# of 16 x 32 where tiles have 20 x 20 targets. 1024 boxes are 8 per thread.
+# Few tiles meet a block of 16 x 32 where tiles have 20 x 20 targets. Asking one costs most of its instructions once per
+# thread, so a thread has 4 targets, or 2 where float64 would take too many registers.
 BLOCK = {"ROWS": 32 if INTERPRETED else 16, "COLUMNS": 64 if INTERPRETED else 32}
-_CHUNK = 1024
-_VERTICES = 1024 if INTERPRETED else 128
+_CHUNK = 1024 if INTERPRETED else 256
+_VERTICES = 64
 
 
 def blocks_of(sizes: list[int]) -> int:
@@ -100,8 +104,9 @@ def _zoom_kernel(
     reads = (r < extent_y) & (k < extent_x) & (source_y > 0) & (source_x > 0)
     i, g = zoomed(r, extent_y, h)
     j, f = zoomed(k, extent_x, w)
-    tile = tl.where(reads, i * (w - 1) + j, 0)
-    patch = load_patch(mesh_ptr + b * stride_mb, w, tile, 1.0, 1.0, HOMOGRAPHY)
+    i, j = tl.where(reads, i, 0), tl.where(reads, j, 0)
+    tile = i * (w - 1) + j
+    patch = load_patch(mesh_ptr + b * stride_mb + 2 * (tile + i), w, tl.float64, HOMOGRAPHY)
     x, y = evaluate(patch, f, g, HOMOGRAPHY)
     x, y = patch[0] + x, patch[1] + y
     x = tl.where(x < 0, 0.0, tl.where(x > 1, 1.0, x)) * (source_x - 1)
@@ -120,82 +125,86 @@ def _store(windows_ptr, tiles_ptr, target, before, total, x, y, tile, reads, mas
 
 @triton.jit(do_not_specialize=["stride_mb", "stride_vb", "h", "w"])
 def _outline_kernel(edges_ptr, boxes_ptr, mesh_ptr, valid_ptr, sizes, stride_mb, stride_vb, h, w, BLOCK: tl.constexpr):
-    """Program (block of vertices, level, b).
+    """Program (row of vertices, level, b).
 
     `edges_ptr`: x, y of every vertex of the widened mesh, slopes of the edges to its right and below it.
-    `boxes_ptr`: for every tile the first and last column that it can own, its first row, and the one after its last.
+    `boxes_ptr`: of the tile whose corner A it is, the first and last column that it can own, its first row, and the one
+    after its last; without rows if there is no such tile. Then first row and last for whole rows of tiles.
     """
-    level = tl.program_id(1)
+    i, level = tl.program_id(0), tl.program_id(1)
     b = tl.program_id(2).to(tl.int64)
     valid = b * stride_vb + 2 * level
     extent_y = extent_of(valid_ptr, valid, select(sizes, 2 * level).to(tl.int32))
     extent_x = extent_of(valid_ptr, valid + 1, select(sizes, 2 * level + 1).to(tl.int32))
-    scale_y, scale_x = tl.maximum(extent_y - 1, 1).to(tl.float64), tl.maximum(extent_x - 1, 1).to(tl.float64)
+    unit_y, unit_x = tl.maximum(extent_y - 1, 1).to(tl.float64), tl.maximum(extent_x - 1, 1).to(tl.float64)
     shift_y, shift_x = tl.where(extent_y == 1, 0.5, 0.0), tl.where(extent_x == 1, 0.5, 0.0)
     mesh_ptr += b * stride_mb
     centre_x, centre_y = centre_of(mesh_ptr, h, w)
+    vertices = h * w
+    edges_ptr += (b * tl.num_programs(1) + level) * 4 * vertices
+    boxes_ptr += (b * tl.num_programs(1) + level) * (4 * vertices + 2 * h)
+    first, last = tl.full([BLOCK], _NONE, tl.int32), tl.zeros([BLOCK], tl.int32)
+    for j0 in range(0, w, BLOCK):
+        j = j0 + tl.arange(0, BLOCK)
+        n = i * w + j
+        a_ptr = mesh_ptr + 2 * n
+        to_right, below = tl.where(j < w - 1, 2, 0), tl.where(i < h - 1, 2 * w, 0)
+        ax, ay = _vertex(a_ptr, j < w, centre_x, centre_y, shift_x, shift_y, unit_x, unit_y)
+        bx, by = _vertex(a_ptr + to_right, j < w, centre_x, centre_y, shift_x, shift_y, unit_x, unit_y)
+        cx, cy = _vertex(a_ptr + below, j < w, centre_x, centre_y, shift_x, shift_y, unit_x, unit_y)
+        dx, dy = _vertex(a_ptr + to_right + below, j < w, centre_x, centre_y, shift_x, shift_y, unit_x, unit_y)
+        tl.store(edges_ptr + 4 * n, ax, mask=j < w)
+        tl.store(edges_ptr + 4 * n + 1, ay, mask=j < w)
+        tl.store(edges_ptr + 4 * n + 2, slope(ax, ay, bx, by), mask=j < w)
+        tl.store(edges_ptr + 4 * n + 3, slope(ax, ay, cx, cy), mask=j < w)
 
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    i, j = n // w, n % w
-    right, below = tl.where(j < w - 1, 2, 0), tl.where(i < h - 1, 2 * w, 0)
-    a_ptr = mesh_ptr + 2 * tl.minimum(n, h * w - 1)
-    ax, ay = _vertex(a_ptr, centre_x, centre_y, shift_x, shift_y, scale_x, scale_y)
-    bx, by = _vertex(a_ptr + right, centre_x, centre_y, shift_x, shift_y, scale_x, scale_y)
-    cx, cy = _vertex(a_ptr + below, centre_x, centre_y, shift_x, shift_y, scale_x, scale_y)
-    dx, dy = _vertex(a_ptr + right + below, centre_x, centre_y, shift_x, shift_y, scale_x, scale_y)
-    edges_ptr += (b * tl.num_programs(1) + level) * 4 * h * w + n
-    tl.store(edges_ptr, ax, mask=n < h * w)
-    tl.store(edges_ptr + h * w, ay, mask=n < h * w)
-    tl.store(edges_ptr + 2 * h * w, slope(ax, ay, bx, by), mask=n < h * w)
-    tl.store(edges_ptr + 3 * h * w, slope(ax, ay, cx, cy), mask=n < h * w)
-
-    # Crossings lie between the ends of their edge but for rounding, which is relative to these. What is not finite
-    # leaves the whole row; a tile with a NaN has no rows.
-    low, high = tl.minimum(tl.minimum(ax, bx), tl.minimum(cx, dx)), tl.maximum(tl.maximum(ax, bx), tl.maximum(cx, dx))
-    slack = 1.0 + (tl.abs(low) + tl.abs(high)) * 2.0**-40
-    low, high = low - slack, high + slack
-    left = tl.where(low > 0, tl.minimum(low, extent_x), 0.0)
-    right = tl.where(high < extent_x, tl.maximum(high, -1.0), extent_x)
-    low, high = tl.minimum(tl.minimum(ay, by), tl.minimum(cy, dy)), tl.maximum(tl.maximum(ay, by), tl.maximum(cy, dy))
-    whole = (ax == ax) & (bx == bx) & (cx == cx) & (dx == dx) & (ay == ay) & (by == by) & (cy == cy) & (dy == dy)
-    top = tl.ceil(tl.minimum(tl.maximum(low, 0.0), extent_y))
-    bottom = tl.where(whole, tl.ceil(tl.minimum(tl.maximum(high, 0.0), extent_y)), 0.0)
-    tiles = (h - 1) * (w - 1)
-    boxes_ptr += (b * tl.num_programs(1) + level) * 4 * tiles + n - i
-    mask = (i < h - 1) & (j < w - 1)
-    tl.store(boxes_ptr, tl.floor(left).to(tl.int32), mask=mask)
-    tl.store(boxes_ptr + tiles, tl.ceil(right).to(tl.int32), mask=mask)
-    tl.store(boxes_ptr + 2 * tiles, top.to(tl.int32), mask=mask)
-    tl.store(boxes_ptr + 3 * tiles, bottom.to(tl.int32), mask=mask)
-
-
-@triton.jit
-def _vertex(ptr, centre_x, centre_y, shift_x, shift_y, scale_x, scale_y):
-    x, y = tl.load(ptr).to(tl.float64), tl.load(ptr + 1).to(tl.float64)
-    return (widened(x, centre_x) - shift_x) * scale_x, (widened(y, centre_y) - shift_y) * scale_y
-
-
-@triton.jit
-def _winding_of(edges_ptr, vertices, w, tile, x, y):
-    """Winding number of one tile about targets."""
-    a_ptr = edges_ptr + tile + tile // (w - 1)
-    ax, ay, ab, ac = tl.load(a_ptr), tl.load(a_ptr + vertices), _slope(a_ptr, vertices, 2), _slope(a_ptr, vertices, 3)
-    b_ptr, c_ptr, d_ptr = a_ptr + 1, a_ptr + w, a_ptr + w + 1
-    bx, by, bd = tl.load(b_ptr), tl.load(b_ptr + vertices), _slope(b_ptr, vertices, 3)
-    cx, cy, cd = tl.load(c_ptr), tl.load(c_ptr + vertices), _slope(c_ptr, vertices, 2)
-    return winding(ax, ay, bx, by, cx, cy, tl.load(d_ptr), tl.load(d_ptr + vertices), ab, bd, cd, ac, x, y)
+        # Crossings lie between the ends of their edge but for rounding, which is relative to these. What is not finite
+        # leaves the whole row; a tile with a NaN has no rows.
+        low = tl.minimum(tl.minimum(ax, bx), tl.minimum(cx, dx))
+        high = tl.maximum(tl.maximum(ax, bx), tl.maximum(cx, dx))
+        slack = 1.0 + (tl.abs(low) + tl.abs(high)) * 2.0**-40
+        low, high = low - slack, high + slack
+        left = tl.floor(tl.where(low > 0, tl.minimum(low, extent_x), 0.0)).to(tl.int32)
+        right = tl.ceil(tl.where(high < extent_x, tl.maximum(high, -1.0), extent_x)).to(tl.int32)
+        low = tl.minimum(tl.minimum(ay, by), tl.minimum(cy, dy))
+        high = tl.maximum(tl.maximum(ay, by), tl.maximum(cy, dy))
+        whole = (ax == ax) & (bx == bx) & (cx == cx) & (dx == dx) & (ay == ay) & (by == by) & (cy == cy) & (dy == dy)
+        whole &= (i < h - 1) & (j < w - 1)
+        top = tl.where(whole, tl.ceil(tl.minimum(tl.maximum(low, 0.0), extent_y)), 0.0).to(tl.int32)
+        bottom = tl.where(whole, tl.ceil(tl.minimum(tl.maximum(high, 0.0), extent_y)), 0.0).to(tl.int32)
+        tl.store(boxes_ptr + n, left, mask=j < w)
+        tl.store(boxes_ptr + vertices + n, right, mask=j < w)
+        tl.store(boxes_ptr + 2 * vertices + n, top, mask=j < w)
+        tl.store(boxes_ptr + 3 * vertices + n, bottom, mask=j < w)
+        first = tl.minimum(first, tl.where(bottom > top, top, _NONE))
+        last = tl.maximum(last, bottom)
+    tl.store(boxes_ptr + 4 * vertices + i, tl.min(first, 0))
+    tl.store(boxes_ptr + 4 * vertices + h + i, tl.max(last, 0))
 
 
 @triton.jit
-def _slope(ptr, vertices, PLANE: tl.constexpr):
-    return tl.load(ptr + PLANE * vertices)
+def _vertex(ptr, mask, centre_x, centre_y, shift_x, shift_y, unit_x, unit_y):
+    x = tl.load(ptr, mask=mask, other=0).to(tl.float64)
+    y = tl.load(ptr + 1, mask=mask, other=0).to(tl.float64)
+    return (widened(x, centre_x) - shift_x) * unit_x, (widened(y, centre_y) - shift_y) * unit_y
 
 
 @triton.jit
-def _nearest(mesh_ptr, h, w, shift_x, shift_y, scale_x, scale_y, x, y):
+def _winding_of(a_ptr, w, x, y):
+    """Winding number of one tile about targets, from the edges at its corner A."""
+    c_ptr = a_ptr + 4 * w
+    ax, ay, bx, by = tl.load(a_ptr), tl.load(a_ptr + 1), tl.load(a_ptr + 4), tl.load(a_ptr + 5)
+    cx, cy, dx, dy = tl.load(c_ptr), tl.load(c_ptr + 1), tl.load(c_ptr + 4), tl.load(c_ptr + 5)
+    ab, bd, cd, ac = tl.load(a_ptr + 2), tl.load(a_ptr + 7), tl.load(c_ptr + 2), tl.load(a_ptr + 3)
+    return winding(ax, ay, bx, by, cx, cy, dx, dy, ab, bd, cd, ac, x, y)
+
+
+@triton.jit
+def _nearest(mesh_ptr, h, w, shift_x, shift_y, unit_x, unit_y, x, y):
     """Zoomed position of the point of the outline that is nearest to (x, y); below 0 if none is, for NaN."""
-    best = tl.full(x.shape, float("inf"), tl.float64)
-    u, v = tl.full(x.shape, -1.0, tl.float64), tl.full(x.shape, -1.0, tl.float64)
+    shape: tl.constexpr = (x + y).shape
+    best = tl.full(shape, float("inf"), tl.float64)
+    u, v = tl.full(shape, -1.0, tl.float64), tl.full(shape, -1.0, tl.float64)
     across, down = w - 1, h - 1
     # Top row, bottom row, left column, right column.
     for n in range(2 * (across + down)):
@@ -204,10 +213,10 @@ def _nearest(mesh_ptr, h, w, shift_x, shift_y, scale_x, scale_y, x, y):
         at = tl.where(along_x, n % across, (n - 2 * across) % down)
         vertex = tl.where(along_x, side * down * w + at, at * w + side * across)
         a_ptr, b_ptr = mesh_ptr + 2 * vertex, mesh_ptr + 2 * (vertex + tl.where(along_x, 1, w))
-        ax = (tl.load(a_ptr).to(tl.float64) - shift_x) * scale_x
-        ay = (tl.load(a_ptr + 1).to(tl.float64) - shift_y) * scale_y
-        bx = (tl.load(b_ptr).to(tl.float64) - shift_x) * scale_x
-        by = (tl.load(b_ptr + 1).to(tl.float64) - shift_y) * scale_y
+        ax = (tl.load(a_ptr).to(tl.float64) - shift_x) * unit_x
+        ay = (tl.load(a_ptr + 1).to(tl.float64) - shift_y) * unit_y
+        bx = (tl.load(b_ptr).to(tl.float64) - shift_x) * unit_x
+        by = (tl.load(b_ptr + 1).to(tl.float64) - shift_y) * unit_y
         length = (bx - ax) * (bx - ax) + (by - ay) * (by - ay)
         t = ((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / tl.where(length > 0, length, 1.0)
         t = tl.where(length > 0, tl.minimum(tl.maximum(t, 0.0), 1.0), 0.0)
@@ -220,9 +229,7 @@ def _nearest(mesh_ptr, h, w, shift_x, shift_y, scale_x, scale_y, x, y):
     return u, v
 
 
-@triton.jit(
-    do_not_specialize=["stride_mb", "stride_vb", "stride_sb", "stride_eb", "stride_bb", "h", "w", "total", "tiles"]
-)
+@triton.jit(do_not_specialize=["stride_mb", "stride_vb", "stride_sb", "stride_eb", "stride_bb", "h", "w", "total"])
 def _unzoom_kernel(
     windows_ptr,
     tiles_ptr,
@@ -240,10 +247,10 @@ def _unzoom_kernel(
     stride_sb,
     h,
     w,
-    tiles,
     total,
     HOMOGRAPHY: tl.constexpr,
     BORDER: tl.constexpr,
+    EXACT: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -255,67 +262,112 @@ def _unzoom_kernel(
     extent_y, extent_x = extent_of(valid_ptr, valid, height), extent_of(valid_ptr, valid + 1, width)
     source_y = extent_of(source_valid_ptr, source_valid, select(source_sizes, 2 * level).to(tl.int32))
     source_x = extent_of(source_valid_ptr, source_valid + 1, select(source_sizes, 2 * level + 1).to(tl.int32))
-    r = row + tl.arange(0, ROWS)[:, None]
-    k = column + tl.arange(0, COLUMNS)[None, :]
+    # Columns come first: Triton then gives the targets of a thread one row, whose crossings they share.
+    r = row + tl.arange(0, ROWS)[None, :]
+    k = column + tl.arange(0, COLUMNS)[:, None]
     x, y = k.to(tl.float64), r.to(tl.float64)
     reads = (r < extent_y) & (k < extent_x) & (source_y > 0) & (source_x > 0)
 
-    # The first enclosing tile, as twice its number, and 1 more if it is mirrored there.
-    edges_ptr += b * stride_eb + level * 4 * h * w
-    boxes_ptr += b * stride_bb + level * 4 * tiles
-    owner = tl.full([ROWS, COLUMNS], _NONE, tl.int32)
-    for t0 in range(0, tiles, CHUNK):
-        t = t0 + tl.arange(0, CHUNK)
-        left = tl.load(boxes_ptr + t, mask=t < tiles, other=_NONE)
-        right = tl.load(boxes_ptr + tiles + t, mask=t < tiles, other=0)
-        top = tl.load(boxes_ptr + 2 * tiles + t, mask=t < tiles, other=0)
-        bottom = tl.load(boxes_ptr + 3 * tiles + t, mask=t < tiles, other=0)
+    # The first enclosing tile: twice the number of its corner A, and 1 more if it is mirrored there.
+    vertices = h * w
+    edges_ptr += b * stride_eb + level * 4 * vertices
+    boxes_ptr += b * stride_bb + level * (4 * vertices + 2 * h)
+    first, last = h, -1
+    for i0 in range(0, h, CHUNK):
+        i = i0 + tl.arange(0, CHUNK)
+        top = tl.load(boxes_ptr + 4 * vertices + i, mask=i < h, other=_NONE)
+        bottom = tl.load(boxes_ptr + 4 * vertices + h + i, mask=i < h, other=0)
+        meets = (top < row + ROWS) & (bottom > row)
+        first = tl.minimum(first, tl.min(tl.where(meets, i, _NONE), 0))
+        last = tl.maximum(last, tl.max(tl.where(meets, i, -1), 0))
+    owner = tl.full([COLUMNS, ROWS], _NONE, tl.int32)
+    end = (last + 1) * w
+    for n0 in range(first * w, end, CHUNK):
+        n = n0 + tl.arange(0, CHUNK)
+        left = tl.load(boxes_ptr + n, mask=n < end, other=_NONE)
+        right = tl.load(boxes_ptr + vertices + n, mask=n < end, other=0)
+        top = tl.load(boxes_ptr + 2 * vertices + n, mask=n < end, other=0)
+        bottom = tl.load(boxes_ptr + 3 * vertices + n, mask=n < end, other=0)
         meets = (left < column + COLUMNS) & (right >= column) & (top < row + ROWS) & (bottom > row)
-        waiting = tl.where(meets, t, _NONE)
-        tile = tl.min(waiting, 0)
-        while tile < _NONE:
-            number = _winding_of(edges_ptr, h * w, w, tile, x, y)
-            code = tl.where(number > 0, 2 * tile + 1, 2 * tile)
-            owner = tl.where((number != 0) & (owner == _NONE), code, owner)
-            waiting = tl.where(waiting == tile, _NONE, waiting)
-            tile = tl.min(waiting, 0)
+        waiting = tl.where(meets, n, _NONE)
+        vertex = tl.min(waiting, 0)
+        while vertex < _NONE:
+            number = _winding_of(edges_ptr + 4 * vertex, w, x, y)
+            code = tl.where(number > 0, 2 * vertex + 1, 2 * vertex)
+            owner = tl.minimum(owner, tl.where(number != 0, code, _NONE))
+            waiting = tl.where(waiting == vertex, _NONE, waiting)
+            vertex = tl.min(waiting, 0)
 
-    owned = reads & (owner < _NONE)
-    tile = tl.where(owned, owner >> 1, 0)
-    scale_y, scale_x = tl.maximum(extent_y - 1, 1).to(tl.float64), tl.maximum(extent_x - 1, 1).to(tl.float64)
-    shift_y, shift_x = tl.where(extent_y == 1, 0.5, 0.0), tl.where(extent_x == 1, 0.5, 0.0)
     mesh_ptr += b * stride_mb
-    patch = load_patch(mesh_ptr, w, tile, scale_x, scale_y, HOMOGRAPHY)
-    f, g = solve(patch, x + shift_x * scale_x, y + shift_y * scale_y, (owner & 1) == 1, HOMOGRAPHY)
+    owned = reads & (owner < _NONE)
+    mirrored = (owner & 1) == 1
+    vertex = tl.where(owned, owner >> 1, 0)
+    unit_y, unit_x = tl.maximum(extent_y - 1, 1), tl.maximum(extent_x - 1, 1)
+    shift_y, shift_x = tl.where(extent_y == 1, 0.5, 0.0), tl.where(extent_x == 1, 0.5, 0.0)
+    a_ptr = mesh_ptr + 2 * vertex
+    REAL: tl.constexpr = tl.float64 if EXACT else tl.float32
+    f, g, found = _solve_targets(*(a_ptr, w, k, r, shift_x, shift_y, unit_x, unit_y, mirrored, REAL, HOMOGRAPHY))
+    if not EXACT:
+        doubtful = owned & ~found
+        if tl.max(tl.where(doubtful, 1, 0)) > 0:
+            better_f, better_g, _ = _solve_targets(
+                *(a_ptr, w, k, r, shift_x, shift_y, unit_x, unit_y, mirrored, tl.float64, HOMOGRAPHY)
+            )
+            f, g = tl.where(doubtful, better_f.to(REAL), f), tl.where(doubtful, better_g.to(REAL), g)
     f, g = tl.minimum(tl.maximum(f, -_RIM), 1.0 + _RIM), tl.minimum(tl.maximum(g, -_RIM), 1.0 + _RIM)
-    u, v = (tile % (w - 1) + f) / (w - 1), (tile // (w - 1) + g) / (h - 1)
-    u, v = tl.minimum(tl.maximum(u, 0.0), 1.0), tl.minimum(tl.maximum(v, 0.0), 1.0)
+    i = vertex // w
+    window_x = _to_pixels(vertex - i * w, f, w, source_x, REAL)
+    window_y = _to_pixels(i, g, h, source_y, REAL)
     inside = owned
     if BORDER:
         lost = reads & (owner == _NONE)
         if tl.max(tl.where(lost, 1, 0)) > 0:
-            near_u, near_v = _nearest(
-                *(mesh_ptr, h, w, shift_x, shift_y, scale_x, scale_y, tl.where(lost, x, 0.0), tl.where(lost, y, 0.0))
-            )
-            u, v = tl.where(lost, near_u, u), tl.where(lost, near_v, v)
+            u, v = _nearest(mesh_ptr, h, w, shift_x, shift_y, unit_x, unit_y, x, y)
+            window_x = tl.where(lost, (u * (source_x - 1)).to(REAL), window_x)
+            window_y = tl.where(lost, (v * (source_y - 1)).to(REAL), window_y)
             inside = owned | (lost & (u >= 0))
     target = b * total + start + r * width + k
     mask = (r < height) & (k < width)
-    x, y = tl.where(inside, u * (source_x - 1), -1.0), tl.where(inside, v * (source_y - 1), -1.0)
-    tl.store(windows_ptr + b * total + target, x, mask=mask)
-    tl.store(windows_ptr + (b + 1) * total + target, y, mask=mask)
-    tl.store(tiles_ptr + target, tl.where(owned, tile, -1), mask=mask)
+    tl.store(windows_ptr + b * total + target, tl.where(inside, window_x, -1.0), mask=mask)
+    tl.store(windows_ptr + (b + 1) * total + target, tl.where(inside, window_y, -1.0), mask=mask)
+    tl.store(tiles_ptr + target, tl.where(owned, vertex - i, -1), mask=mask)
+
+
+@triton.jit
+def _solve_targets(
+    a_ptr, w, k, r, shift_x, shift_y, unit_x, unit_y, mirrored, REAL: tl.constexpr, HOMOGRAPHY: tl.constexpr
+):
+    """Local coordinates of targets in the tiles whose corner A is there, and whether T~ hits them from there."""
+    patch = load_patch(a_ptr, w, REAL, HOMOGRAPHY)
+    unit_x, unit_y = unit_x.to(REAL), unit_y.to(REAL)
+    dx = tl.fma(-patch[0], unit_x, k.to(REAL) + shift_x.to(REAL))
+    dy = tl.fma(-patch[1], unit_y, r.to(REAL) + shift_y.to(REAL))
+    patch = scaled(patch, unit_x, unit_y)
+    f, g = solve(patch, dx, dy, mirrored, HOMOGRAPHY)
+    at_x, at_y = evaluate(patch, f, g, HOMOGRAPHY)
+    size = tl.abs(patch[2]) + tl.abs(patch[3]) + tl.abs(patch[4]) + tl.abs(patch[5])
+    found = tl.abs(at_x - dx) + tl.abs(at_y - dy) <= tl.minimum(size * _MISS_OF_TILE, _MISS)
+    return f, g, found
+
+
+@triton.jit
+def _to_pixels(tile, f, n, source, REAL: tl.constexpr):
+    """The local coordinate in a tile of an axis of n vertices, in pixels of the source."""
+    last = (source - 1).to(REAL)
+    step = last / (n - 1).to(REAL)
+    return tl.minimum(tl.maximum(tl.fma(f, step, tile.to(REAL) * step), 0.0), last)
 
 
 def outlines(mesh: Tensor, sizes: list[int], valid: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Edges `[1 or B, levels, 4, h * w]` and boxes `[1 or B, levels, 4, tiles]` of `_outline_kernel`."""
+    """Edges `[1 or B, levels, h * w, 4]` and boxes `[1 or B, levels, 4 * h * w + 2 * h]` of `_outline_kernel`."""
     batch, (h, w), levels = common_batch(mesh, valid), mesh.shape[1:3], len(sizes) // 2
-    edges = mesh.new_empty(batch, levels, 4, h * w, dtype=torch.float64)
-    boxes = mesh.new_empty(batch, levels, 4, (h - 1) * (w - 1), dtype=torch.int32)
-    _outline_kernel[(triton.cdiv(h * w, _VERTICES), levels, batch)](
+    edges = mesh.new_empty(batch, levels, h * w, 4, dtype=torch.float64)
+    boxes = mesh.new_empty(batch, levels, 4 * h * w + 2 * h, dtype=torch.int32)
+    _outline_kernel[(h, levels, batch)](
         *(edges, boxes, mesh, valid, pack(*sizes), batch_stride(mesh), batch_stride(valid), h, w),
         BLOCK=_VERTICES,
-        **EXACT,
+        num_warps=2,
+        **UNFUSED,
     )
     return edges, boxes
 
@@ -342,18 +394,21 @@ def launch(
     grid = (blocks_of(sizes), batch)
     extents, packed = (valid, source_valid), (pack(*sizes), pack(*source_sizes))
     strides = (batch_stride(valid), batch_stride(source_valid))
-    options: dict[str, Any] = {"HOMOGRAPHY": homography, **BLOCK, **EXACT}
+    options: dict[str, Any] = {"HOMOGRAPHY": homography, **BLOCK, **UNFUSED}
     if not inverse:
         _zoom_kernel[grid](
             *(windows, tiles, mesh, *extents, *packed, batch_stride(mesh), *strides, h, w, total), **options
         )
         return windows, tiles
     edges, boxes = outlines(mesh, sizes, valid)
+    exact = homography or mesh.dtype == torch.float64
     _unzoom_kernel[grid](
         *(windows, tiles, mesh, edges, boxes, *extents, *packed),
-        *(*map(batch_stride, (mesh, edges, boxes)), *strides, h, w, (h - 1) * (w - 1), total),
+        *(*map(batch_stride, (mesh, edges, boxes)), *strides, h, w, total),
         BORDER=border,
+        EXACT=exact,
         CHUNK=_CHUNK,
+        num_warps=8 if exact or border else 4,
         **options,
     )
     return windows, tiles

@@ -1,6 +1,6 @@
 """One tile of a quad mesh in Triton: its patch of T~, the derivatives, the inverse, and the gradients of its corners.
 
-Float64 throughout. A patch is the tuple (A, E, F, G, p, q, projective), vectors as two values, of
+A patch is the tuple (A, E, F, G, p, q, projective), vectors as two values, of
 `T~ = A + f E + g F + f g G`, or where it is projective of `T~ = A + (f (1+p) E + g (1+q) F) / (1 + p f + q g)`.
 """
 
@@ -12,18 +12,15 @@ _SINGULAR: tl.constexpr = tl.constexpr(1e-12)  # a smaller det J, relative to it
 
 @triton.jit
 def cross(ax, ay, bx, by):
-    return ax * by - ay * bx
+    return tl.fma(ax, by, -(ay * bx))
 
 
 @triton.jit
-def load_patch(mesh_ptr, w, tile, unit_x, unit_y, HOMOGRAPHY: tl.constexpr):
-    """Patches of the tiles of that number, their coordinates multiplied by the units."""
-    a_ptr = mesh_ptr + 2 * (tile + tile // (w - 1))
+def load_patch(a_ptr, w, REAL: tl.constexpr, HOMOGRAPHY: tl.constexpr):
+    """Patches of the tiles whose corner A is there."""
     c_ptr = a_ptr + 2 * w
-    ax, ay = tl.load(a_ptr).to(tl.float64) * unit_x, tl.load(a_ptr + 1).to(tl.float64) * unit_y
-    bx, by = tl.load(a_ptr + 2).to(tl.float64) * unit_x, tl.load(a_ptr + 3).to(tl.float64) * unit_y
-    cx, cy = tl.load(c_ptr).to(tl.float64) * unit_x, tl.load(c_ptr + 1).to(tl.float64) * unit_y
-    dx, dy = tl.load(c_ptr + 2).to(tl.float64) * unit_x, tl.load(c_ptr + 3).to(tl.float64) * unit_y
+    ax, ay, bx, by = _load(a_ptr, 0, REAL), _load(a_ptr, 1, REAL), _load(a_ptr, 2, REAL), _load(a_ptr, 3, REAL)
+    cx, cy, dx, dy = _load(c_ptr, 0, REAL), _load(c_ptr, 1, REAL), _load(c_ptr, 2, REAL), _load(c_ptr, 3, REAL)
     gx, gy = (ax - bx) + (dx - cx), (ay - by) + (dy - cy)
     p, q, projective = 0.0, 0.0, False
     if HOMOGRAPHY:
@@ -34,6 +31,20 @@ def load_patch(mesh_ptr, w, tile, unit_x, unit_y, HOMOGRAPHY: tl.constexpr):
         projective = (det != 0) & (tl.abs(det) < float("inf")) & (1.0 + p > 0) & (1.0 + q > 0) & (1.0 + p + q > 0)
         p, q = tl.where(projective, p, 0.0), tl.where(projective, q, 0.0)
     return ax, ay, bx - ax, by - ay, cx - ax, cy - ay, gx, gy, p, q, projective
+
+
+@triton.jit
+def _load(ptr, OFFSET: tl.constexpr, REAL: tl.constexpr):
+    return tl.load(ptr + OFFSET).to(REAL)
+
+
+@triton.jit
+def scaled(patch, unit_x, unit_y):
+    """Patches in other units: coordinates multiplied by these."""
+    ax, ay, ex, ey, fx, fy, gx, gy, p, q, projective = patch
+    ax, ex, fx, gx = ax * unit_x, ex * unit_x, fx * unit_x, gx * unit_x
+    ay, ey, fy, gy = ay * unit_y, ey * unit_y, fy * unit_y, gy * unit_y
+    return ax, ay, ex, ey, fx, fy, gx, gy, p, q, projective
 
 
 @triton.jit
@@ -64,15 +75,14 @@ def jacobian(patch, f, g, HOMOGRAPHY: tl.constexpr):
 
 
 @triton.jit
-def solve(patch, x, y, mirrored, HOMOGRAPHY: tl.constexpr):
-    """Local coordinates (f, g) where the patch is (x, y), of the root where det J is negative if `mirrored`, else
+def solve(patch, dx, dy, mirrored, HOMOGRAPHY: tl.constexpr):
+    """Local coordinates (f, g) where the patch is A + d, of the root where det J is negative if `mirrored`, else
     positive.
 
     Without such a root, as in a tile collapsed to a line or a point, they are those of a point nearby. They are finite
     where the patch is.
     """
-    ax, ay, ex, ey, fx, fy, gx, gy, p, q, projective = patch
-    dx, dy = x - ax, y - ay
+    _, _, ex, ey, fx, fy, gx, gy, p, q, projective = patch
     # d = f E + g F + f g G without f: a g^2 + b g + c = 0, whose derivative 2 a g + b is det J.
     a = cross(gx, gy, fx, fy)
     b = cross(dx, dy, gx, gy) + cross(ex, ey, fx, fy)
@@ -113,34 +123,39 @@ def through_inverse(patch, f, g, grad_f, grad_g, HOMOGRAPHY: tl.constexpr):
 
 
 @triton.jit
-def to_corners(patch, f, g, x, y, HOMOGRAPHY: tl.constexpr):
-    """Gradients of the corners A, B, C, D (x and y of each) from that of T~ at local coordinates."""
-    _, _, ex, ey, fx, fy, gx, gy, p, q, projective = patch
+def moments(patch, f, g, x, y, HOMOGRAPHY: tl.constexpr):
+    """8 numbers, linear in the gradient (x, y) of T~ at local coordinates, whose sums `to_corners` takes.
+
+    The weights of A, B, C and D times the gradient. In a homography, whose D is in p and q alone, the gradients of
+    these stand for the last two: `T~ = ((1-f-g) A + f (1+p) B + g (1+q) C) / weight`.
+    """
+    _, _, ex, ey, fx, fy, _, _, p, q, projective = patch
     a, b, c, d = (1.0 - f) * (1.0 - g), f * (1.0 - g), (1.0 - f) * g, f * g
-    a_x, b_x, c_x, d_x = a * x, b * x, c * x, d * x
-    a_y, b_y, c_y, d_y = a * y, b * y, c * y, d * y
+    d_x, d_y = d * x, d * y
     if HOMOGRAPHY:
-        # T~ = ((1-f-g) A + f (1+p) B + g (1+q) C) / weight, and
-        # dp (B-D) + dq (C-D) = dA - (1+p) dB - (1+q) dC + (1+p+q) dD.
         weight = 1.0 + p * f + q * g
         tx, ty = evaluate(patch, f, g, True)
-        by_p = f / weight * ((ex - tx) * x + (ey - ty) * y)
-        by_q = g / weight * ((fx - tx) * x + (fy - ty) * y)
+        a = tl.where(projective, (1.0 - f - g) / weight, a)
+        b, c = tl.where(projective, f / weight, b), tl.where(projective, g / weight, c)
+        d_x = tl.where(projective, b * ((ex - tx) * x + (ey - ty) * y), d_x)
+        d_y = tl.where(projective, c * ((fx - tx) * x + (fy - ty) * y), d_y)
+    return a * x, a * y, b * x, b * y, c * x, c * y, d_x, d_y
+
+
+@triton.jit
+def to_corners(patch, a_x, a_y, b_x, b_y, c_x, c_y, d_x, d_y, HOMOGRAPHY: tl.constexpr):
+    """Gradients of the corners A, B, C, D (x and y of each), from `moments`."""
+    _, _, ex, ey, fx, fy, gx, gy, p, q, projective = patch
+    if HOMOGRAPHY:
+        # dp (B-D) + dq (C-D) = dA - (1+p) dB - (1+q) dC + (1+p+q) dD.
         ux, uy, vx, vy = -(fx + gx), -(fy + gy), -(ex + gx), -(ey + gy)  # B - D, C - D
         det = cross(ux, uy, vx, vy)
         det = tl.where(projective & (det != 0), det, 1.0)
-        rx, ry = (vy * by_p - uy * by_q) / det, (ux * by_q - vx * by_p) / det
-        a, b, c, d = (1.0 - f - g) / weight, f / weight, g / weight, 1.0 + p + q
-        a_x, a_y = tl.where(projective, a * x + rx, a_x), tl.where(projective, a * y + ry, a_y)
-        b_x, b_y = (
-            tl.where(projective, (1.0 + p) * (b * x - rx), b_x),
-            tl.where(projective, (1.0 + p) * (b * y - ry), b_y),
-        )
-        c_x, c_y = (
-            tl.where(projective, (1.0 + q) * (c * x - rx), c_x),
-            tl.where(projective, (1.0 + q) * (c * y - ry), c_y),
-        )
-        d_x, d_y = tl.where(projective, d * rx, d_x), tl.where(projective, d * ry, d_y)
+        x, y = (vy * d_x - uy * d_y) / det, (ux * d_y - vx * d_x) / det
+        a_x, a_y = tl.where(projective, a_x + x, a_x), tl.where(projective, a_y + y, a_y)
+        b_x, b_y = tl.where(projective, (1.0 + p) * (b_x - x), b_x), tl.where(projective, (1.0 + p) * (b_y - y), b_y)
+        c_x, c_y = tl.where(projective, (1.0 + q) * (c_x - x), c_x), tl.where(projective, (1.0 + q) * (c_y - y), c_y)
+        d_x, d_y = tl.where(projective, (1.0 + p + q) * x, d_x), tl.where(projective, (1.0 + p + q) * y, d_y)
     return a_x, a_y, b_x, b_y, c_x, c_y, d_x, d_y
 
 

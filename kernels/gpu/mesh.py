@@ -1,8 +1,8 @@
 """Launchers of the `mesh` family: T~ through the quads of a mesh, its inverse, and their gradients.
 
-Saliency -> mesh is in `_mesh_lz`, positions on grids are in `_mesh_positions` and `_mesh_gradient`, at points in
-`_mesh_map`; `_mesh_tiles` has what happens within a tile. All arithmetic is float64: it runs at half the rate of
-float32 on the GPUs of data centres, and what is left of a tile's cross products needs it where meshes are steep.
+Positions on grids are in `_mesh_positions` and `_mesh_gradient`, at points in `_mesh_map`; `_mesh_tiles` has what
+happens within a tile. Arithmetic is float64, which runs at half the rate of float32 on the GPUs of data centres, but
+for the inverse of float32 meshes on grids, where there are many targets.
 """
 
 from torch import Tensor
