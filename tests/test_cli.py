@@ -17,6 +17,10 @@ from PIL import Image
 import fastwarp
 from fastwarp import doctor
 from fastwarp.cli import main
+from fastwarp.saliency import box_density
+from fastwarp.saliency.files import load_prior
+
+SALIENCY_KINDS = ("coco", "cityscapes", "nuscenes", "show")
 
 
 def run(capsys, *words: object) -> tuple[int, str, str]:
@@ -45,17 +49,19 @@ def test_module_is_the_command():
     assert (done.returncode, done.stdout) == (0, f"fastwarp {fastwarp.__version__}\n")
 
 
-@pytest.mark.parametrize("words", [("--help",), ("demo", "--help"), ("doctor", "--help")])
+@pytest.mark.parametrize(
+    "words", [(), ("demo",), ("doctor",), ("saliency",), *(("saliency", kind) for kind in SALIENCY_KINDS)]
+)
 def test_help(capsys, words):
-    code, out, err = run(capsys, *words)
+    code, out, err = run(capsys, *words, "--help")
     assert (code, err) == (0, "")
-    assert out.startswith("usage: fastwarp")
+    assert out.startswith(" ".join(["usage: fastwarp", *words]))
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "required: demo | doctor"),
+        ((), "required: demo | doctor | saliency"),
         (("zoom",), "invalid choice: 'zoom'"),
         (("doctor", "--loud"), "unrecognized arguments: --loud"),
         (("demo", "--device", "tpu"), "invalid choice: 'tpu'"),
@@ -115,16 +121,159 @@ def test_no_gpu_is_said_in_one_line(capsys, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("module", "package"),
-    [("PIL", "pillow"), ("matplotlib", "matplotlib"), ("rich", "rich"), ("skimage", "scikit-image")],
+    ("module", "package", "words"),
+    [
+        ("PIL", "pillow", ("demo", "--out", ".")),
+        ("matplotlib", "matplotlib", ("demo", "--out", ".")),
+        ("rich", "rich", ("demo", "--out", ".")),
+        ("skimage", "scikit-image", ("demo", "--out", ".")),
+        ("rich", "rich", ("saliency", "show", "prior.npz")),
+        ("safetensors", "safetensors", ("saliency", "coco", "a.json", "--out", "prior.safetensors")),
+    ],
 )
-def test_missing_extra_is_said_in_one_line(tmp_path, module, package):
+def test_missing_extra_is_said_in_one_line(tmp_path, module, package, words):
     script = f"import sys; sys.modules[{module!r}] = None; from fastwarp.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", script, "demo", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    expected = f"fastwarp demo: error: {package} is not installed: pip install 'fastwarp[demo]'\n"
+    command = [sys.executable, "-c", script, *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    expected = f"fastwarp {words[0]}: error: {package} is not installed: pip install 'fastwarp[{words[0]}]'\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
     assert list(tmp_path.iterdir()) == []
+
+
+# --- saliency ---------------------------------------------------------------------------------------------------------
+
+COCO = {
+    "images": [{"id": 1, "height": 100, "width": 200}, {"id": 2, "height": 100, "width": 200}],
+    "annotations": [
+        {"id": 7, "image_id": 1, "category_id": 3, "bbox": [150, 20, 20, 30]},
+        {"id": 8, "image_id": 1, "category_id": 4, "bbox": [10, 70, 20, 10]},
+    ],
+    "categories": [{"id": 3, "name": "car"}, {"id": 4, "name": "person"}],
+}
+
+
+@pytest.fixture
+def annotations(tmp_path: Path) -> Path:
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(COCO))
+    return path
+
+
+def test_saliency_coco(capsys, tmp_path, annotations):
+    out, plot = tmp_path / "prior.safetensors", tmp_path / "prior.png"
+    options = ("--shape", 9, 14, "--category", "car", "--amplitude", 5, "--bandwidth", 32)
+    code, text, err = run(capsys, "saliency", "coco", annotations, "--out", out, "--plot", plot, *options)
+    assert (code, err) == (0, "")
+    assert text == f"{out}: 9 x 14 cells, mean of 1 images with 1 boxes\n"
+    assert sorted(tmp_path.iterdir()) == sorted([annotations, out, plot])
+    prior = load_prior(out)
+    expected = box_density(torch.tensor([[150.0, 20.0, 170.0, 50.0]]), (100, 200), (9, 14), 5.0, 32.0)[0]
+    torch.testing.assert_close(prior.saliency, expected, rtol=1e-5, atol=1e-9)
+    assert (prior.settings["categories"], prior.settings["image_size"]) == (["car"], [100, 200])
+    with Image.open(plot) as picture:
+        assert picture.format == "PNG"
+        assert np.ptp(np.asarray(picture.convert("L"))) > 200
+
+    code, text, err = run(capsys, "saliency", "show", out, "--plot", tmp_path / "again.svg")
+    assert (code, err) == (0, "")
+    lines = text.splitlines()
+    assert lines[0] == f"{out}: 9 x 14 cells, mean of 1 images with 1 boxes"
+    assert {"kind: coco", "source: train.json", "amplitude: 5.0", 'categories: ["car"]'} <= set(lines)
+    drawn = [line for line in lines if line.startswith("|")]
+    assert len(drawn) == 7  # 28 characters for the width, and half as many for the height of the same length
+    assert [i for i, line in enumerate(drawn) if "@" in line] == [2]
+    assert drawn[2].index("@") > 20
+    assert (tmp_path / "again.svg").read_text().startswith("<?xml")
+
+
+def test_saliency_options_reach_the_reader(capsys, tmp_path, annotations):
+    data = COCO | {"images": [{"id": 1}], "annotations": [{"image_id": 1, "bbox": [-50, 20, 80, 30]}]}
+    annotations.write_text(json.dumps(data))
+    code, *_ = run(
+        capsys, "saliency", "coco", annotations, "--out", tmp_path / "p.npz", "--image-size", 60, 90, "--clip"
+    )
+    assert code == 0
+    expected = box_density(torch.tensor([[0.0, 20.0, 30.0, 50.0]]), (60, 90))[0]
+    torch.testing.assert_close(load_prior(tmp_path / "p.npz").saliency, expected, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "required: coco | cityscapes | nuscenes | show"),
+        (("voc",), "invalid choice: 'voc'"),
+        (("coco",), "required: annotations.json, --out"),
+        (("coco", "{json}"), "required: --out"),
+        (("coco", "{tmp}/none.json", "--out", "{tmp}/p.npz"), "cannot read {tmp}/none.json: No such file or directory"),
+        (("coco", "{tmp}", "--out", "{tmp}/p.npz"), "cannot read {tmp}: Is a directory"),
+        (("coco", "{json}", "--out", "{tmp}/p.pt"), "{tmp}/p.pt does not end in .safetensors or .npz"),
+        (
+            ("coco", "{json}", "--out", "{tmp}/none/p.npz"),
+            "cannot write {tmp}/none/p.npz: there is no folder {tmp}/none",
+        ),
+        (("coco", "{json}", "--out", "{tmp}/folder.npz"), "cannot write {tmp}/folder.npz: it is a folder"),
+        (("coco", "{json}", "--out", "{tmp}/p.npz", "--plot", "{tmp}/p.doc"), "p.doc does not end in a format of pict"),
+        (("coco", "{json}", "--out", "{tmp}/p.npz", "--plot", "{tmp}/n/p.png"), "there is no folder {tmp}/n"),
+        (("coco", "{json}", "--out", "{tmp}/p.npz", "--category", "tram"), "no category 'tram', it has car, person"),
+        (("coco", "{json}", "--out", "{tmp}/p.npz", "--shape", "31"), "argument --shape: expected 2 arguments"),
+        (("coco", "{json}", "--out", "{tmp}/p.npz", "--shape", "1", "51"), "shape is (1, 51), expected a height and"),
+        (("coco", "{json}", "--out", "{tmp}/p.npz", "--amplitude", "-1"), "amplitude is -1.0, expected"),
+        (("coco", "{json}", "--out", "{tmp}/p.npz", "--bandwidth", "nan"), "bandwidth is nan, expected"),
+        (("coco", "{json}", "--out", "{tmp}/p.npz", "--image-size", "0", "5"), "image_size is (0, 5), expected"),
+        (("coco", "{tmp}/cut.json", "--out", "{tmp}/p.npz"), "{tmp}/cut.json is not JSON: it ends too early"),
+        (("coco", "{tmp}/key.json", "--out", "{tmp}/p.npz"), "annotations[1] (id 8) has no key 'bbox', expected four"),
+        (
+            ("coco", "{tmp}/nan.json", "--out", "{tmp}/p.npz"),
+            "annotations[1] (id 8): bbox is [10, nan, 20, 10], expect",
+        ),
+        (("coco", "{tmp}/past.json", "--out", "{tmp}/p.npz"), "annotations[1] (id 8): bbox is [190, 70, 20, 10], outs"),
+        (("show", "{tmp}/none.npz"), "cannot read {tmp}/none.npz: No such file or directory"),
+        (("show", "{json}"), "{json} does not end in .safetensors or .npz"),
+        (("show", "{tmp}/text.npz"), "{tmp}/text.npz is not a prior: "),
+        (("show", "{tmp}/text.safetensors"), "{tmp}/text.safetensors is not a prior: "),
+    ],
+)
+def test_mistakes_in_saliency_get_one_line_and_exit_code_2(capsys, tmp_path, annotations, words, message):
+    text = annotations.read_text()
+    (tmp_path / "cut.json").write_text(text[: len(text) // 2])
+    (tmp_path / "key.json").write_text(text.replace('"bbox": [10,', '"box": [10,'))
+    (tmp_path / "nan.json").write_text(text.replace("[10, 70,", "[10, NaN,"))
+    (tmp_path / "past.json").write_text(text.replace("[10, 70,", "[190, 70,"))
+    (tmp_path / "text.npz").write_text("no map")
+    (tmp_path / "text.safetensors").write_text("no map")
+    (tmp_path / "folder.npz").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+
+    code, out, err = run(capsys, "saliency", *(word.format(tmp=tmp_path, json=annotations) for word in words))
+
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert err.startswith("fastwarp saliency"), err
+    assert "error: " in err
+    assert message.format(tmp=tmp_path, json=annotations) in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("fails", ["first", "second"])
+def test_a_prior_and_its_picture_are_written_both_or_neither(capsys, tmp_path, annotations, monkeypatch, fails):
+    (tmp_path / "prior.npz").write_text("an older file")
+    before = sorted(tmp_path.iterdir())
+    calls = []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == (1 if fails == "first" else 2):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fastwarp.saliency.files.os.fsync", full)
+    words = ("coco", annotations, "--out", tmp_path / "prior.npz", "--plot", tmp_path / "prior.png")
+    code, out, err = run(capsys, "saliency", *words)
+    assert (code, out) == (2, "")
+    assert "No space left on device" in err
+    assert err.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / "prior.npz").read_text() == "an older file"
 
 
 def test_doctor(capsys, monkeypatch):

@@ -18,7 +18,7 @@ from fastwarp.errors import FastwarpError
 from fastwarp.saliency import _records, box_density
 from fastwarp.saliency._records import Meter, read
 from fastwarp.saliency.coco import coco_prior
-from fastwarp.saliency.files import Prior, load_prior, replacing, save_prior
+from fastwarp.saliency.files import Prior, load_prior, save_prior, write_whole
 
 # As in Argoverse-HD/annotations/train.json: images without file names, tracks, and lists that are no records.
 ARGOVERSE_HD = {
@@ -438,8 +438,9 @@ def test_nothing_is_half_written(tmp_path, prior, monkeypatch):
     monkeypatch.setattr("fastwarp.saliency.files.os.fsync", full)
     with pytest.raises(FastwarpError, match=r"cannot write .*prior.npz: No space left on device"):
         save_prior(prior, path)
-    with pytest.raises(TypeError), replacing(path) as file:
-        file.writelines([b"half", "the other"])
+    monkeypatch.undo()
+    with pytest.raises(TypeError):
+        write_whole({tmp_path / "new": b"a file", path: "no bytes"})
     assert path.read_bytes() == b"an older file"
     assert list(tmp_path.iterdir()) == [path]
 

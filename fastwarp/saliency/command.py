@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from fastwarp import viz
 from fastwarp.errors import FastwarpError
 from fastwarp.saliency._records import Progress as Report
-from fastwarp.saliency.files import Prior, load_prior, prior_bytes, prior_path, replacing
+from fastwarp.saliency.files import Prior, load_prior, prior_bytes, prior_path, write_whole
 
 SHADES = " .:-=+*#%@"
 WIDEST = 64
@@ -28,10 +29,8 @@ def make(arguments: argparse.Namespace) -> int:
     plot = _picture(arguments.plot)
     with _bar(f"reading {arguments.kind}") as progress:
         prior = {"coco": _coco, "cityscapes": _cityscapes, "nuscenes": _nuscenes}[arguments.kind](arguments, progress)
-    with contextlib.ExitStack() as files:
-        if plot is not None:
-            _draw(prior, plot, files)
-        files.enter_context(replacing(out)).write(prior_bytes(prior, out))
+    pictures = {} if plot is None else {plot: _drawn(prior, plot)}
+    write_whole({out: prior_bytes(prior, out)} | pictures)
     _print([f"{out}: {_summary(prior)}"])
     return 0
 
@@ -41,8 +40,7 @@ def show(arguments: argparse.Namespace) -> int:
     plot = _picture(arguments.plot)
     prior = load_prior(arguments.file)
     if plot is not None:
-        with contextlib.ExitStack() as files:
-            _draw(prior, plot, files)
+        write_whole({plot: _drawn(prior, plot)})
     lines = [f"{arguments.file}: {_summary(prior)}"]
     lines += [
         f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in prior.settings.items()
@@ -126,12 +124,15 @@ def _picture(path: Path | None) -> Path | None:
     return _target(path)
 
 
-def _draw(prior: Prior, path: Path, files: contextlib.ExitStack) -> None:
+def _drawn(prior: Prior, path: Path) -> bytes:
+    """The picture of a prior, in the format that the ending says."""
     size = prior.settings.get("image_size")
     known = isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 1 for side in size)
     shape = (size[0], size[1]) if known else (prior.saliency.shape[0], prior.saliency.shape[1])
     figure = viz.show_saliency(shape, prior.saliency, title=_summary(prior))
-    figure.savefig(files.enter_context(replacing(path)), format=path.suffix[1:].lower(), dpi=150)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=150)
+    return buffer.getvalue()
 
 
 def _summary(prior: Prior) -> str:

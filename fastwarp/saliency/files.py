@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import json
 import os
 import secrets
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,9 +67,7 @@ def save_prior(prior: Prior, path: str | Path) -> None:
         {'image_size': [1200, 1920]}
     """
     path = prior_path(path)
-    content = prior_bytes(prior, path)
-    with replacing(path) as file:
-        file.write(content)
+    write_whole({path: prior_bytes(prior, path)})
 
 
 def load_prior(path: str | Path) -> Prior:
@@ -122,25 +118,27 @@ def prior_bytes(prior: Prior, path: Path) -> bytes:
     return buffer.getvalue()
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which gets the name `path` when the block ends, and disappears if it raises.
+def write_whole(contents: dict[Path, bytes]) -> None:
+    """Writes files, all of them or none: what had these names stays until everything is on the disk.
 
     Raises:
-        FastwarpError: it cannot be written.
+        FastwarpError: one of them cannot be written.
     """
-    # In the same folder: names can only be given within a file system.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    # In the same folders: names can only be given within a file system.
+    temporaries = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}") for path in contents}
     try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        for path, temporary in temporaries.items():
+            with temporary.open("xb") as file:
+                file.write(contents[path])
+                file.flush()
+                os.fsync(file.fileno())
+        for path, temporary in temporaries.items():
+            os.replace(temporary, path)
     except OSError as error:
         raise FastwarpError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
 
 
 def _from_safetensors(content: bytes) -> tuple[Tensor, str]:
