@@ -12,6 +12,10 @@ from torch import Tensor
 from fastwarp.ops._dense import triangle_weights
 
 
+LEAST = 2.0**-10
+"""The least denominator at a corner of a homography, relative to that at the first: below it a quad has none."""
+
+
 def lz_mesh(saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
     """LZU eq. 1 and 2 from saliency `[B, h, w]`: the kernel is a product over the axes, so the sums are products of
     matrices."""
@@ -66,7 +70,7 @@ def tile_map(tile: Sequence[Tensor], f: Tensor, g: Tensor, homography: bool) -> 
     p, q = _cross(twist, below), _cross(right, twist)
     some = torch.isfinite(det) & (det != 0)
     p, q = (torch.where(some, n, 0) / torch.where(some, det, 1) for n in (p, q))
-    some = (some & (1 + p > 0) & (1 + q > 0) & (1 + p + q > 0)).unsqueeze(-1)
+    some = (some & (1 + p > LEAST) & (1 + q > LEAST) & (1 + p + q > LEAST)).unsqueeze(-1)
     p, q = p.unsqueeze(-1), q.unsqueeze(-1)
     right, below = e + p * b, h + q * c
     w = torch.where(some, 1 + p * f + q * g, 1)

@@ -79,6 +79,9 @@ def _lz_mesh(saliency, fwhm, anti_crop, mesh, part, parts):
         for i in range(h):
             for j in range(w):
                 u, v = (j + x[i, j]) / (w - 1), (i + y[i, j]) / (h - 1)
+                if anti_crop:  # the outline stays exactly where it is
+                    u = j / (w - 1) if (j == 0 or j == w - 1) and u == u else u
+                    v = i / (h - 1) if (i == 0 or i == h - 1) and v == v else v
                 mesh[b, i, j, 0] = min(max(u, 0.0), 1.0) if u == u else u
                 mesh[b, i, j, 1] = min(max(v, 0.0), 1.0) if v == v else v
 

@@ -29,7 +29,7 @@ def _kernel(d, radius, fwhm):
 def _attraction(i, j, n, radius, fwhm, ANTI_CROP: tl.constexpr):
     """What cell j of n gives to cell i over all its copies in the padding: weight, and weight times distance.
 
-    i and j are integers or tensors of shapes that broadcast. By symmetry the ends of a reflected axis get exactly 0.
+    i and j are integers or tensors of shapes that broadcast.
     """
     weight = _kernel(j - i, radius, fwhm)
     pull = weight * (j - i)
@@ -140,6 +140,9 @@ def _columns_kernel(
     total = tl.where(k < w, total, 1.0)
     pull_x, pull_y = pull_x / total, pull_y / total
     u, v = (k + pull_x) / (w - 1), (i + pull_y) / (h - 1)
+    if ANTI_CROP:  # the outline stays exactly where it is
+        u = tl.where((u == u) & ((k == 0) | (k == w - 1)), k / (w - 1), u)
+        v = tl.where((v == v) & ((i == 0) | (i == h - 1)), i / (h - 1), v)
     at = row + k
     if BACKWARD:
         by_x = tl.load(grad_ptr + 2 * at, mask=k < w, other=0).to(tl.float64) / ((w - 1) * total)
