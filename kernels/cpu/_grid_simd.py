@@ -3,7 +3,7 @@
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 
 from fastwarp.kernels.cpu._simd import (
     _FLAGS,
@@ -19,6 +19,7 @@ from fastwarp.kernels.cpu._simd import (
     _raw_load,
     _splat,
     _store,
+    _vector,
     intrinsic,
 )
 
@@ -213,3 +214,146 @@ def blend_frame(
 
     i = types.int64
     return types.void(source, i, offset, i, i, fraction_y, fraction_x, i, i, scale, bias, target, i, i), codegen
+
+
+@intrinsic
+def add_taps(
+    typingctx,
+    source,
+    first,
+    stride,
+    upper,
+    lower,
+    fraction_y,
+    fraction_x,
+    count,
+    right,
+    channels,
+    vectors,
+    total,
+):
+    """Adds targets to their four taps in `total` `[pixel][channels]`, in their order, for the first `vectors` channels.
+
+    Target i is `source[first + i*stride:]`; its taps are `upper[i]`, `lower[i]`, and those `right` of them. `vectors`
+    is a multiple of 8.
+    """
+
+    def codegen(context, builder, signature, args):
+        source, upper, lower, fraction_y, fraction_x, total = (
+            _data(context, builder, signature.args[i], args[i]) for i in (0, 3, 4, 5, 6, 11)
+        )
+        storage, real = signature.args[0].dtype, total.type.pointee
+        one = _constant(real, 1.0)
+        step = builder.mul(args[8], args[9])
+        blocks = builder.sdiv(args[10], ir.Constant(_I64, LANES))
+        with cgutils.for_range(builder, args[7]) as loop:
+            second = [builder.load(builder.gep(array, [loop.index])) for array in (fraction_y, fraction_x)]
+            wy, wx = ([builder.fsub(one, f, flags=_FLAGS), f] for f in second)
+            weights = [_splat(builder, builder.fmul(a, b, flags=_FLAGS)) for a in wy for b in wx]
+            left = [builder.mul(builder.load(builder.gep(array, [loop.index])), args[9]) for array in (upper, lower)]
+            places = [place for a in left for place in (a, builder.add(a, step))]
+            at = builder.add(args[1], builder.mul(loop.index, args[2]))
+            with cgutils.for_range(builder, blocks) as inner:
+                lane = builder.mul(inner.index, ir.Constant(_I64, LANES))
+                value = _load(builder, storage, source, builder.add(at, lane), real, LANES)
+                for place, weight in zip(places, weights, strict=True):
+                    where = builder.add(place, lane)
+                    term = builder.fmul(value, weight, flags=_FLAGS)
+                    term = builder.fadd(_raw_load(builder, total, where, LANES), term, flags=_FLAGS)
+                    _store(builder, signature.args[11].dtype, term, total, where, LANES)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(source, i, i, upper, lower, fraction_y, fraction_x, i, i, i, i, total), codegen
+
+
+def _fma(builder: Any, total: Any, a: Any, b: Any) -> None:
+    term = builder.fmul(a, b, flags=_FLAGS)
+    builder.store(builder.fadd(builder.load(total), term, flags=_FLAGS), total)
+
+
+@intrinsic
+def multiply_planes(
+    typingctx, source, first, stride, offset, down, count, planes, grad, grad_first, grad_stride, products, length
+):
+    """Adds to `products[tap*length + i]`, for the four taps of each target, the sum over some planes of tap times
+    gradient.
+
+    The taps of target i are those of `blend_plane` at `first + p*stride`, its gradient is
+    `grad[grad_first + p*grad_stride + i]`. `count` is a multiple of 8.
+    """
+
+    def codegen(context, builder, signature, args):
+        source, offset, grad, products = (_data(context, builder, signature.args[i], args[i]) for i in (0, 3, 7, 10))
+        storage, real = signature.args[0].dtype, products.type.pointee
+        zero = _constant(_vector(real, LANES), 0.0)
+        sums = [cgutils.alloca_once(builder, zero.type) for _ in range(4)]
+
+        def block(i):
+            offsets = _offsets(builder, offset, i)
+            for total in sums:
+                builder.store(zero, total)
+            with cgutils.for_range(builder, args[6]) as loop:
+                upper = builder.gep(source, [builder.add(args[1], builder.mul(loop.index, args[2]))])
+                at = builder.add(builder.add(args[8], builder.mul(loop.index, args[9])), i)
+                twice = _spread(builder, _load(builder, storage, grad, at, real, LANES))
+                rows = [_pairs(builder, storage, row, offsets, real) for row in (upper, builder.gep(upper, [args[4]]))]
+                for total, pairs, g in zip(sums, [*rows[0], *rows[1]], twice * 2, strict=True):
+                    _fma(builder, total, pairs, g)
+            found = [builder.load(total) for total in sums]
+            for tap, value in enumerate(_parted(builder, found[:2]) + _parted(builder, found[2:])):
+                where = builder.add(i, builder.mul(args[11], ir.Constant(_I64, tap)))
+                value = builder.fadd(_raw_load(builder, products, where, LANES), value, flags=_FLAGS)
+                _store(builder, signature.args[10].dtype, value, products, where, LANES)
+
+        with builder.if_then(builder.icmp_signed(">", args[5], ir.Constant(_I64, 0))):
+            _for_blocks(builder, args[5], block)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(source, i, i, offset, i, i, i, grad, i, i, products, i), codegen
+
+
+@intrinsic
+def multiply_pixels(
+    typingctx, source, first, offset, down, right, count, vectors, grad, grad_first, stride, products, length
+):
+    """As `multiply_planes` for pixels of many channels, over the first `vectors` of them, a multiple of 16."""
+    lanes = 2 * LANES
+
+    def codegen(context, builder, signature, args):
+        source, offset, grad, products = (_data(context, builder, signature.args[i], args[i]) for i in (0, 2, 7, 10))
+        storage, real = signature.args[0].dtype, products.type.pointee
+        zero = _constant(_vector(real, lanes), 0.0)
+        sums = [cgutils.alloca_once(builder, zero.type) for _ in range(4)]
+        blocks = builder.sdiv(args[6], ir.Constant(_I64, lanes))
+        with cgutils.for_range(builder, args[5]) as loop:
+            upper = builder.add(args[1], builder.load(builder.gep(offset, [loop.index])))
+            lower = builder.add(upper, args[3])
+            at = builder.add(args[8], builder.mul(loop.index, args[9]))
+            for total in sums:
+                builder.store(zero, total)
+            with cgutils.for_range(builder, blocks) as inner:
+                lane = builder.mul(inner.index, ir.Constant(_I64, lanes))
+                g = _load(builder, storage, grad, builder.add(at, lane), real, lanes)
+                places = (upper, builder.add(upper, args[4]), lower, builder.add(lower, args[4]))
+                for total, place in zip(sums, places, strict=True):
+                    _fma(builder, total, _load(builder, storage, source, builder.add(place, lane), real, lanes), g)
+            for tap, total in enumerate(sums):
+                value = _summed(builder, builder.load(total))
+                where = builder.gep(products, [builder.add(loop.index, builder.mul(args[11], ir.Constant(_I64, tap)))])
+                builder.store(builder.fadd(builder.load(where), value), where)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(source, i, offset, i, i, i, i, grad, i, i, products, i), codegen
+
+
+def _summed(builder: Any, value: Any) -> Any:
+    """The sum of a vector's lanes, by halves."""
+    lanes = value.type.count
+    while lanes > 1:
+        lanes //= 2
+        low, high = (_shuffle(builder, value, value, list(range(k, k + lanes))) for k in (0, lanes))
+        value = builder.fadd(low, high)
+    return builder.extract_element(value, ir.Constant(_I32, 0))

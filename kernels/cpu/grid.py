@@ -10,7 +10,9 @@ from torch import Tensor
 
 from fastwarp.kernels.cpu import _grid_footprints as footprints
 from fastwarp.kernels.cpu._extents import extents_array
+from fastwarp.kernels.cpu._grid_adjoint import adjoint
 from fastwarp.kernels.cpu._grid_bilinear import bilinear
+from fastwarp.kernels.cpu._grid_gradient import gradient
 from fastwarp.kernels.cpu._memory import empty
 from fastwarp.kernels.cpu._parallel import run
 from fastwarp.kernels.cpu.separable import _alike, _dense, _like, _real, _values
@@ -76,6 +78,11 @@ def _pairs(sizes: list[int]) -> list[tuple[int, int]]:
     return list(zip(sizes[::2], sizes[1::2], strict=True))
 
 
+def _spread(grad: Tensor, windows: Tensor) -> Tensor:
+    """A gradient for each of the windows, where it is given once for all of them."""
+    return grad.expand(len(windows), -1, -1, -1) if len(grad) == 1 else grad
+
+
 def _array(windows: Tensor) -> np.ndarray:
     return windows.detach().contiguous().numpy()
 
@@ -85,7 +92,7 @@ def resample_adjoint(
 ) -> list[Tensor]:
     """Gradients `[B, C, H, W]` to the images of `resample`, from those of the results, in their memory formats."""
     formats = [memory_format(g) for g in grads]
-    grads = _dense(grads, formats)
+    grads = _dense([_spread(g, windows) for g in grads], formats)
     results = [
         empty((*g.shape[:2], *size), g.dtype, format_)
         for g, size, format_ in zip(grads, _pairs(source_sizes), formats, strict=True)
@@ -95,20 +102,25 @@ def resample_adjoint(
         table = _table(results, grads, counts, formats, _alike(windows, source_valid))
         like, real = _like(grads[0].dtype), _real(grads[0].dtype)
         args = (table, _array(windows), extents_array(source_valid), like, real)
-        run(footprints.resample_adjoint, args, _values(results) + 4 * _values(grads))
+        run(
+            footprints.resample_adjoint if windows.shape[1] == 4 else adjoint,
+            args,
+            _values(results) + 4 * _values(grads),
+        )
     return results
 
 
 def windows_gradient(grads: list[Tensor], images: list[Tensor], windows: Tensor, source_valid: Tensor | None) -> Tensor:
     """Gradient to the windows of `resample`; summed over the images where they share their windows."""
     formats = [memory_format(i) for i in images]
-    grads, images = _dense(grads, formats), _dense(images, formats)
+    grads, images = _dense([_spread(g, windows) for g in grads], formats), _dense(images, formats)
     result = np.zeros(windows.shape)
     if _values(grads):
         counts = [g.shape[2] * g.shape[3] for g in grads]
         table = _table(images, grads, counts, formats, _alike(windows, source_valid))
         args = (table, _array(windows), extents_array(source_valid), _like(images[0].dtype), _real(images[0].dtype))
-        run(footprints.windows_gradient, (*args, result), 4 * _values(grads))
+        kernel = footprints.windows_gradient if windows.shape[1] == 4 else gradient
+        run(kernel, (*args, result), 4 * _values(grads))
     return torch.from_numpy(result).to(windows.dtype)
 
 
