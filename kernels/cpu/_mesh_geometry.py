@@ -62,7 +62,7 @@ def _clamp(f):
 @inline
 def solve(x, y, tile, p, q, has_homography, turn, clamped):
     """Local position f, g in a tile of the point (x, y), and whether it has one: of two, that where det J has the sign
-    of `turn`. Never 0/0.
+    of `turn`, 1 or -1. Never 0/0.
 
     Where the tile is collapsed to a line or a point, or has no preimage, some finite position; `clamped` to the tile
     and its rim.
@@ -80,13 +80,13 @@ def solve(x, y, tile, p, q, has_homography, turn, clamped):
         disc = linear * linear - 4.0 * quadratic * constant
         real = disc >= 0
         root = math.copysign(math.sqrt(max(disc, 0.0)), turn)
-        if linear + root == 0:
-            length = f[0] * f[0] + f[1] * f[1]
-            v = (d[0] * f[0] + d[1] * f[1]) / length if length > 0 else 0.0
-        elif linear * root >= 0:
+        if linear * turn < 0:
+            v = (root - linear) / (2.0 * quadratic)
+        elif linear + root != 0:
             v = -2.0 * constant / (linear + root)
         else:
-            v = (root - linear) / (2.0 * quadratic)
+            length = f[0] * f[0] + f[1] * f[1]
+            v = (d[0] * f[0] + d[1] * f[1]) / length if length > 0 else 0.0
         if clamped:
             v = _clamp(v)
         along_x, along_y = e[0] + v * g[0], e[1] + v * g[1]

@@ -1,4 +1,4 @@
-"""Which targets a tile encloses: watertight, the same on every backend, see `fastwarp.reference.mesh`.
+"""Which targets a tile encloses: watertight, the same on every backend, defined by `fastwarp.reference._mesh_tiles`.
 
 An edge crosses a row of targets at one number, whichever of its two tiles asks, and a target is right of the edge or
 not. All functions are exact: a fused multiply-add would move the crossings.
@@ -19,7 +19,8 @@ def units(extent):
 @exact
 def vertices(mesh, x_unit, y_unit, low, high, result):
     """Fills rows low .. high of `result` `[h, w, 2]` with the vertices in target units, the mesh a millionth larger
-    about its centre: targets on its outline are then inside. Where x is NaN, y is too."""
+    about its centre: targets on its outline are then inside. The y of a vertex that is not finite becomes NaN.
+    """
     h, w = mesh.shape[0], mesh.shape[1]
     for axis in range(2):
         start, length = x_unit if axis == 0 else y_unit
@@ -31,8 +32,8 @@ def vertices(mesh, x_unit, y_unit, low, high, result):
                 result[i, j, axis] = ((m + (m - centre) * 2.0**-19) - start) * length
     for i in range(low, high):
         for j in range(w):
-            if result[i, j, 0] != result[i, j, 0]:
-                result[i, j, 1] = result[i, j, 0]
+            if not (abs(result[i, j, 0]) < np.inf and abs(result[i, j, 1]) < np.inf):
+                result[i, j, 1] = np.nan
 
 
 @exact
@@ -133,6 +134,7 @@ def convex_runs(widened, i, low, high, extent, spans, left, right):
     for j in range(widened.shape[1] - 1):
         a, b, c, d = quad(widened, i, j)
         spans[j, 0], spans[j, 1], spans[j, 2] = low, low, at
+        # A vertex that is not finite: its tiles own nothing.
         if not (a[1] == a[1] and b[1] == b[1] and c[1] == c[1] and d[1] == d[1]):
             continue
         ya, yb, yc, yd = _row(a[1], low, high), _row(b[1], low, high), _row(c[1], low, high), _row(d[1], low, high)
