@@ -224,9 +224,9 @@ def test_saliency_options_reach_the_reader(capsys, tmp_path, annotations):
         (("coco", "{tmp}/key.json", "--out", "{tmp}/p.npz"), "annotations[1] (id 8) has no key 'bbox', expected four"),
         (
             ("coco", "{tmp}/nan.json", "--out", "{tmp}/p.npz"),
-            "annotations[1] (id 8): bbox is [10, nan, 20, 10], expect",
+            "annotations[1] (id 8) has bbox [10, nan, 20, 10], expect",
         ),
-        (("coco", "{tmp}/past.json", "--out", "{tmp}/p.npz"), "annotations[1] (id 8): bbox is [190, 70, 20, 10], outs"),
+        (("coco", "{tmp}/past.json", "--out", "{tmp}/p.npz"), "annotations[1] (id 8) has bbox [190, 70, 20, 10], outs"),
         (("show", "{tmp}/none.npz"), "cannot read {tmp}/none.npz: No such file or directory"),
         (("show", "{json}"), "{json} does not end in .safetensors or .npz"),
         (("show", "{tmp}/text.npz"), "{tmp}/text.npz is not a prior: "),

@@ -156,7 +156,7 @@ def test_clip(tmp_path):
     data["annotations"] = [{"id": k, "image_id": 1, "bbox": box} for k, box in enumerate(boxes)]
     path = write(tmp_path / "past.json", data)
     with pytest.raises(
-        FastwarpError, match=r"annotations\[0\] \(id 0\): bbox is \[-30, 20, 50, 40\], outside the pict"
+        FastwarpError, match=r"annotations\[0\] \(id 0\) has bbox \[-30, 20, 50, 40\], outside the pict"
     ):
         coco_prior(path)
     prior = coco_prior(path, clip=True)
@@ -204,29 +204,29 @@ def edited(**changes) -> dict:
         (ARGOVERSE_HD | {"annotations": []}, "has no boxes"),
         (ARGOVERSE_HD | {"images": [5]}, "images[0] is 5, expected an object"),
         (ARGOVERSE_HD | {"images": [{"id": 4, "width": 5}]}, "images[0] (id 4) has no key 'height', expected"),
-        (ARGOVERSE_HD | {"images": [{"id": 4, "width": 5, "height": "7"}]}, "(id 4): height is '7', expected an int"),
-        (ARGOVERSE_HD | {"images": [{"id": 4, "width": 5, "height": 1}]}, "height is 1, expected an integer"),
-        (ARGOVERSE_HD | {"images": [{"id": [4]}]}, "images[0] (id [4]): id is [4], expected an id"),
+        (ARGOVERSE_HD | {"images": [{"id": 4, "width": 5, "height": "7"}]}, "(id 4) has height '7', expected an int"),
+        (ARGOVERSE_HD | {"images": [{"id": 4, "width": 5, "height": 1}]}, "has height 1, expected an integer"),
+        (ARGOVERSE_HD | {"images": [{"id": [4]}]}, "images[0] (id [4]) has id [4], expected an id"),
         (ARGOVERSE_HD | {"images": ARGOVERSE_HD["images"] * 2}, "images[3] (id 0) has the id of an image before it"),
         (
             ARGOVERSE_HD | {"images": [*ARGOVERSE_HD["images"], {"id": 9, "width": 5, "height": 7}]},
             "images[3] (id 9) has 7 x 5 pixels, those before it 1200 x 1920: give the image size",
         ),
         (edited(bbox=None), "annotations[1] (id 1) has no key 'bbox', expected four numbers [x, y, width, height]"),
-        (edited(bbox=[1, 2, 3]), "annotations[1] (id 1): bbox is [1, 2, 3], expected four numbers"),
-        (edited(bbox=[1, 2, 3, "4"]), "bbox is [1, 2, 3, '4'], expected four numbers"),
-        (edited(bbox=["1", "2", "3", "4"]), "bbox is ['1', '2', '3', '4'], expected four numbers"),
-        (edited(bbox=[1, 2, 3, [4]]), "annotations[1] (id 1): bbox is [1, 2, 3, [4]], expected four numbers"),
-        (edited(bbox=[1, float("nan"), 3, 4]), "annotations[1] (id 1): bbox is [1, nan, 3, 4], expected four numbers"),
-        (edited(bbox=[1, 2, float("inf"), 4]), "bbox is [1, 2, inf, 4], expected four numbers"),
-        (edited(bbox=[1, 2, -3, 4]), "(id 1): bbox is [1, 2, -3, 4], expected a width and a height that are not neg"),
-        (edited(bbox=[1, 2, 3, 1200]), "bbox is [1, 2, 3, 1200], outside the picture, which is 1920 pixels wide"),
+        (edited(bbox=[1, 2, 3]), "annotations[1] (id 1) has bbox [1, 2, 3], expected four numbers"),
+        (edited(bbox=[1, 2, 3, "4"]), "has bbox [1, 2, 3, '4'], expected four numbers"),
+        (edited(bbox=["1", "2", "3", "4"]), "has bbox ['1', '2', '3', '4'], expected four numbers"),
+        (edited(bbox=[1, 2, 3, [4]]), "annotations[1] (id 1) has bbox [1, 2, 3, [4]], expected four numbers"),
+        (edited(bbox=[1, float("nan"), 3, 4]), "annotations[1] (id 1) has bbox [1, nan, 3, 4], expected four numbers"),
+        (edited(bbox=[1, 2, float("inf"), 4]), "has bbox [1, 2, inf, 4], expected four numbers"),
+        (edited(bbox=[1, 2, -3, 4]), "(id 1) has bbox [1, 2, -3, 4], expected a width and a height that are not neg"),
+        (edited(bbox=[1, 2, 3, 1200]), "has bbox [1, 2, 3, 1200], outside the picture, which is 1920 pixels wide"),
         (edited(bbox=[1900, 2, 30, 4]), "outside the picture"),
         (edited(bbox=[-3, 2, 30, 4]), "outside the picture"),
         (edited(image_id=None), "annotations[1] (id 1) has no key 'image_id', expected an id"),
-        (edited(image_id=7), "annotations[1] (id 1): image_id is 7, which no image has"),
-        (edited(image_id=[7]), "annotations[1] (id 1): image_id is [7], expected an id"),
-        (edited(image_id=7, id=None), "train.json: annotations[1]: image_id is 7"),
+        (edited(image_id=7), "annotations[1] (id 1) has image_id 7, which no image has"),
+        (edited(image_id=[7]), "annotations[1] (id 1) has image_id [7], expected an id"),
+        (edited(image_id=7, id=None), "train.json: annotations[1] has image_id 7"),
         (ARGOVERSE_HD | {"annotations": [[1, 2]]}, "annotations[0] is [1, 2], expected an object"),
     ],
 )  # fmt: skip

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from fastwarp.errors import FastwarpError
 
@@ -83,6 +83,13 @@ def read(
             yield from _Text(path, file, meter).records(sections, stop)
     except OSError as error:
         raise unreadable(path, error) from None
+
+
+def table(path: Path, title: str, meter: Meter) -> Iterator[Row]:
+    """The records of a file that is an array, in constant memory; `title` is what messages call them."""
+    for _, start, records in read(path, ("",), meter):
+        for position, record in enumerate(records, start):
+            yield Row(path, title, position, record)
 
 
 class _Text:
@@ -241,25 +248,32 @@ def name(section: str, position: int, record: Any) -> str:
     return f"{section}[{position}]" + (f" ({key} {record[key]})" if key else "")
 
 
-def field(path: Path, section: str, position: int, record: Any, key: str, kind: str) -> Any:
-    """`record[key]`, or FastwarpError that names file, record, key and the kind that was expected.
+class Row(NamedTuple):
+    """A record, and where it is: in which file, section and position."""
 
-    Args:
-        path: of the file.
-        section: of the record.
-        position: of the record in its section.
-        record: that should be an object.
-        key: of the value.
-        kind: of the value: a key of `_KINDS`.
-    """
-    where = f"{path}: {name(section, position, record)}"
-    if not isinstance(record, dict):
-        raise FastwarpError(f"{where} is {shorten(record)}, expected an object")
-    if key not in record:
-        raise FastwarpError(f"{where} has no key '{key}', expected {kind}")
-    if not _KINDS[kind](record[key]):
-        raise FastwarpError(f"{where}: {key} is {shorten(record[key])}, expected {kind}")
-    return record[key]
+    path: Path
+    section: str
+    position: int
+    record: Any
+
+    def get(self, key: str, kind: str) -> Any:
+        """The value of a key, or FastwarpError that names file, record, key and what was expected.
+
+        Args:
+            key: of the value.
+            kind: of the value: a key of `KINDS`.
+        """
+        if not isinstance(self.record, dict):
+            raise self.unfit(f"is {shorten(self.record)}, expected an object")
+        if key not in self.record:
+            raise self.unfit(f"has no key '{key}', expected {kind}")
+        if not KINDS[kind](self.record[key]):
+            raise self.unfit(f"has {key} {shorten(self.record[key])}, expected {kind}")
+        return self.record[key]
+
+    def unfit(self, problem: str) -> FastwarpError:
+        """The error for this record."""
+        return FastwarpError(f"{self.path}: {name(self.section, self.position, self.record)} {problem}")
 
 
 def shorten(value: Any) -> str:
@@ -276,7 +290,7 @@ def _numbers(count: int) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and len(value) == count and all(map(_number, value))
 
 
-_KINDS: dict[str, Callable[[Any], bool]] = {
+KINDS: dict[str, Callable[[Any], bool]] = {
     "an id": lambda value: isinstance(value, (int, str)),
     "a text": lambda value: isinstance(value, str),
     "true or false": lambda value: isinstance(value, bool),

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastwarp.errors import FastwarpError
 from fastwarp.saliency._mean import SLACK, check_density, mean_density
-from fastwarp.saliency._records import Meter, Progress, field, name, read, size_of
+from fastwarp.saliency._records import Meter, Progress, Row, read, size_of
 from fastwarp.saliency.files import Prior
 
 SHOWN = 12
@@ -103,22 +103,23 @@ def _images_and_categories(
     wanted = ("images", "categories") if named else ("images",)
     for section, start, records in read(path, wanted, meter, stop=True):
         for position, record in enumerate(records, start):
-            key = field(path, section, position, record, "id", "an id")
+            row = Row(path, section, position, record)
+            key = row.get("id", "an id")
             if section == "categories":
-                ids.setdefault(field(path, section, position, record, "name", "a text"), []).append(key)
+                ids.setdefault(row.get("name", "a text"), []).append(key)
                 continue
             if key in places:
-                raise FastwarpError(f"{path}: {name(section, position, record)} has the id of an image before it")
+                raise row.unfit("has the id of an image before it")
             places[key] = len(places)
             if image_size is not None and "height" not in record and "width" not in record:
                 sizes.extend(image_size)
                 continue
             for side in ("height", "width"):
-                sizes.append(field(path, section, position, record, side, "an integer of at least 2"))
+                sizes.append(row.get(side, "an integer of at least 2"))
             if image_size is None and sizes[-2:] != sizes[:2]:
-                raise FastwarpError(
-                    f"{path}: {name(section, position, record)} has {sizes[-2]} x {sizes[-1]} pixels, those before it "
-                    f"{sizes[0]} x {sizes[1]}: give the image size (height, width) that all are resized to"
+                raise row.unfit(
+                    f"has {sizes[-2]} x {sizes[-1]} pixels, those before it {sizes[0]} x {sizes[1]}: give the image "
+                    "size (height, width) that all are resized to"
                 )
     if not places:
         raise FastwarpError(f"{path} has no images: key 'images' is missing or empty")
@@ -157,8 +158,8 @@ def _boxes(
         part = _corners(boxes.astype(np.float64), images.sizes[places], clip)
         if part.bad is not None:
             position = taken[part.bad]
-            where = name("annotations", position, records[position - start])
-            raise FastwarpError(f"{path}: {where}: bbox is {lists[part.bad]}, {part.problem}")
+            row = Row(path, "annotations", position, records[position - start])
+            raise row.unfit(f"has bbox {lists[part.bad]}, {part.problem}")
         parts.append((part.boxes, np.array(places)[part.keep]))
     return np.concatenate([boxes for boxes, _ in parts]), np.concatenate([places for _, places in parts])
 
@@ -199,16 +200,16 @@ def _skipped(record: dict[str, Any], chosen: set[Any] | None) -> bool:
 def _explain(path: Path, images: _Images, chosen: set[Any] | None, start: int, records: list[Any]) -> FastwarpError:
     """The error for the first record that is unfit."""
     for position, record in enumerate(records, start):
+        row = Row(path, "annotations", position, record)
         try:
             if chosen is not None:
-                field(path, "annotations", position, record, "category_id", "an id")
+                row.get("category_id", "an id")
             if isinstance(record, dict) and _skipped(record, chosen):
                 continue
-            image = field(path, "annotations", position, record, "image_id", "an id")
-            field(path, "annotations", position, record, "bbox", "four numbers [x, y, width, height]")
+            image = row.get("image_id", "an id")
+            row.get("bbox", "four numbers [x, y, width, height]")
         except FastwarpError as error:
             return error
         if image not in images.places:
-            where = name("annotations", position, record)
-            return FastwarpError(f"{path}: {where}: image_id is {image!r}, which no image has")
+            return row.unfit(f"has image_id {image!r}, which no image has")
     raise AssertionError("a record was unfit, but none is")
