@@ -341,6 +341,7 @@ def resample_adjoint(
                 ACC=accumulator(grads[0].dtype),
                 PREPARED=BLOCK,
                 **plan.block,
-                num_warps=8 if geo == tl.float64 else 4,  # float64 takes two registers: with four warps some spill
+                # float64 takes two registers: four warps spill, where eight need no vectors of 16 bytes.
+                num_warps=8 if geo == tl.float64 and not plan.channels_last else 4,
             )
     return outs
