@@ -59,5 +59,5 @@ def mean_density(
         maps = box_density(
             torch.from_numpy(padded), image_size, shape, amplitude, bandwidth, counts=torch.from_numpy(block)
         )
-        total += maps.sum(0, dtype=torch.float64)
+        total += (torch.ones(len(block)) @ maps.flatten(1)).view(shape)  # maps.sum(0) takes longer than the maps
     return (total / len(counts)).float(), len(counts)

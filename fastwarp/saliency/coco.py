@@ -140,25 +140,21 @@ def _boxes(
     """Corners `[N, 4]` in pixels of their own images, and the places of those."""
     parts = [(np.empty((0, 4)), np.empty(0, np.int64))]
     for _, start, records in read(path, ("annotations",), meter):
-        taken, places, lists = [], [], []
         try:
-            for position, record in enumerate(records, start):
-                if _skipped(record, chosen):
-                    continue
-                places.append(images.places[record["image_id"]])
-                lists.append(record["bbox"])
-                taken.append(position)
+            kept = [record for record in records if not _skipped(record, chosen)]
+            places = [images.places[record["image_id"]] for record in kept]
+            lists = [record["bbox"] for record in kept]
             boxes = np.array(lists)
         except (AttributeError, KeyError, TypeError, ValueError):
             raise _explain(path, images, chosen, start, records) from None
-        if not taken:
+        if not kept:
             continue
         if boxes.dtype.kind not in "if" or boxes.shape != (len(lists), 4) or not np.isfinite(boxes).all():
             raise _explain(path, images, chosen, start, records)
         part = _corners(boxes.astype(np.float64), images.sizes[places], clip)
         if part.bad is not None:
-            position = taken[part.bad]
-            row = Row(path, "annotations", position, records[position - start])
+            place = next(place for place, record in enumerate(records) if record is kept[part.bad])
+            row = Row(path, "annotations", start + place, kept[part.bad])
             raise row.unfit(f"has bbox {lists[part.bad]}, {part.problem}")
         parts.append((part.boxes, np.array(places)[part.keep]))
     return np.concatenate([boxes for boxes, _ in parts]), np.concatenate([places for _, places in parts])
