@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastwarp._checks import as_geometry
 from fastwarp.errors import check_tensor, fail
 
 EDGE = 8
@@ -69,7 +70,7 @@ class Points:
         if what == "points":
             mapped = self._map(points, source_size, size, inverse)
         else:
-            straight = what == "boxes" and self._straight
+            straight, points = what == "boxes" and self._straight, as_geometry(points)
             outline = points.unflatten(2, (2, 2)) if straight else _outline(points, EDGE if what == "boxes" else 0)
             mapped = self._map(outline.flatten(1, 2), source_size, size, inverse).unflatten(1, outline.shape[1:3])
             if straight:
