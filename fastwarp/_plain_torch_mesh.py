@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +25,11 @@ def from_saliency(saliency: Tensor, fwhm: float) -> Mesh:
     """Mesh `[B, h, w, 2]` of the LZ warp of `[B, h, w]`, LZU eq. 1 and 2, by one convolution of three maps."""
     height, width = saliency.shape[1:]
     radius = min(height, width) - 1
-    shift = torch.arange(-radius, radius + 1, device=saliency.device)
+    about: Any = {"dtype": saliency.dtype, "device": saliency.device}
+    shift = torch.arange(-radius, radius + 1, **about)
     weight = torch.exp(-4 * math.log(2) * shift**2 / fwhm**2)
-    y = torch.arange(-radius, height + radius, device=saliency.device) / (height - 1)
-    x = torch.arange(-radius, width + radius, device=saliency.device) / (width - 1)
+    y = torch.arange(-radius, height + radius, **about) / (height - 1)
+    x = torch.arange(-radius, width + radius, **about) / (width - 1)
     padded = F.pad(saliency[:, None], (radius,) * 4, mode="reflect")
     maps = torch.cat([padded, padded * x, padded * y[:, None]])
     sums = F.conv2d(maps, (weight[:, None] * weight)[None, None])[:, 0].unflatten(0, (3, -1))
