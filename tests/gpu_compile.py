@@ -21,7 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
-from fastwarp.kernels.gpu import axis, grid, separable
+from fastwarp.kernels.gpu import axis, density, grid, separable
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -68,6 +68,13 @@ def launches(short: bool) -> Iterator[str]:
                 args = (y, x, sizes, sizes, inverse, antialias, False, valid, None)
                 axis.axis_windows_backward(axis.axis_windows(*args), *args)
                 yield f"{dtype} inverse={inverse} antialias={antialias}"
+
+        boxes, numbers = torch.empty(2, 100, 4, dtype=dtype), (torch.empty(2), torch.empty(1))
+        for given in ((None, None, None), (torch.zeros(2, dtype=torch.int64), *numbers)):
+            args = (boxes, *given, 1.0, 64.0, 1200, 1920, 31, 51)
+            density.density_map_backward(density.density_map(*args), *args)
+            density.density_knots_backward(*density.density_knots(*args, 13.0, True), *args, 13.0, True)
+            yield f"{dtype} boxes counts={given[0] is not None}"
 
     for dtype in (
         (torch.float16, torch.float64) if short else (torch.float16, torch.bfloat16, torch.float32, torch.float64)
