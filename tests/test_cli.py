@@ -18,7 +18,7 @@ import fastwarp
 from fastwarp import doctor
 from fastwarp.cli import main
 from fastwarp.saliency import box_density
-from fastwarp.saliency.files import load_prior
+from fastwarp.saliency.files import Prior, load_prior, save_prior
 
 SALIENCY_KINDS = ("coco", "cityscapes", "nuscenes", "show")
 
@@ -184,6 +184,16 @@ def test_saliency_coco(capsys, tmp_path, annotations):
     assert [i for i, line in enumerate(drawn) if "@" in line] == [2]
     assert drawn[2].index("@") > 20
     assert (tmp_path / "again.svg").read_text().startswith("<?xml")
+
+
+def test_saliency_show_of_a_map_from_elsewhere(capsys, tmp_path):
+    path = tmp_path / "own.npz"
+    save_prior(Prior(torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 5.0]]), {"image_size": "large"}), path)
+    code, text, _ = run(capsys, "saliency", "show", path, "--plot", tmp_path / "own.png")
+    assert code == 0
+    assert text.splitlines() == [f"{path}: 2 x 4 cells", "image_size: large", "", "|        |", "|     .+@|"]
+    with Image.open(tmp_path / "own.png") as picture:
+        assert picture.width > 300
 
 
 def test_saliency_options_reach_the_reader(capsys, tmp_path, annotations):

@@ -120,7 +120,8 @@ class _Text:
     def object(self, sections: tuple[str, ...], stop: bool) -> Generator[tuple[str, int, list[Any]], None, bool]:
         """Goes through the keys of the file; whether it came to the end."""
         left = set(sections)
-        ended = self.take("{") and self.mark() == "}"
+        self.take("{")
+        ended = self.mark() == "}"
         self.at += ended
         while not ended:
             if self.mark() != '"':

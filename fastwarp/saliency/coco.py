@@ -172,7 +172,7 @@ def _corners(boxes: np.ndarray, sizes: np.ndarray, clip: bool) -> _Part:
     boxes[:, 2:] += boxes[:, :2]
     limits = sizes[:, ::-1].astype(np.float64)
     inverted = (boxes[:, 2:] < boxes[:, :2]).any(1)
-    keep = np.ones(len(boxes), bool)
+    keep: Any = np.ones(len(boxes), bool)
     if inverted.any():
         return _Part(boxes, keep, int(inverted.argmax()), "expected a width and a height that are not negative")
     if clip:

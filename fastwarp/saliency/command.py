@@ -126,13 +126,18 @@ def _picture(path: Path | None) -> Path | None:
 
 def _drawn(prior: Prior, path: Path) -> bytes:
     """The picture of a prior, in the format that the ending says."""
-    size = prior.settings.get("image_size")
-    known = isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 1 for side in size)
-    shape = (size[0], size[1]) if known else (prior.saliency.shape[0], prior.saliency.shape[1])
-    figure = viz.show_saliency(shape, prior.saliency, title=_summary(prior))
+    figure = viz.show_saliency(_image_size(prior), prior.saliency, title=_summary(prior))
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=150)
     return buffer.getvalue()
+
+
+def _image_size(prior: Prior) -> tuple[int, int]:
+    """Of the data set's images; of the map, if its settings are not a reader's."""
+    size = prior.settings.get("image_size")
+    if isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 1 for side in size):
+        return size[0], size[1]
+    return prior.saliency.shape[0], prior.saliency.shape[1]
 
 
 def _summary(prior: Prior) -> str:
@@ -146,7 +151,7 @@ def _summary(prior: Prior) -> str:
 def _shaded(prior: Prior) -> list[str]:
     """The map in characters, which are about twice as high as they are wide."""
     values = prior.saliency.double()
-    height, width = prior.settings.get("image_size") or values.shape
+    height, width = _image_size(prior)
     columns = min(WIDEST, 2 * values.shape[1])
     rows = max(2, round(columns * height / width / 2))
     small = F.interpolate(values[None, None], (rows, columns), mode="bilinear", align_corners=True)[0, 0]
