@@ -49,6 +49,24 @@ def knots(saliency: Tensor) -> list[Tensor]:
     return list(_plain_torch.from_saliency(saliency, FWHM))
 
 
+def box_density(boxes: Tensor, image_size: Size, shape: Size) -> Tensor:
+    """FOVEA's estimate of `[B, N, 4]` with its parameters, in two products of matrices."""
+    factors = []
+    for axis, (size, cells) in enumerate(zip(image_size, shape, strict=True)):
+        low, high = boxes[:, :, 1 - axis, None], boxes[:, :, 3 - axis, None]
+        cell = torch.linspace(0, size, cells, device=boxes.device)
+        factors.append(torch.exp((cell - (low + high) / 2) ** 2 / (-128 * (high - low))))
+    y, x = factors
+    weight = 1 / (1e-5 + y.sum(2, keepdim=True) * x.sum(2, keepdim=True))
+    density = (y * weight).mT @ x + boxes.shape[1] / (2 * min(shape) - 1) ** 2
+    return density / density.sum((1, 2), keepdim=True)
+
+
+def box_knots(boxes: Tensor, image_size: Size, shape: Size) -> list[Tensor]:
+    """The knots of its LZ warp."""
+    return knots(box_density(boxes, image_size, shape))
+
+
 def centres(knots_y: Tensor, knots_x: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
     """Centres `[B, sum(sizes)]`, in pixels, of the rows and columns of every unzoomed level."""
     axes = [
