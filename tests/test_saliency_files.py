@@ -230,7 +230,9 @@ def edited(**changes) -> dict:
         (ARGOVERSE_HD | {"annotations": [[1, 2]]}, "annotations[0] is [1, 2], expected an object"),
     ],
 )  # fmt: skip
-def test_bad_coco_files(tmp_path, data, message):
+@pytest.mark.parametrize("together", [1, 256])
+def test_bad_coco_files(tmp_path, monkeypatch, data, message, together):
+    monkeypatch.setattr(_records, "TOGETHER", together)
     path = write(tmp_path / "train.json", data)
     with pytest.raises(FastwarpError) as caught:
         coco_prior(path)

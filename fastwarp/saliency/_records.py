@@ -159,7 +159,7 @@ class _Text:
         self.mark()
         text, at, found = self.text, self.at, self.found
         try:
-            while len(found) < TOGETHER:
+            while len(found) < TOGETHER - 1:
                 value, end = _decode(text, at)
                 comma = _COMMA.match(text, end)
                 if comma is None:
