@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Tiles = NDArray[np.int32]
 
-WIDER = 2.0**-19
-"""How much larger a mesh counts when targets look for their tile: its outline owns what rounding would put outside."""
+WIDER = 2.0**-10
+"""How far, in tiles, the outline reaches out when targets look for their tile: it owns what rounding puts outside."""
+
+FLATTEST = 2.0**-10
+"""A tile whose homography has a smaller weight (relative to A's) at a corner is all but a triangle, and bilinear."""
 
 STEP = 1e-40
 
@@ -42,12 +45,12 @@ def projective(corners: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     """Coefficients p and q of the homography's denominator 1 + p f + q g, and whether the tile has one: it is convex
     with four proper corners. One that is not counts as bilinear."""
     A, B, C, D = np.moveaxis(corners, -2, 0)
-    G, d1, d2 = (A - B) + (D - C), B - D, C - D
     with np.errstate(all="ignore"):
+        G, d1, d2 = (A - B) + (D - C), B - D, C - D
         scale = cross(d1, d2)
         p, q = cross(G, d2) / scale, cross(d1, G) / scale
-        convex = (1 + p.real > 0) & (1 + q.real > 0) & (1 + p.real + q.real > 0)
-    return p, q, convex & np.isfinite(scale.real) & (scale.real != 0)
+        least = np.minimum(np.minimum(1 + p.real, 1 + q.real), 1 + p.real + q.real)
+    return p, q, (least > FLATTEST) & np.isfinite(scale.real) & (scale.real != 0)
 
 
 def patch(corners: NDArray, f: NDArray, g: NDArray, homography: bool) -> NDArray:
@@ -137,37 +140,51 @@ def preimage(corners: Array, point: Array, sign: NDArray, homography: bool) -> t
 
 
 def widened(mesh: Array) -> Array:
-    """One mesh `[h, w, 2]` a millionth larger about its centre."""
-    centre = 0.25 * (((mesh[0, 0] + mesh[0, -1]) + mesh[-1, 0]) + mesh[-1, -1])
-    return mesh + (mesh - centre) * WIDER
+    """One mesh `[h, w, 2]` with its outline moved outwards, along the edges that lead to it, by a part of those."""
+    with np.errstate(invalid="ignore"):
+        down, right = np.zeros(mesh.shape), np.zeros(mesh.shape)
+        down[0], down[-1] = mesh[0] - mesh[1], mesh[-1] - mesh[-2]
+        right[:, 0], right[:, -1] = mesh[:, 0] - mesh[:, 1], mesh[:, -1] - mesh[:, -2]
+        return mesh + (down + right) * WIDER
 
 
-def _crossings(a: Array, b: Array, r: Array) -> tuple[NDArray, Array]:
-    """Where edges a -> b `[..., 2]` meet the rows r `[R]`: +1 upwards, -1 downwards, 0 not at all, and x there."""
+def _crossings(a: Array, b: Array, r: Array, centre: float) -> tuple[NDArray, Array]:
+    """Where edges a -> b `[..., 2]` meet the rows r `[R]`: +1 upwards, -1 downwards, 0 not at all, and x there.
+
+    A vertex in a row is above it if it is above the centre too, else below.
+    """
     (xa, ya), (xb, yb) = (np.moveaxis(v[..., None, :], -1, 0) for v in (a, b))
     with np.errstate(all="ignore"):
-        met = (np.minimum(ya, yb) <= r) & (r < np.maximum(ya, yb))
+        over_a, over_b = ((y < r) | ((y == r) & (y <= centre)) for y in (ya, yb))
         x = xa + (r - ya) * ((xb - xa) / (yb - ya))
-    return np.where(met, np.where(yb > ya, 1, -1), 0).astype(np.int8), x
+    return over_a.astype(np.int8) - over_b, x
 
 
-def owners(vertices: Array, r: Array, k: Array) -> tuple[Tiles, NDArray]:
+def owners(
+    mesh: Array, r: Array, k: Array, shift: NDArray | float = 0.0, scale: NDArray | float = 1.0
+) -> tuple[Tiles, NDArray]:
     """The first tile in row-major order whose winding number about a target is not 0, or -1, and minus that number: y
     points down, so this is the sign of det J at the one preimage within the tile.
 
     A horizontal ray from the target to smaller x is crossed by the edges that it is right of. An edge crosses a row at
-    one number, whichever of its two tiles asks, so that no target is lost or owned twice on an edge. A tile with a
-    vertex that is not finite owns nothing.
+    one number, whichever of its two tiles asks, and a target on a crossing goes to the side of the mesh's centre, so
+    that no target is lost or owned twice on an edge. A tile with a vertex that is not finite owns nothing.
 
     Args:
-        vertices: `[h, w, 2]` of a widened mesh, in units of the targets.
+        mesh: `[h, w, 2]`.
         r: y of the targets `[R]`.
         k: x of the targets, `[1, K]` (every one with every r) or `[R, 1]` (each with its own).
+        shift: the position where targets count 0, `[2]`.
+        scale: targets in a unit of the mesh, `[2]`.
     """
+    with np.errstate(all="ignore"):
+        vertices = (widened(mesh) - shift) * scale
+        centre = (0.25 * (((mesh[0, 0] + mesh[0, -1]) + mesh[-1, 0]) + mesh[-1, -1]) - shift) * scale
     h, w, _ = vertices.shape
     owner = np.full((len(r), k.shape[1]), -1, np.int32)
     turn = np.zeros(owner.shape, np.int8)
-    rows_of, columns_of = _crossings(vertices[:, :-1], vertices[:, 1:], r), _crossings(vertices[:-1], vertices[1:], r)
+    rows_of = _crossings(vertices[:, :-1], vertices[:, 1:], r, centre[1])
+    columns_of = _crossings(vertices[:-1], vertices[1:], r, centre[1])
     whole = np.isfinite(corners_of(vertices, np.arange((h - 1) * (w - 1)))).all((1, 2))
     for tile in reversed(range((h - 1) * (w - 1))):
         i, j = divmod(tile, w - 1)
@@ -179,7 +196,9 @@ def owners(vertices: Array, r: Array, k: Array) -> tuple[Tiles, NDArray]:
         at_k = k if len(k) == 1 else k[met]
         number = np.zeros((len(met), k.shape[1]), np.int8)
         for (turns, x), at, direction in sides:
-            number += direction * turns[at][met, None] * (at_k >= x[at][met, None])
+            crossing = x[at][met, None]
+            right = (at_k > crossing) | ((at_k == crossing) & (crossing <= centre[0]))
+            number += direction * turns[at][met, None] * right
         owner[met] = np.where(number != 0, tile, owner[met])
         turn[met] = np.where(number != 0, -number, turn[met])
     return owner, turn

@@ -20,7 +20,6 @@ from fastwarp.reference._mesh_tiles import (
     owners,
     patch,
     preimage,
-    widened,
 )
 from fastwarp.reference.axis import FLOOR, TINY
 
@@ -187,7 +186,7 @@ def _inverse_targets(mesh: Array, extents: tuple[int, int], homography: bool, bo
     scale = np.array([max(n - 1, 1) for n in extents[::-1]], np.float64)
     shift = np.array([0.5 if n == 1 else 0.0 for n in extents[::-1]])
     r, k = (np.arange(n, dtype=np.float64) for n in extents)
-    tiles, turns = owners((widened(mesh) - shift) * scale, r, k[None])
+    tiles, turns = owners(mesh, r, k[None], shift, scale)
     targets = np.stack(np.meshgrid(k, r), -1)
     zoomed = np.full((*extents, 2), -1.0)
     owned = tiles >= 0
@@ -312,7 +311,7 @@ def _map_forward(mesh: Array, points: Array, homography: bool) -> tuple[Array, N
 def _map_inverse(mesh: Array, points: Array, homography: bool) -> tuple[Array, NDArray]:
     """T~^-1 at source positions `[N, 2]`, and the tiles; NaN and -1 where nothing solves T~ = point."""
     h, w, _ = mesh.shape
-    tiles, turns = (v[:, 0] for v in owners(widened(mesh), points[:, 1], points[:, :1]))
+    tiles, turns = (v[:, 0] for v in owners(mesh, points[:, 1], points[:, :1]))
     local = np.full(points.shape, np.nan)
     owned = tiles >= 0
     corners = corners_of(mesh, tiles[owned])

@@ -175,8 +175,13 @@ def check_positions(args: tuple[Any, ...], inverse: bool, homography: bool, bord
         local, right_local = (local_positions(w[:, owned], owner[owned], (sh, sw), array) for w in (ours, expected))
         rounding = 1e-5 if dtype == F32 else 1e-12  # of the window, in tiles
         assert np.abs(local - 0.5).max(initial=0) <= 0.5 + 1 / 64 + rounding * max(array.shape)
-        places = [reference.patch(corners, *l.T, homography) for l in (local, right_local)]
-        assert_close_to(places[1], places[0], dtype, "mesh_targets")
+        misses = [
+            np.abs(reference.patch(corners, *at_.T, homography) - targets(th, tw)[owned])
+            for at_ in (local, right_local)
+        ]
+        # The reference misses a target by what the rim, in a tile without area, is farther out than the mesh.
+        excess = np.maximum(misses[0] - misses[1], 0)
+        assert_close_to(np.zeros_like(excess), excess, dtype, "mesh_targets")
         # The nearest point of the outline need not be one alone; the distance is.
         lost = np.flatnonzero((owner < 0) & (expected[0] >= 0))
         if len(lost) and (sh, sw) == (th, tw) == (eh, ew):
@@ -308,6 +313,23 @@ def random_maps(seed: int, smooth: bool) -> tuple[np.ndarray, float]:
     return maps, float(random.uniform(4, 22))
 
 
+def missed(
+    mesh: Tensor, windows: Tensor, tiles: Tensor, size: tuple[int, int], homography: bool, outline: bool = False
+) -> np.ndarray:
+    """|T~(T~^-1(x)) - x| in targets, by each owned target's own tile (homographies of neighbours differ on their edge).
+
+    Not on the outline, unless asked for: it owns what is a thousandth of a tile outside of it.
+    """
+    owned = np.flatnonzero(tiles.numpy() >= 0)
+    array, owner = in_targets(mesh.double().numpy(), size), tiles.numpy()[owned]
+    local = local_positions(windows.double().numpy()[:, owned], owner, size, array)
+    there = reference.patch(reference.corners_of(array, owner), *local.T, homography)
+    inside = ((windows.double().numpy() > 0) & (windows.double().numpy() < [[size[1] - 1], [size[0] - 1]])).all(0)[
+        owned
+    ]
+    return np.abs(there - targets(*size)[owned])[inside | outline].max(1)
+
+
 @dtypes
 @both_tiles
 @pytest.mark.parametrize("smooth", [False, True])
@@ -319,10 +341,7 @@ def test_unzoom_of_anti_crop_meshes_is_exact_and_complete(dtype, homography, smo
     windows, tiles = kernels.positions(mesh, list(size), list(size), True, homography, False, None, None)
     assert (tiles >= 0).all()
     for b in range(len(mesh)):
-        array = in_targets(mesh[b].double().numpy(), size)
-        zoomed = windows[b].double().numpy().T / (959, 599)
-        error = np.abs(reference._map_forward(array, zoomed, homography)[0] - targets(*size)).max(1)
-        assert 0 < error.max() <= 2e-3
+        assert 0 < missed(mesh[b], windows[b], tiles[b], size, homography).max() <= 2e-3
 
 
 @dtypes
@@ -335,12 +354,12 @@ def test_unzoom_of_cropping_meshes_is_exact_where_there_is_something(dtype, seed
     )
     windows, tiles = kernels.positions(mesh, list(size), list(size), True, False, False, None, None)
     for b in range(len(mesh)):
-        owned = tiles[b].numpy() >= 0
-        array = in_targets(mesh[b].double().numpy(), size)
-        zoomed = windows[b].double().numpy().T[owned] / (479, 299)
-        error = np.abs(reference._map_forward(array, zoomed, False)[0] - targets(*size)[owned]).max(1)
-        assert error.max() <= 2e-3
+        assert missed(mesh[b], windows[b], tiles[b], size, False).max() <= 2e-3
     assert (tiles >= 0).double().mean() > 0.3
+    # On the outline too, but where it is outside.
+    right, _ = reference.positions(*arrays(mesh[:1]), list(size), list(size), True, False, False, None, None)
+    misses = [missed(mesh[0], torch.as_tensor(w), tiles[0], size, False, True) for w in (windows[0], right[0])]
+    assert (misses[0] - misses[1]).max() <= 2e-3
 
 
 # --- gradients --------------------------------------------------------------------------------------------------------
@@ -491,7 +510,7 @@ def test_map(dtype, homography, data, batch, outside, seed):
 
 
 def owned_points(mesh: np.ndarray, points: np.ndarray) -> np.ndarray:
-    tiles, _ = reference.owners(reference.widened(mesh), points[:, 1], points[:, :1])
+    tiles, _ = reference.owners(mesh, points[:, 1], points[:, :1])
     return tiles[:, 0]
 
 

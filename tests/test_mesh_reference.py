@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastwarp.reference import axis, grid, mesh, separable
+from fastwarp.reference._mesh_tiles import widened
 
 few = settings(deadline=None, max_examples=40)
 
@@ -177,7 +178,7 @@ def test_affine(seed, shape, size, homography):
     position, tiles = inverse(m, size, homography)
     inside = np.abs(expected - 0.5).max(1) <= 0.5
     assert (tiles[0][inside] >= 0).all()
-    assert (tiles[0][np.abs(expected - 0.5).max(1) > 0.5 + 1e-5] == -1).all()
+    assert (tiles[0][np.abs(expected - 0.5).max(1) > 0.5 + 1e-3] == -1).all()
     tolerance = 3e-14 * np.linalg.cond(matrix)
     np.testing.assert_allclose(position[0][inside], expected[inside], rtol=0, atol=tolerance)
     anywhere = own.uniform(seed, 1, 50, 2, low=-1, high=2)
@@ -241,10 +242,17 @@ def test_a_mesh_of_two_axes_is_the_separable_warp(kind, inverse):
 def test_inverse_is_inverted(kind, seed, shape, size, homography):
     m = own.mesh(kind, seed, 2, *shape)
     position, tiles = inverse(m, size, homography)
-    again, _ = mesh.map(m, position, False, homography)
-    error = np.abs(again - targets(*size)).max(2)
-    widening = 2e-6 * np.abs(m - 0.5).max()  # on the outline, which counts as a millionth farther out
-    assert error[tiles >= 0].max(initial=0) <= 1e-12 + widening
+    error = np.zeros(tiles.shape)
+    for b in range(2):  # by the owner's tile: homographies of neighbours differ on their edge
+        place = np.stack(np.divmod(tiles[b], shape[1] - 1)[::-1], -1)
+        local = position[b] * (shape[1] - 1, shape[0] - 1) - place
+        there = mesh.patch(mesh.corners_of(m[b], np.maximum(tiles[b], 0)), *local.T, homography)
+        error[b] = np.abs(there - targets(*size)[0]).max(1)
+    inside = (tiles >= 0) & ((position > 0) & (position < 1)).all(2)
+    assert error[inside].max(initial=0) <= 1e-12
+    # The outline owns what is a thousandth of a tile outside of it.
+    longest = max(np.abs(np.diff(m, axis=1)).max(), np.abs(np.diff(m, axis=2)).max())
+    assert error[tiles >= 0].max(initial=0) <= 3e-3 * longest
     if kind in ("identity", "separable", "lz", "lz_smooth", "steep"):
         assert (tiles >= 0).all()
         assert np.median(error) <= 1e-15
@@ -271,9 +279,8 @@ def test_tiles_enclose_what_their_outline_turns_around(kind, seed):
     """The angle under which a target sees the four edges of a tile, added up, says the same as crossings do."""
     m = own.mesh(kind, seed, 1, 4, 5)[0]
     points = own.uniform(seed, 200, 2)
-    wide = mesh.widened(m)
-    owner, turn = (v[:, 0] for v in mesh.owners(wide, points[:, 1], points[:, :1]))
-    ring = mesh.corners_of(wide, np.arange(12))[:, [0, 1, 3, 2]] - points[:, None, None]
+    owner, turn = (v[:, 0] for v in mesh.owners(m, points[:, 1], points[:, :1]))
+    ring = mesh.corners_of(widened(m), np.arange(12))[:, [0, 1, 3, 2]] - points[:, None, None]
     angle = np.arctan2(ring[..., 1], ring[..., 0])
     steps = (np.diff(np.concatenate([angle, angle[..., :1]], -1)) + np.pi) % (2 * np.pi) - np.pi
     around = np.rint(steps.sum(-1) / (2 * np.pi)).astype(int)
@@ -287,7 +294,7 @@ def test_tiles_enclose_what_their_outline_turns_around(kind, seed):
 def test_preimages_lie_in_their_tile_also_where_it_is_not_convex(seed, kind):
     m = own.mesh(kind, seed, 1, 5, 4)
     position, tiles = mesh.map(m, own.uniform(seed, 1, 300, 2), True, False)
-    owned = mesh.owners(mesh.widened(m[0]), (p := own.uniform(seed, 1, 300, 2)[0])[:, 1], p[:, :1])[0][:, 0] >= 0
+    owned = mesh.owners(m[0], (p := own.uniform(seed, 1, 300, 2)[0])[:, 1], p[:, :1])[0][:, 0] >= 0
     i, j = np.divmod(tiles[0][owned], 3)
     local = position[0][owned] * (3, 4) - np.stack([j, i], 1)
     assert np.abs(local - 0.5).max(initial=0) <= 0.5 + 1e-3
@@ -316,7 +323,7 @@ def test_zero_area_and_nan():
     assert not np.isin(tiles, broken).any()
     assert np.isfinite(position).all()
     error = np.abs(mesh.map(m, position, False, False)[0] - targets(20, 30)).max(2)
-    assert error[tiles >= 0].max() <= 3e-6
+    assert error[tiles >= 0].max() <= 1e-3
     assert (tiles >= 0).mean() > 0.6
 
 
