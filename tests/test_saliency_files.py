@@ -219,7 +219,7 @@ def edited(**changes) -> dict:
         (edited(bbox=[1, 2, 3, [4]]), "annotations[1] (id 1) has bbox [1, 2, 3, [4]], expected four numbers"),
         (edited(bbox=[1, float("nan"), 3, 4]), "annotations[1] (id 1) has bbox [1, nan, 3, 4], expected four numbers"),
         (edited(bbox=[1, 2, float("inf"), 4]), "has bbox [1, 2, inf, 4], expected four numbers"),
-        (edited(bbox=[1, 2, -3, 4]), "(id 1) has bbox [1, 2, -3, 4], expected a width and a height that are not neg"),
+        (edited(bbox=[1, 2, -3, 4]), "annotations[1] (id 1) has bbox [1, 2, -3, 4], expected a width and a"),
         (edited(bbox=[1, 2, 3, 1200]), "has bbox [1, 2, 3, 1200], outside the picture, which is 1920 pixels wide"),
         (edited(bbox=[1900, 2, 30, 4]), "outside the picture"),
         (edited(bbox=[-3, 2, 30, 4]), "outside the picture"),
