@@ -86,8 +86,8 @@ def _unzoom(grad_x, grad_y, x, y, tiles, mesh, i, homography, extents, span, wid
     h, w = mesh.shape[0], mesh.shape[1]
     widened, spans, left, right = scratch
     x_unit, y_unit = units(extents[1]), units(extents[0])
-    vertices(mesh, x_unit, y_unit, i, i + 2, widened)
-    convex_runs(widened, i, 0, extents[0], float(extents[1]), spans, left, right)
+    centre = vertices(mesh, x_unit, y_unit, i, i + 2, widened)
+    convex_runs(widened, centre, i, 0, extents[0], float(extents[1]), spans, left, right)
     runs = np.empty((2, 3))
     # A source of one pixel has no gradient.
     factor = ((w - 1) / span[0] if span[0] > 0 else 0.0, (h - 1) / span[1] if span[1] > 0 else 0.0)
@@ -107,7 +107,7 @@ def _unzoom(grad_x, grad_y, x, y, tiles, mesh, i, homography, extents, span, wid
                 begin, end = row + int(left[run + r - first]), row + int(right[run + r - first])
                 total = _unzoom_run(grad_x, grad_y, x, y, tiles, number, begin, end, *of_tile, total)
             else:
-                for n in range(winding_runs(quad(widened, i, j), float(r), float(extents[1]), runs)):
+                for n in range(winding_runs(quad(widened, i, j), float(r), centre, float(extents[1]), runs)):
                     begin, end = row + int(runs[n, 0]), row + int(runs[n, 1])
                     total = _unzoom_run(grad_x, grad_y, x, y, tiles, number, begin, end, *of_tile, total)
         store(sums, j, total)

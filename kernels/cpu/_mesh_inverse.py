@@ -80,7 +80,7 @@ def _fill_any(tile, p, q, has_homography, place, factor, span, corners, first, l
     runs = np.empty((2, 3))
     i, j, number = place
     for row in range(first, last):
-        for run in range(winding_runs(corners, float(row), extent, runs)):
+        for run in range(winding_runs(corners[0], float(row), corners[1], extent, runs)):
             for k in range(int(runs[run, 0]), int(runs[run, 1])):
                 f, g, _ = solve(float(k), float(row), tile, p, q, has_homography, runs[run, 2], True)
                 target = at + row * width + k
@@ -110,7 +110,7 @@ def _fill_row_of_tiles(
         precision = _precision(tile, p, q, has_homography)
         a = tile[0]
         if run < 0 or width < LANES or not (precision < 2.0**52 and max(abs(a[0]), abs(a[1])) < _FAR):
-            rows = (quad(widened, i, j), first, last, extent, width, at)
+            rows = ((quad(widened[0], i, j), widened[1]), first, last, extent, width, at)
             _fill_any(tile, p, q, has_homography, (i, j, number), factor, span, *rows, x, y, tiles)
             continue
         column, row = int(np.floor(a[0])), int(np.floor(a[1]))
@@ -166,7 +166,7 @@ def _rows(mesh, homography, border, low, high, extents, sources, width, at, scra
     x_unit, y_unit = units(extent_x), units(extent_y)
     span = (sources[1] - 1.0, sources[0] - 1.0)
     widened, runs, coefficients = scratch
-    vertices(mesh, x_unit, y_unit, 0, h, widened)
+    centre = vertices(mesh, x_unit, y_unit, 0, h, widened)
     cleared = high
     for i in range(h - 2, -1, -1):
         top, bottom = math.inf, -math.inf
@@ -180,9 +180,9 @@ def _rows(mesh, homography, border, low, high, extents, sources, width, at, scra
         if needed < cleared:
             _clear(needed, cleared, width, at, x, y, tiles)
             cleared = needed
-        convex_runs(widened, i, low, end, float(extent_x), *runs)
+        convex_runs(widened, centre, i, low, end, float(extent_x), *runs)
         of_level = (x_unit, y_unit, span, float(extent_x), width, at)
-        _fill_row_of_tiles(mesh, i, homography, *of_level, widened, runs, coefficients, x, y, tiles)
+        _fill_row_of_tiles(mesh, i, homography, *of_level, (widened, centre), runs, coefficients, x, y, tiles)
     if cleared > low:
         _clear(low, cleared, width, at, x, y, tiles)
     if border:

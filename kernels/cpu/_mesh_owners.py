@@ -17,54 +17,84 @@ def units(extent):
 
 
 @exact
+def _moved(m, above, beside):
+    """A vertex of the outline, moved outwards by a part of the edges that lead to it."""
+    return m + ((m - above) + (m - beside)) * 2.0**-10
+
+
+@exact
 def vertices(mesh, x_unit, y_unit, low, high, result):
-    """Fills rows low .. high of `result` `[h, w, 2]` with the vertices in target units, the mesh a millionth larger
-    about its centre: targets on its outline are then inside. The y of a vertex that is not finite becomes NaN.
+    """Fills rows low .. high of `result` `[h, w, 2]` with the vertices in target units, and returns the mesh's centre.
+
+    The outline reaches out by a thousandth of a tile: it owns what rounding puts outside. The y of a vertex that is not
+    finite becomes NaN.
     """
     h, w = mesh.shape[0], mesh.shape[1]
     for axis in range(2):
         start, length = x_unit if axis == 0 else y_unit
-        top = np.float64(mesh[0, 0, axis]) + np.float64(mesh[0, w - 1, axis])
-        centre = 0.25 * ((top + np.float64(mesh[h - 1, 0, axis])) + np.float64(mesh[h - 1, w - 1, axis]))
         for i in range(low, high):
-            for j in range(w):
+            inner = 1 if i == 0 else (h - 2 if i == h - 1 else i)
+            for j in range(1, w - 1):
                 m = np.float64(mesh[i, j, axis])
-                result[i, j, axis] = ((m + (m - centre) * 2.0**-19) - start) * length
+                result[i, j, axis] = (_moved(m, np.float64(mesh[inner, j, axis]), m) - start) * length
+            for j, beside in ((0, 1), (w - 1, w - 2)):
+                m = np.float64(mesh[i, j, axis])
+                above = np.float64(mesh[inner, j, axis])
+                result[i, j, axis] = (_moved(m, above, np.float64(mesh[i, beside, axis])) - start) * length
     for i in range(low, high):
         for j in range(w):
             if not (abs(result[i, j, 0]) < np.inf and abs(result[i, j, 1]) < np.inf):
                 result[i, j, 1] = np.nan
+    a, b, c, d = mesh[0, 0], mesh[0, w - 1], mesh[h - 1, 0], mesh[h - 1, w - 1]
+    x = 0.25 * (((np.float64(a[0]) + np.float64(b[0])) + np.float64(c[0])) + np.float64(d[0]))
+    y = 0.25 * (((np.float64(a[1]) + np.float64(b[1])) + np.float64(c[1])) + np.float64(d[1]))
+    return (x - x_unit[0]) * x_unit[1], (y - y_unit[0]) * y_unit[1]
+
+
+# Ties go to the side of the centre, as if the mesh were infinitesimally larger about it.
 
 
 @exact
-def _row(y, low, high):
-    """The first row that an edge from y downwards can meet, within low .. high."""
-    return int(min(max(np.ceil(y), low), high))
+def _after(x, centre):
+    """The first whole number on the far side of x: of a row below a vertex, of a target right of a crossing."""
+    return np.ceil(x) if x <= centre else np.floor(x) + 1.0
 
 
 @exact
-def _first_right(xa, ya, slope, row, extent):
+def _is_after(k, x, centre):
+    return k > x or (k == x and x <= centre)
+
+
+@exact
+def _row(y, centre, low, high):
+    """The first row below y, within low .. high."""
+    return int(min(max(_after(y, centre), low), high))
+
+
+@exact
+def _first_right(xa, ya, slope, row, centre, extent):
     """First target of a row that is right of an edge; `extent` where none is."""
-    k = np.ceil(xa + (row - ya) * slope)
+    k = _after(xa + (row - ya) * slope, centre)
     return max(k, 0.0) if k < extent else extent
 
 
 @exact
-def _crossing(a, b, sign, row, extent, at, signs, count):
+def _crossing(a, b, sign, row, centre, extent, at, signs, count):
     """Inserts the crossing of edge a -> b with a row into the sorted list `at`."""
-    if not min(a[1], b[1]) <= row < max(a[1], b[1]):
+    from_above = _is_after(row, a[1], centre[1])
+    if from_above == _is_after(row, b[1], centre[1]):
         return count
-    k = _first_right(a[0], a[1], (b[0] - a[0]) / (b[1] - a[1]), row, extent)
+    k = _first_right(a[0], a[1], (b[0] - a[0]) / (b[1] - a[1]), row, centre[0], extent)
     where = count
     while where > 0 and at[where - 1] > k:
         at[where], signs[where] = at[where - 1], signs[where - 1]
         where -= 1
-    at[where], signs[where] = k, sign if b[1] > a[1] else -sign
+    at[where], signs[where] = k, sign if from_above else -sign
     return count + 1
 
 
 @exact
-def winding_runs(corners, row, extent, runs):
+def winding_runs(corners, row, centre, extent, runs):
     """Runs of a row's targets with a winding number that is not 0, for any tile.
 
     Returns how many there are, up to two; `runs` gets the first target, the one after the last, and the sign of det J
@@ -73,10 +103,10 @@ def winding_runs(corners, row, extent, runs):
     at, signs = np.empty(4), np.empty(4)
     a, b, c, d = corners
     # A -> B, B -> D, D -> C, C -> A, each from its lower vertex index: the sign says which way the tile goes.
-    count = _crossing(a, b, 1.0, row, extent, at, signs, 0)
-    count = _crossing(b, d, 1.0, row, extent, at, signs, count)
-    count = _crossing(c, d, -1.0, row, extent, at, signs, count)
-    count = _crossing(a, c, -1.0, row, extent, at, signs, count)
+    count = _crossing(a, b, 1.0, row, centre, extent, at, signs, 0)
+    count = _crossing(b, d, 1.0, row, centre, extent, at, signs, count)
+    count = _crossing(c, d, -1.0, row, centre, extent, at, signs, count)
+    count = _crossing(a, c, -1.0, row, centre, extent, at, signs, count)
     winding, found = 0.0, 0
     for n in range(count):
         before = winding
@@ -90,18 +120,22 @@ def winding_runs(corners, row, extent, runs):
 
 
 @exact
-def _turn(a, b, sign, x, y):
+def _turn(a, b, sign, x, y, centre):
     """What an edge adds to the winding number about a point."""
-    if not min(a[1], b[1]) <= y < max(a[1], b[1]) or not x >= a[0] + (y - a[1]) * ((b[0] - a[0]) / (b[1] - a[1])):
+    from_above = _is_after(y, a[1], centre[1])
+    if from_above == _is_after(y, b[1], centre[1]):
         return 0.0
-    return sign if b[1] > a[1] else -sign
+    if not _is_after(x, a[0] + (y - a[1]) * ((b[0] - a[0]) / (b[1] - a[1])), centre[0]):
+        return 0.0
+    return sign if from_above else -sign
 
 
 @exact
-def winding(corners, x, y):
+def winding(corners, x, y, centre):
     """Winding number of a tile about a point."""
     a, b, c, d = corners
-    return _turn(a, b, 1.0, x, y) + _turn(b, d, 1.0, x, y) + _turn(c, d, -1.0, x, y) + _turn(a, c, -1.0, x, y)
+    turns = _turn(a, b, 1.0, x, y, centre) + _turn(b, d, 1.0, x, y, centre)
+    return turns + _turn(c, d, -1.0, x, y, centre) + _turn(a, c, -1.0, x, y, centre)
 
 
 @exact
@@ -114,13 +148,14 @@ def _is_convex(a, b, c, d):
 
 
 @exact
-def convex_runs(widened, i, low, high, extent, spans, left, right):
+def convex_runs(widened, centre, i, low, high, extent, spans, left, right):
     """The targets that the convex tiles of a row of tiles enclose.
 
     Row r of targets has `left[at + r - first] <= k < right[at + r - first]`.
 
     Args:
         widened: vertices as `vertices` makes them.
+        centre: likewise.
         i: the row of tiles.
         low: first row of interest.
         high: the row after the last.
@@ -137,7 +172,8 @@ def convex_runs(widened, i, low, high, extent, spans, left, right):
         # A vertex that is not finite: its tiles own nothing.
         if not (a[1] == a[1] and b[1] == b[1] and c[1] == c[1] and d[1] == d[1]):
             continue
-        ya, yb, yc, yd = _row(a[1], low, high), _row(b[1], low, high), _row(c[1], low, high), _row(d[1], low, high)
+        ya, yb = _row(a[1], centre[1], low, high), _row(b[1], centre[1], low, high)
+        yc, yd = _row(c[1], centre[1], low, high), _row(d[1], centre[1], low, high)
         first, last = min(min(ya, yb), min(yc, yd)), max(max(ya, yb), max(yc, yd))
         if first == last:
             continue
@@ -154,7 +190,7 @@ def convex_runs(widened, i, low, high, extent, spans, left, right):
             above, below = min(row_p, row_q), max(row_p, row_q)
             count += below - above
             for row in range(above, below):
-                k = _first_right(p[0], p[1], slope, np.float64(row), extent)
+                k = _first_right(p[0], p[1], slope, np.float64(row), centre[0], extent)
                 left[at + row - first] = min(left[at + row - first], k)
                 right[at + row - first] = max(right[at + row - first], k)
         # A row crosses two edges of a convex tile, and cannot cross more where they are only almost parallel.

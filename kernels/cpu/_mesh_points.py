@@ -92,14 +92,14 @@ def _bins(widened):
 
 
 @inline
-def _owner(widened, bins, x, y):
+def _owner(widened, centre, bins, x, y):
     """First tile that encloses a point, and its winding number; -1 and 0 if none does."""
     w = widened.shape[1]
     x_axis, y_axis, offset, members = bins
     n = _bin(y, y_axis) * (w - 1) + _bin(x, x_axis)
     for at in range(offset[n], offset[n + 1]):
         tile = members[at]
-        turns = winding(quad(widened, tile // (w - 1), tile % (w - 1)), x, y)
+        turns = winding(quad(widened, tile // (w - 1), tile % (w - 1)), x, y, centre)
         if turns != 0:
             return tile, turns
     return -1, 0.0
@@ -145,12 +145,12 @@ def _nearest_patch(mesh, x, y, homography):
 
 
 @inline
-def _unzoom(mesh, widened, bins, x, y, homography):
+def _unzoom(mesh, widened, centre, bins, x, y, homography):
     """Zoomed position of a point and the tile that has it; NaN and -1 where none has."""
     h, w = mesh.shape[0], mesh.shape[1]
     if not (abs(x) < math.inf and abs(y) < math.inf):
         return math.nan, math.nan, -1
-    tile, turns = _owner(widened, bins, x, y)
+    tile, turns = _owner(widened, centre, bins, x, y)
     if tile >= 0:
         corners = quad(mesh, tile // (w - 1), tile % (w - 1))
         p, q, has_homography = perspective(corners) if homography else (0.0, 0.0, False)
@@ -186,11 +186,11 @@ def map_points(mesh, points, inverse, homography, mapped, tiles, part, parts):
             continue
         one, at = mesh[b if len(mesh) > 1 else 0], points[b if len(points) > 1 else 0]
         if inverse:
-            vertices(one, _UNIT, _UNIT, 0, h, widened)
+            centre = vertices(one, _UNIT, _UNIT, 0, h, widened)
             bins = _bins(widened)
             for n in range(low, high):
                 x, y = np.float64(at[n, 0]), np.float64(at[n, 1])
-                mapped[b, n, 0], mapped[b, n, 1], tiles[b, n] = _unzoom(one, widened, bins, x, y, homography)
+                mapped[b, n, 0], mapped[b, n, 1], tiles[b, n] = _unzoom(one, widened, centre, bins, x, y, homography)
         else:
             for n in range(low, high):
                 x, y = np.float64(at[n, 0]), np.float64(at[n, 1])
