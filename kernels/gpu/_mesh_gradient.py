@@ -160,7 +160,7 @@ def launch(
         INVERSE=inverse,
         HOMOGRAPHY=homography,
         BLOCK=_TARGETS,
-        **UNFUSED,  # the clamp of a zoom looks at the same T~ as positions did
+        **UNFUSED,  # a zoom is clamped here where `positions` did, and a tile projective
     )
     grad_mesh = mesh.new_empty(batch, h, w, 2, dtype=mesh.dtype if len(mesh) == batch else torch.float64)
     _sum_tiles_kernel[(triton.cdiv(h * w, _VERTICES), batch)](grad_mesh, shares, h, w, BLOCK=_VERTICES)

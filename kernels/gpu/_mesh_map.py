@@ -11,12 +11,14 @@ from fastwarp.kernels.gpu._mesh_tiles import (
     centre_of,
     cross,
     evaluate,
+    is_finite,
     jacobian,
     load_patch,
     moments,
     slope,
     solve,
     through_inverse,
+    tied,
     to_corners,
     widened,
     winding,
@@ -31,28 +33,22 @@ _POINTS = 1024 if INTERPRETED else 128
 
 
 @triton.jit
-def _coordinates(ptr, centre_x, centre_y, mask):
-    """Vertices of the widened mesh, x and y."""
-    x = widened(tl.load(ptr, mask=mask, other=0).to(tl.float64), centre_x)
-    return x, widened(tl.load(ptr + 1, mask=mask, other=0).to(tl.float64), centre_y)
-
-
-@triton.jit
 def _find_owner(mesh_ptr, h, w, x, y, TILES: tl.constexpr):
     """The first enclosing tile of each point, as twice its number, and 1 more if it is mirrored there."""
     owner = tl.full(x.shape, _NONE, tl.int32)
     tiles = (h - 1) * (w - 1)
     centre_x, centre_y = centre_of(mesh_ptr, h, w)
+    tied_x, tied_y = tied(x, centre_x), tied(y, centre_y)
     for t0 in range(0, tiles, TILES):
         t = t0 + tl.arange(0, TILES)[None, :]
-        a_ptr = mesh_ptr + 2 * (t + t // (w - 1))
-        ax, ay = _coordinates(a_ptr, centre_x, centre_y, t < tiles)
-        bx, by = _coordinates(a_ptr + 2, centre_x, centre_y, t < tiles)
-        cx, cy = _coordinates(a_ptr + 2 * w, centre_x, centre_y, t < tiles)
-        dx, dy = _coordinates(a_ptr + 2 * w + 2, centre_x, centre_y, t < tiles)
+        i, j = t // (w - 1), t % (w - 1)
+        ax, ay = widened(mesh_ptr, i, j, h, w, t < tiles)
+        bx, by = widened(mesh_ptr, i, j + 1, h, w, t < tiles)
+        cx, cy = widened(mesh_ptr, i + 1, j, h, w, t < tiles)
+        dx, dy = widened(mesh_ptr, i + 1, j + 1, h, w, t < tiles)
         slopes = slope(ax, ay, bx, by), slope(bx, by, dx, dy), slope(cx, cy, dx, dy), slope(ax, ay, cx, cy)
-        number = winding(ax, ay, bx, by, cx, cy, dx, dy, *slopes, x[:, None], y[:, None])
-        whole = (ax == ax) & (bx == bx) & (cx == cx) & (dx == dx) & (ay == ay) & (by == by) & (cy == cy) & (dy == dy)
+        number = winding(ax, ay, bx, by, cx, cy, dx, dy, *slopes, tied_x[:, None], y[:, None], tied_y[:, None])
+        whole = is_finite(ax, bx, cx, dx) & is_finite(ay, by, cy, dy)
         code = tl.where(number > 0, 2 * t + 1, 2 * t)
         owner = tl.minimum(owner, tl.min(tl.where((number != 0) & whole, code, _NONE), 1))
     return owner
@@ -249,6 +245,7 @@ def launch_backward(
         INVERSE=inverse,
         HOMOGRAPHY=homography,
         BLOCK=_POINTS,
+        **UNFUSED,  # a tile must be projective here if it was in `map`
     )
     block = {"VERTICES": 128, "POINTS": 64} if INTERPRETED else {"VERTICES": 16, "POINTS": 64}
     _sum_points_kernel[(triton.cdiv(h * w, block["VERTICES"]), batch)](grad_mesh, shares, tiles, h, w, count, **block)

@@ -16,7 +16,18 @@ import triton.language as tl
 from torch import Tensor
 
 from fastwarp.kernels.gpu._launch import INTERPRETED, pack, select, unpack
-from fastwarp.kernels.gpu._mesh_tiles import centre_of, evaluate, load_patch, scaled, slope, solve, widened, winding
+from fastwarp.kernels.gpu._mesh_tiles import (
+    centre_of,
+    evaluate,
+    is_finite,
+    load_patch,
+    scaled,
+    slope,
+    solve,
+    tied,
+    widened,
+    winding,
+)
 from fastwarp.kernels.gpu._pieces import batch_stride
 
 UNFUSED = {"enable_fp_fusion": False}
@@ -139,7 +150,6 @@ def _outline_kernel(edges_ptr, boxes_ptr, mesh_ptr, valid_ptr, sizes, stride_mb,
     unit_y, unit_x = tl.maximum(extent_y - 1, 1).to(tl.float64), tl.maximum(extent_x - 1, 1).to(tl.float64)
     shift_y, shift_x = tl.where(extent_y == 1, 0.5, 0.0), tl.where(extent_x == 1, 0.5, 0.0)
     mesh_ptr += b * stride_mb
-    centre_x, centre_y = centre_of(mesh_ptr, h, w)
     vertices = h * w
     edges_ptr += (b * tl.num_programs(1) + level) * 4 * vertices
     boxes_ptr += (b * tl.num_programs(1) + level) * (4 * vertices + 2 * h)
@@ -147,31 +157,33 @@ def _outline_kernel(edges_ptr, boxes_ptr, mesh_ptr, valid_ptr, sizes, stride_mb,
     for j0 in range(0, w, BLOCK):
         j = j0 + tl.arange(0, BLOCK)
         n = i * w + j
-        a_ptr = mesh_ptr + 2 * n
-        to_right, below = tl.where(j < w - 1, 2, 0), tl.where(i < h - 1, 2 * w, 0)
-        ax, ay = _vertex(a_ptr, j < w, centre_x, centre_y, shift_x, shift_y, unit_x, unit_y)
-        bx, by = _vertex(a_ptr + to_right, j < w, centre_x, centre_y, shift_x, shift_y, unit_x, unit_y)
-        cx, cy = _vertex(a_ptr + below, j < w, centre_x, centre_y, shift_x, shift_y, unit_x, unit_y)
-        dx, dy = _vertex(a_ptr + to_right + below, j < w, centre_x, centre_y, shift_x, shift_y, unit_x, unit_y)
+        # Beside the last tiles, their vertices again.
+        next_i, next_j = tl.minimum(i + 1, h - 1), tl.minimum(j + 1, w - 1)
+        ax, ay = widened(mesh_ptr, i, j, h, w, j < w)
+        bx, by = widened(mesh_ptr, i, next_j, h, w, j < w)
+        cx, cy = widened(mesh_ptr, next_i, j, h, w, j < w)
+        dx, dy = widened(mesh_ptr, next_i, next_j, h, w, j < w)
+        ax, ay = (ax - shift_x) * unit_x, (ay - shift_y) * unit_y
+        bx, by = (bx - shift_x) * unit_x, (by - shift_y) * unit_y
+        cx, cy = (cx - shift_x) * unit_x, (cy - shift_y) * unit_y
+        dx, dy = (dx - shift_x) * unit_x, (dy - shift_y) * unit_y
         tl.store(edges_ptr + 4 * n, ax, mask=j < w)
         tl.store(edges_ptr + 4 * n + 1, ay, mask=j < w)
         tl.store(edges_ptr + 4 * n + 2, slope(ax, ay, bx, by), mask=j < w)
         tl.store(edges_ptr + 4 * n + 3, slope(ax, ay, cx, cy), mask=j < w)
 
-        # Crossings lie between the ends of their edge but for rounding, which is relative to these. What is not finite
-        # leaves the whole row; a tile with a NaN has no rows.
+        # Crossings lie between the ends of their edge but for rounding, which is relative to these. A tile with a
+        # vertex that is not finite has no rows.
         low = tl.minimum(tl.minimum(ax, bx), tl.minimum(cx, dx))
         high = tl.maximum(tl.maximum(ax, bx), tl.maximum(cx, dx))
         slack = 1.0 + (tl.abs(low) + tl.abs(high)) * 2.0**-40
-        low, high = low - slack, high + slack
-        left = tl.floor(tl.where(low > 0, tl.minimum(low, extent_x), 0.0)).to(tl.int32)
-        right = tl.ceil(tl.where(high < extent_x, tl.maximum(high, -1.0), extent_x)).to(tl.int32)
+        left = tl.minimum(tl.maximum(low - slack, 0.0), extent_x).to(tl.int32)
+        right = tl.minimum(tl.maximum(high + slack, -1.0), extent_x).to(tl.int32)
         low = tl.minimum(tl.minimum(ay, by), tl.minimum(cy, dy))
         high = tl.maximum(tl.maximum(ay, by), tl.maximum(cy, dy))
-        whole = (ax == ax) & (bx == bx) & (cx == cx) & (dx == dx) & (ay == ay) & (by == by) & (cy == cy) & (dy == dy)
-        whole &= (i < h - 1) & (j < w - 1)
+        whole = is_finite(ax, bx, cx, dx) & is_finite(ay, by, cy, dy) & (i < h - 1) & (j < w - 1)
         top = tl.where(whole, tl.ceil(tl.minimum(tl.maximum(low, 0.0), extent_y)), 0.0).to(tl.int32)
-        bottom = tl.where(whole, tl.ceil(tl.minimum(tl.maximum(high, 0.0), extent_y)), 0.0).to(tl.int32)
+        bottom = tl.where(whole, tl.floor(tl.minimum(tl.maximum(high, -1.0), extent_y - 1)) + 1, 0.0).to(tl.int32)
         tl.store(boxes_ptr + n, left, mask=j < w)
         tl.store(boxes_ptr + vertices + n, right, mask=j < w)
         tl.store(boxes_ptr + 2 * vertices + n, top, mask=j < w)
@@ -183,20 +195,13 @@ def _outline_kernel(edges_ptr, boxes_ptr, mesh_ptr, valid_ptr, sizes, stride_mb,
 
 
 @triton.jit
-def _vertex(ptr, mask, centre_x, centre_y, shift_x, shift_y, unit_x, unit_y):
-    x = tl.load(ptr, mask=mask, other=0).to(tl.float64)
-    y = tl.load(ptr + 1, mask=mask, other=0).to(tl.float64)
-    return (widened(x, centre_x) - shift_x) * unit_x, (widened(y, centre_y) - shift_y) * unit_y
-
-
-@triton.jit
-def _winding_of(a_ptr, w, x, y):
+def _winding_of(a_ptr, w, x, y, row):
     """Winding number of one tile about targets, from the edges at its corner A."""
     c_ptr = a_ptr + 4 * w
     ax, ay, bx, by = tl.load(a_ptr), tl.load(a_ptr + 1), tl.load(a_ptr + 4), tl.load(a_ptr + 5)
     cx, cy, dx, dy = tl.load(c_ptr), tl.load(c_ptr + 1), tl.load(c_ptr + 4), tl.load(c_ptr + 5)
     ab, bd, cd, ac = tl.load(a_ptr + 2), tl.load(a_ptr + 7), tl.load(c_ptr + 2), tl.load(a_ptr + 3)
-    return winding(ax, ay, bx, by, cx, cy, dx, dy, ab, bd, cd, ac, x, y)
+    return winding(ax, ay, bx, by, cx, cy, dx, dy, ab, bd, cd, ac, x, y, row)
 
 
 @triton.jit
@@ -268,6 +273,12 @@ def _unzoom_kernel(
     x, y = k.to(tl.float64), r.to(tl.float64)
     reads = (r < extent_y) & (k < extent_x) & (source_y > 0) & (source_x > 0)
 
+    mesh_ptr += b * stride_mb
+    unit_y, unit_x = tl.maximum(extent_y - 1, 1), tl.maximum(extent_x - 1, 1)
+    shift_y, shift_x = tl.where(extent_y == 1, 0.5, 0.0), tl.where(extent_x == 1, 0.5, 0.0)
+    centre_x, centre_y = centre_of(mesh_ptr, h, w)
+    tied_x, tied_y = tied(x, (centre_x - shift_x) * unit_x), tied(y, (centre_y - shift_y) * unit_y)
+
     # The first enclosing tile: twice the number of its corner A, and 1 more if it is mirrored there.
     vertices = h * w
     edges_ptr += b * stride_eb + level * 4 * vertices
@@ -292,18 +303,15 @@ def _unzoom_kernel(
         waiting = tl.where(meets, n, _NONE)
         vertex = tl.min(waiting, 0)
         while vertex < _NONE:
-            number = _winding_of(edges_ptr + 4 * vertex, w, x, y)
+            number = _winding_of(edges_ptr + 4 * vertex, w, tied_x, y, tied_y)
             code = tl.where(number > 0, 2 * vertex + 1, 2 * vertex)
             owner = tl.minimum(owner, tl.where(number != 0, code, _NONE))
             waiting = tl.where(waiting == vertex, _NONE, waiting)
             vertex = tl.min(waiting, 0)
 
-    mesh_ptr += b * stride_mb
     owned = reads & (owner < _NONE)
     mirrored = (owner & 1) == 1
     vertex = tl.where(owned, owner >> 1, 0)
-    unit_y, unit_x = tl.maximum(extent_y - 1, 1), tl.maximum(extent_x - 1, 1)
-    shift_y, shift_x = tl.where(extent_y == 1, 0.5, 0.0), tl.where(extent_x == 1, 0.5, 0.0)
     a_ptr = mesh_ptr + 2 * vertex
     REAL: tl.constexpr = tl.float64 if EXACT else tl.float32
     f, g, found = _solve_targets(*(a_ptr, w, k, r, shift_x, shift_y, unit_x, unit_y, mirrored, REAL, HOMOGRAPHY))

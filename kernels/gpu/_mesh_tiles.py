@@ -8,11 +8,13 @@ import triton
 import triton.language as tl
 
 _SINGULAR: tl.constexpr = tl.constexpr(1e-12)  # a smaller det J, relative to its columns, has no inverse
+_FLATTEST: tl.constexpr = tl.constexpr(2.0**-10)  # homographies have larger weights (A's is 1), others are triangles
+_WIDER: tl.constexpr = tl.constexpr(2.0**-10)  # how far the outline reaches out for targets, in tiles
 
 
 @triton.jit
 def cross(ax, ay, bx, by):
-    return tl.fma(ax, by, -(ay * bx))
+    return ax * by - ay * bx
 
 
 @triton.jit
@@ -28,7 +30,8 @@ def load_patch(a_ptr, w, REAL: tl.constexpr, HOMOGRAPHY: tl.constexpr):
         safe = tl.where(det == 0, 1.0, det)
         p = cross(gx, gy, cx - dx, cy - dy) / safe
         q = cross(bx - dx, by - dy, gx, gy) / safe
-        projective = (det != 0) & (tl.abs(det) < float("inf")) & (1.0 + p > 0) & (1.0 + q > 0) & (1.0 + p + q > 0)
+        projective = (det != 0) & (tl.abs(det) < float("inf"))
+        projective &= (1.0 + p > _FLATTEST) & (1.0 + q > _FLATTEST) & (1.0 + p + q > _FLATTEST)
         p, q = tl.where(projective, p, 0.0), tl.where(projective, q, 0.0)
     return ax, ay, bx - ax, by - ay, cx - ax, cy - ay, gx, gy, p, q, projective
 
@@ -160,13 +163,13 @@ def to_corners(patch, a_x, a_y, b_x, b_y, c_x, c_y, d_x, d_y, HOMOGRAPHY: tl.con
 
 
 @triton.jit
-def winding(ax, ay, bx, by, cx, cy, dx, dy, ab, bd, cd, ac, x, y):
+def winding(ax, ay, bx, by, cx, cy, dx, dy, ab, bd, cd, ac, x, y, row):
     """Winding number of the outline A, B, D, C of a tile about (x, y): negative where its det J is positive.
 
     ab, bd, cd and ac are the `slope`s of the edges, each from the vertex of lower number, so that both tiles of an edge
-    compute the same crossing.
+    compute the same crossing. x and row have been `tied`, the latter from y.
     """
-    a, b, c, d = (ay <= y).to(tl.int32), (by <= y).to(tl.int32), (cy <= y).to(tl.int32), (dy <= y).to(tl.int32)
+    a, b, c, d = (ay <= row).to(tl.int32), (by <= row).to(tl.int32), (cy <= row).to(tl.int32), (dy <= row).to(tl.int32)
     # A row meets the edges whose ends differ.
     number = tl.where(x >= ax + (y - ay) * ab, a - b, 0)
     number += tl.where(x >= bx + (y - by) * bd, b - d, 0)
@@ -176,24 +179,56 @@ def winding(ax, ay, bx, by, cx, cy, dx, dy, ab, bd, cd, ac, x, y):
 
 
 @triton.jit
+def tied(x, centre):
+    """Coordinates of targets for `winding`: a target on an edge or at a vertex goes to the side of the mesh's centre.
+
+    Where x == v, `v <= tied(x)` says whether v <= centre: past the centre it is the next number below x.
+    """
+    bits = x.to(tl.int64, bitcast=True)
+    below = tl.where(x > 0, bits - 1, tl.where(x < 0, bits + 1, -0x7FFFFFFFFFFFFFFF)).to(tl.float64, bitcast=True)
+    return tl.where((x <= centre) | (x != x), x, below)
+
+
+@triton.jit
 def slope(ax, ay, bx, by):
     """dx/dy of an edge; anything where no row meets it."""
     return (bx - ax) / tl.where(by == ay, 1.0, by - ay)
 
 
 @triton.jit
-def widened(x, centre):
-    """A coordinate of the mesh that is a millionth larger about its centre: its outline encloses what lies on it."""
-    return x + (x - centre) * 2.0**-19
+def widened(mesh_ptr, i, j, h, w, mask):
+    """Vertices of the mesh, those of the outline moved outwards along the edges that lead to them."""
+    inner_i = tl.where(i == 0, 1, tl.where(i == h - 1, h - 2, i))
+    inner_j = tl.where(j == 0, 1, tl.where(j == w - 1, w - 2, j))
+    ptr, down_ptr, right_ptr = (
+        mesh_ptr + 2 * (i * w + j),
+        mesh_ptr + 2 * (inner_i * w + j),
+        mesh_ptr + 2 * (i * w + inner_j),
+    )
+    x, y = _coordinates(ptr, mask)
+    down_x, down_y = _coordinates(down_ptr, mask)
+    right_x, right_y = _coordinates(right_ptr, mask)
+    return x + ((x - down_x) + (x - right_x)) * _WIDER, y + ((y - down_y) + (y - right_y)) * _WIDER
+
+
+@triton.jit
+def _coordinates(ptr, mask):
+    return tl.load(ptr, mask=mask, other=0).to(tl.float64), tl.load(ptr + 1, mask=mask, other=0).to(tl.float64)
+
+
+@triton.jit
+def is_finite(a, b, c, d):
+    """Whether four numbers all are."""
+    infinity = float("inf")
+    return (tl.abs(a) < infinity) & (tl.abs(b) < infinity) & (tl.abs(c) < infinity) & (tl.abs(d) < infinity)
 
 
 @triton.jit
 def centre_of(mesh_ptr, h, w):
     """Mean of the four corner vertices."""
-    last = mesh_ptr + 2 * (w - 1)
-    below = mesh_ptr + 2 * w * (h - 1)
-    x = tl.load(mesh_ptr).to(tl.float64) + tl.load(last).to(tl.float64)
-    x = (x + tl.load(below).to(tl.float64)) + tl.load(below + 2 * (w - 1)).to(tl.float64)
-    y = tl.load(mesh_ptr + 1).to(tl.float64) + tl.load(last + 1).to(tl.float64)
-    y = (y + tl.load(below + 1).to(tl.float64)) + tl.load(below + 2 * (w - 1) + 1).to(tl.float64)
-    return 0.25 * x, 0.25 * y
+    below_ptr = mesh_ptr + 2 * w * (h - 1)
+    x, y = _coordinates(mesh_ptr, True)
+    right_x, right_y = _coordinates(mesh_ptr + 2 * (w - 1), True)
+    below_x, below_y = _coordinates(below_ptr, True)
+    last_x, last_y = _coordinates(below_ptr + 2 * (w - 1), True)
+    return 0.25 * (((x + right_x) + below_x) + last_x), 0.25 * (((y + right_y) + below_y) + last_y)
