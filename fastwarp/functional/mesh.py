@@ -202,7 +202,8 @@ def mesh_unzoom(
             own.
         tile: see `mesh_zoom`.
         antialias: average where the unzoom reduces, see `mesh_zoom`.
-        fill: value of targets outside the mesh: 0, or what the nearest point of its outline has.
+        fill: value of targets outside the mesh: 0, or what the nearest point of its outline has; they have no gradient
+            to the mesh.
         valid: integer `[B, 2]` for each level: the part of the result that the warp spans; the rest is 0.
         source_valid: integer `[B, 2]` for each level: the part of the zoomed map that is not padding.
 
