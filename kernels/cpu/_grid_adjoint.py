@@ -41,7 +41,10 @@ def _row_ranges(windows, at, count, extent):
 
 @inline
 def _add(grad, at, steps, upper, lower, fraction_y, fraction_x, right, channels, lines, total, buffer):
-    """Adds some targets to `total` `[pixel][channels]`. Target i of channel c is `grad[at + i*steps[0] + c*steps[1]]`."""
+    """Adds some targets to `total` `[pixel][channels]`; channel c of target i is `grad[at + i*steps[0] + c*steps[1]]`.
+
+    `lines` are where 8 planes start, and halves: `blend_rows` of a row with itself interleaves it.
+    """
     count, one = len(upper), total.dtype.type(1)
     weights = (fraction_y, fraction_x)
     done = 0

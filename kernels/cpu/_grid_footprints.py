@@ -22,9 +22,12 @@ def axis_windows(windows, axis, which, extent):
         i = which[k]
         x, c = windows[0, i], np.float64(windows[axis, i])
         s = max(np.float64(windows[2 + axis, i]), 1.0) if len(windows) > 2 else 1.0
+        lost = False
+        for row in range(len(windows)):
+            lost |= windows[row, i] != windows[row, i]
         if x < 0:
             c, s = 0.0, 0.0
-        elif c != c or s != s:
+        elif lost:
             c, s = np.nan, 1.0
         else:
             c = min(max(c, 0.0), extent - 1.0)

@@ -77,12 +77,9 @@ def _add_windows(windows, lo, fraction_y, fraction_x, size, total, result):
         fy, fx = np.float64(fraction_y[i]), np.float64(fraction_x[i])
         a, b, c, d = total[i], total[n + i], total[2 * n + i], total[3 * n + i]
         by_x, by_y = (1 - fy) * (b - a) + fy * (d - c), (1 - fx) * (c - a) + fx * (d - b)
-        if x != x or y != y:
-            by_x, by_y = np.nan, np.nan
-        if not x >= size[1] - 1:  # there both taps are the last pixel
-            result[0, lo + i] += by_x
-        if not y >= size[0] - 1:
-            result[1, lo + i] += by_y
+        # On the last pixel, and beyond, both taps are that pixel.
+        result[0, lo + i] += np.nan if x != x or y != y else by_x if x < size[1] - 1 else 0.0
+        result[1, lo + i] += np.nan if x != x or y != y else by_y if y < size[0] - 1 else 0.0
 
 
 @jit
