@@ -1,8 +1,10 @@
 """Compiles every Triton kernel for GPUs that need not be there; prints a JSON list of what each one uses
-(registers; bytes of stack, local and shared memory; whether it has accesses of 16 bytes).
+(registers; bytes of stack, local and shared memory; whether it has accesses of 16 bytes, and products in float64 that
+may be fused with sums).
 
 Run as a script, without TRITON_INTERPRET. The launchers are called as they are, on CPU tensors; instead of launching,
-each kernel is compiled for the arguments it was given. `--short` leaves out the rarer variants.
+each kernel is compiled for the arguments it was given. `--short` leaves out the rarer variants, `--mesh` all
+other families.
 """
 
 import json
@@ -21,7 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
-from fastwarp.kernels.gpu import axis, density, grid, separable
+from fastwarp.kernels.gpu import axis, density, grid, mesh, separable
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -99,6 +101,7 @@ def launches(short: bool) -> Iterator[str]:
         yield f"camera and uint8 antialias={antialias}"
 
     yield from grid_launches(short)
+    yield from mesh_launches(short)
 
 
 def grid_launches(short: bool) -> Iterator[str]:
@@ -128,6 +131,24 @@ def grid_launches(short: bool) -> Iterator[str]:
         yield f"camera and uint8 rows={rows}"
 
 
+def mesh_launches(short: bool) -> Iterator[str]:
+    """The same for the `mesh` family."""
+    for dtype in (torch.float32,) if short else (torch.float32, torch.float64):
+        for levels in (PYRAMID,) if short else (PYRAMID, [(3, 600, 960)]):
+            vertices, points = torch.empty(2, 31, 51, 2, dtype=dtype), torch.empty(2, 1000, 2, dtype=dtype)
+            sizes = [side for _, *size in levels for side in size]
+            valid = torch.zeros(2, len(levels), 2, dtype=torch.int64)
+            for inverse in (False, True):
+                for homography in (False, True):
+                    args = (sizes, sizes, inverse, homography)
+                    for border in (False, True):
+                        windows, tiles = mesh.positions(vertices, *args, border, valid, None)
+                    mesh.positions_backward(windows, vertices, windows, tiles, *args, valid, None)
+                    mapped, tiles = mesh.map(vertices, points, inverse, homography)
+                    mesh.map_backward(mapped, vertices, points, mapped, tiles, inverse, homography)
+                    yield f"{dtype} inverse={inverse} homography={homography} levels={len(levels)}"
+
+
 JOBS: list[tuple[str, Any, tuple, dict]] = []
 
 
@@ -139,6 +160,8 @@ def row(job: int, capability: int) -> dict[str, Any]:
         **found,
         **resources(compiled),
         "VECTORS": re.search(r"\.v4\.b32|\.v2\.b64", compiled.asm["ptx"]) is not None,
+        # Without a rounding mode, ptxas may make a fused multiply-add of it.
+        "FUSIBLE": re.search(r"\b(add|sub|mul)\.f64", compiled.asm["ptx"]) is not None,
     }
 
 
@@ -149,7 +172,8 @@ def main() -> None:
         recorded.append((kernel, args, kwargs))
 
     JITFunction.run = record  # type: ignore[method-assign]
-    for case in launches("--short" in sys.argv):
+    chosen = mesh_launches if "--mesh" in sys.argv else launches
+    for case in chosen("--short" in sys.argv):
         JOBS.extend((case, *call) for call in recorded)
         recorded.clear()
     # Forked workers find the kernels and their arguments in JOBS.
