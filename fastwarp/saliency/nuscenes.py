@@ -1,0 +1,223 @@
+"""A data set's prior from the tables of nuScenes: 3-D boxes, projected into the cameras of the key frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastwarp.errors import FastwarpError
+from fastwarp.saliency._mean import check_density, mean_density
+from fastwarp.saliency._records import Meter, Progress, Row, size_of, table
+from fastwarp.saliency.boxes_3d import project_boxes_3d
+from fastwarp.saliency.files import Prior
+
+TABLES = ("sensor", "calibrated_sensor", "sample_data", "ego_pose", "sample_annotation")
+"""What is read, in this order: each says what of the next is needed."""
+
+NAMING_TABLES = ("category", "instance")
+"""What is read before these if only some categories count."""
+
+
+class _Camera(NamedTuple):
+    """One camera of one vehicle: from its coordinates to the vehicle's `[4, 4]`, and its matrix `[3, 3]`."""
+
+    pose: np.ndarray
+    intrinsics: Tensor
+
+
+class _Frame(NamedTuple):
+    """One image of a key frame: tokens of its sample, of the vehicle's pose, and of the camera."""
+
+    sample: str
+    ego_pose: str
+    camera: str
+
+
+def nuscenes_prior(
+    folder: str | Path,
+    version: str = "v1.0-mini",
+    shape: tuple[int, int] = (27, 48),
+    amplitude: float = 1.0,
+    bandwidth: float = 64.0,
+    *,
+    cameras: Iterable[str] = (),
+    categories: Iterable[str] = (),
+    progress: Progress | None = None,
+) -> Prior:
+    """The mean over images of `box_density` of the projected 3-D boxes, which sums to 1: LZU's for 3-D detection.
+
+    Images are those of key frames, which annotations belong to. A box counts where `project_boxes_3d` finds it in the
+    picture, however little of it is visible. Images without a box say nothing of where objects are and are left out of
+    the mean. Only tables are read, no images, and of the tables only a little is in memory at a time.
+
+    Args:
+        folder: that holds the folder of tables.
+        version: name of the folder of tables: "v1.0-mini", "v1.0-trainval", ...
+        shape: (h, w) of the map in cells.
+        amplitude: a of `box_density`.
+        bandwidth: b of `box_density`, in pixels.
+        cameras: channels, say "CAM_FRONT". Empty: all cameras.
+        categories: names, say "vehicle.car", or "vehicle" for all its subcategories. Empty: all.
+        progress: is called with the bytes of tables done and their total, then with the images done and theirs.
+
+    Returns:
+        A prior of kind "nuscenes".
+
+    Raises:
+        FastwarpError: a table that cannot be read or is not JSON; a missing or unfit key (names record and key); tokens
+            that nothing has; a camera or category that is not in the tables; cameras of several sizes; no boxes at all.
+
+    Example:
+        >>> prior = nuscenes_prior("nuscenes", cameras=["CAM_FRONT"])  # doctest: +SKIP
+        >>> warp = fastwarp.SeparableWarp.from_saliency(prior.saliency[None], fwhm=10.0)  # doctest: +SKIP
+    """
+    check_density(None, shape, amplitude, bandwidth)
+    root, cameras, categories = Path(folder) / version, list(dict.fromkeys(cameras)), list(dict.fromkeys(categories))
+    tables = _Tables(root, (*(NAMING_TABLES if categories else ()), *TABLES), progress)
+    instances = tables.instances(categories) if categories else None
+    rigs = tables.cameras(cameras)
+    frames, size = tables.frames(rigs)
+    poses = tables.poses({frame.ego_pose for frame in frames})
+    objects = tables.objects({frame.sample for frame in frames}, instances)
+
+    found, places, meter = [np.empty((0, 4))], [], Meter(progress, len(frames))
+    for place, frame in enumerate(frames):
+        if frame.sample in objects:
+            camera = rigs[frame.camera]
+            extrinsics = torch.from_numpy(np.linalg.inv(poses[frame.ego_pose] @ camera.pose))
+            boxes = project_boxes_3d(objects[frame.sample], camera.intrinsics, extrinsics, size)
+            found.append(boxes.numpy())
+            places += [place] * len(boxes)
+        meter.add(1)
+    if not places:
+        raise FastwarpError(f"{root} has no such boxes in these images")
+    saliency, used = mean_density(np.concatenate(found), np.array(places), size, shape, amplitude, bandwidth)
+    settings = {
+        "kind": "nuscenes",
+        "source": Path(folder).resolve().name,
+        "version": version,
+        "image_size": list(size),
+        "amplitude": amplitude,
+        "bandwidth": bandwidth,
+        "cameras": cameras,
+        "categories": categories,
+        "images": used,
+        "images_without_boxes": len(frames) - used,
+        "boxes": len(places),
+    }
+    return Prior(saliency, settings)
+
+
+class _Tables:
+    """The tables of a version, read record by record."""
+
+    def __init__(self, root: Path, tables: Iterable[str], progress: Progress | None) -> None:
+        self.root = root
+        self.meter = Meter(progress, sum(size_of(root / f"{title}.json") for title in tables))
+
+    def rows(self, title: str) -> Iterator[Row]:
+        """The records of a table."""
+        return table(self.root / f"{title}.json", title, self.meter)
+
+    def instances(self, categories: list[str]) -> set[str]:
+        """Tokens of the objects that are of these categories."""
+        names = {row.get("token", "a text"): row.get("name", "a text") for row in self.rows("category")}
+        chosen = set()
+        for wanted in categories:
+            found = {token for token, title in names.items() if f"{title}.".startswith(f"{wanted}.")}
+            if not found:
+                raise FastwarpError(f"{self.root} has no category '{wanted}', it has {_listed(names.values())}")
+            chosen |= found
+        return {
+            row.get("token", "a text") for row in self.rows("instance") if row.get("category_token", "a text") in chosen
+        }
+
+    def cameras(self, channels: list[str]) -> dict[str, _Camera]:
+        """Cameras by the tokens of their calibrations."""
+        sensors = {
+            row.get("token", "a text"): row.get("channel", "a text")
+            for row in self.rows("sensor")
+            if row.get("modality", "a text") == "camera"
+        }
+        for channel in channels:
+            if channel not in sensors.values():
+                raise FastwarpError(f"{self.root} has no camera '{channel}', it has {_listed(sensors.values())}")
+        found = {}
+        for row in self.rows("calibrated_sensor"):
+            taken_by = sensors.get(row.get("sensor_token", "a text"))
+            if taken_by is not None and (not channels or taken_by in channels):
+                matrix = row.get("camera_intrinsic", "three rows of three numbers")
+                camera = _Camera(_pose(row), torch.tensor(matrix, dtype=torch.float64))
+                found[row.get("token", "a text")] = camera
+        return found
+
+    def frames(self, cameras: dict[str, _Camera]) -> tuple[list[_Frame], tuple[int, int]]:
+        """The images of key frames that these cameras took, and their size."""
+        frames: list[_Frame] = []
+        first = (0, 0)
+        for row in self.rows("sample_data"):
+            camera = row.get("calibrated_sensor_token", "a text")
+            if not row.get("is_key_frame", "true or false") or camera not in cameras:
+                continue
+            frames.append(_Frame(row.get("sample_token", "a text"), row.get("ego_pose_token", "a text"), camera))
+            height, width = (row.get(side, "an integer of at least 2") for side in ("height", "width"))
+            first = first if len(frames) > 1 else (height, width)
+            if (height, width) != first:
+                raise row.unfit(f"has {height} x {width} pixels, those before it {first[0]} x {first[1]}")
+        if not frames:
+            raise FastwarpError(f"{self.root} has no key frames of these cameras")
+        return frames, first
+
+    def poses(self, needed: set[str]) -> dict[str, np.ndarray]:
+        """From the vehicle's coordinates to the world's `[4, 4]`, by the tokens of the poses."""
+        rows = (row for row in self.rows("ego_pose") if row.get("token", "a text") in needed)
+        found = {row.get("token", "a text"): _pose(row) for row in rows}
+        if missing := needed - found.keys():
+            raise FastwarpError(f"{self.root} has no ego_pose with token {min(missing)}, which sample_data asks for")
+        return found
+
+    def objects(self, samples: set[str], instances: set[str] | None) -> dict[str, Tensor]:
+        """The boxes of samples in the world `[N, 10]`, as `project_boxes_3d` takes them, by the samples' tokens."""
+        found: dict[str, list[list[float]]] = {}
+        for row in self.rows("sample_annotation"):
+            sample = row.get("sample_token", "a text")
+            if sample not in samples:
+                continue
+            if instances is not None and row.get("instance_token", "a text") not in instances:
+                continue
+            size = row.get("size", "three numbers")
+            if min(size) < 0:
+                raise row.unfit(f"has size {size}, expected numbers that are not negative")
+            box = [*row.get("translation", "three numbers"), *size, *_rotation(row)]
+            found.setdefault(sample, []).append(box)
+        return {sample: torch.tensor(boxes, dtype=torch.float64) for sample, boxes in found.items()}
+
+
+def _rotation(row: Row) -> list[float]:
+    """The quaternion (w, x, y, z) of a record."""
+    rotation = row.get("rotation", "four numbers")
+    if not 0.9 < sum(number * number for number in rotation) < 1.1:
+        raise row.unfit(f"has rotation {rotation}, expected a quaternion of length 1")
+    return rotation
+
+
+def _pose(row: Row) -> np.ndarray:
+    """From the coordinates of what a record describes to those around it, `[4, 4]`."""
+    w, x, y, z = np.array(_rotation(row)) / np.linalg.norm(row.record["rotation"])
+    pose = np.eye(4)
+    pose[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    pose[:3, 3] = row.get("translation", "three numbers")
+    return pose
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(set(names))) or "none"
