@@ -60,6 +60,8 @@ def _matrices(
     lost = np.isnan(windows[:, target]).any(0)
     nan = scipy.sparse.csr_array((np.full(lost.sum(), np.nan), (target[lost], np.zeros(lost.sum(), int))), shape=shape)
     target = target[~lost]
+    if not len(target):
+        return [nan] * (len(windows) if derivatives else 1)
     window = windows[:, target]
     cx, cy = (np.clip(window[axis], 0, extent[1 - axis] - 1) for axis in range(2))
     if len(windows) == 2:
