@@ -16,7 +16,9 @@ from fastwarp.kernels.cpu._mesh_gradient import (
     value_and_slopes,
 )
 from fastwarp.kernels.cpu._mesh_owners import convex_runs, units, vertices, winding_runs
+from fastwarp.kernels.cpu._mesh_simd_gradient import COEFFICIENTS, bilinear_sums, homography_sums
 from fastwarp.kernels.cpu._parallel import inline, jit
+from fastwarp.kernels.cpu._simd import LANES
 
 _UNIT = (0.0, 1.0)  # normalised positions
 
@@ -84,7 +86,7 @@ def _zoom(grad_x, grad_y, mesh, i, homography, extents, span, width, at, scratch
 def _unzoom(grad_x, grad_y, x, y, tiles, mesh, i, homography, extents, span, width, at, scratch, sums):
     """Adds one level of one image to the sums of a row of tiles."""
     h, w = mesh.shape[0], mesh.shape[1]
-    widened, spans, left, right = scratch
+    widened, spans, left, right, c, lanes = scratch
     x_unit, y_unit = units(extents[1]), units(extents[0])
     centre = vertices(mesh, x_unit, y_unit, i, i + 2, widened)
     convex_runs(widened, centre, i, 0, extents[0], float(extents[1]), spans, left, right)
@@ -98,18 +100,28 @@ def _unzoom(grad_x, grad_y, x, y, tiles, mesh, i, homography, extents, span, wid
             continue
         corners = quad(mesh, i, j)
         p, q, has_homography = perspective(corners) if homography else (0.0, 0.0, False)
-        of_tile = (edges(corners, _UNIT, _UNIT), (float(j), float(i)), factor, pull, p, q, has_homography)
+        tile, place = edges(corners, _UNIT, _UNIT), (float(j), float(i))
         number = i * (w - 1) + j
         total = load(sums, j)
-        for r in range(first, last):
-            row = at + r * width
-            if run >= 0:
-                begin, end = row + int(left[run + r - first]), row + int(right[run + r - first])
-                total = _unzoom_run(grad_x, grad_y, x, y, tiles, number, begin, end, *of_tile, total)
+        if run >= 0 and width >= LANES:
+            for axis in range(2):
+                c[axis], c[2 + axis], c[4 + axis] = tile[1][axis], tile[2][axis], tile[3][axis]
+                c[6 + axis], c[8 + axis], c[10 + axis] = place[axis], factor[axis], pull[axis]
+            c[12], c[13] = p, q
+            of_tile = (left, right, run, first, last, width, at, number, grad_x, grad_y, x, y, tiles, lanes)
+            if has_homography:
+                homography_sums(c, *of_tile)
             else:
+                bilinear_sums(c, *of_tile)
+            for lane in range(LANES):
+                parts = lanes[lane::LANES]
+                total = add(total, (parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], parts[6], parts[7]))
+        else:
+            for r in range(first, last):
+                row = at + r * width
                 for n in range(winding_runs(quad(widened, i, j), float(r), centre, float(extents[1]), runs)):
-                    begin, end = row + int(runs[n, 0]), row + int(runs[n, 1])
-                    total = _unzoom_run(grad_x, grad_y, x, y, tiles, number, begin, end, *of_tile, total)
+                    of_run = (number, row + int(runs[n, 0]), row + int(runs[n, 1]), tile, place, factor, pull)
+                    total = _unzoom_run(grad_x, grad_y, x, y, tiles, *of_run, p, q, has_homography, total)
         store(sums, j, total)
 
 
@@ -120,7 +132,8 @@ def backward(
     """Fills `by_tile` `[meshes, h - 1, w - 1, 4, 2]` with the gradients of every tile's corners."""
     h, w = mesh.shape[1], mesh.shape[2]
     rows, longest = max(sizes[::2].max(), 1), max(sizes[1::2].max(), 1)
-    unzoom = (np.empty((h, w, 2)), np.empty((w - 1, 3), np.int64), np.empty((w - 1) * rows), np.empty((w - 1) * rows))
+    runs = (np.empty((w - 1, 3), np.int64), np.empty((w - 1) * rows), np.empty((w - 1) * rows))
+    unzoom = (np.empty((h, w, 2)), *runs, np.empty(COEFFICIENTS), np.empty(8 * LANES))
     zoom = (np.empty(longest), np.empty(w, np.int64))
     sums = np.empty((w - 1, 8))
     # Rows of tiles in turn: their heights differ ten times, and near ones are alike.

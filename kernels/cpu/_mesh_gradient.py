@@ -8,7 +8,8 @@ homography they are lambda / (1 + pf + qg) times 1, f, g, and the two sums by wh
 from fastwarp.kernels.cpu._mesh_geometry import cross
 from fastwarp.kernels.cpu._parallel import inline
 
-_SINGULAR = 1e-12  # a Jacobian whose determinant is smaller, relative to its columns, has no inverse and no gradient
+SINGULAR = 1e-12
+"""A Jacobian whose determinant is smaller than this, relative to its columns, has no inverse and no gradient."""
 
 
 @inline
@@ -29,7 +30,7 @@ def is_singular(by_f, by_g):
     """Whether a Jacobian with these columns has no inverse to speak of; also where it is NaN."""
     det = cross(by_f, by_g)
     size = (by_f[0] * by_f[0] + by_f[1] * by_f[1]) * (by_g[0] * by_g[0] + by_g[1] * by_g[1])
-    return not det * det > _SINGULAR * _SINGULAR * size
+    return not det * det > SINGULAR * SINGULAR * size
 
 
 @inline

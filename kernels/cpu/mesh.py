@@ -59,8 +59,8 @@ def positions(
     results = (windows.numpy(), tiles.numpy())
     if inverse:
         count = (mesh.shape[1] - 1) * (mesh.shape[2] - 1)
-        areas = shapes[0][::2] * shapes[0][1::2]
-        costs = _INVERSE_WORK * areas + _TILE_WORK * np.minimum(areas, count) + 1
+        areas = (h * w for h, w in zip(sizes[::2], sizes[1::2], strict=True))
+        costs = np.array([_INVERSE_WORK * area + _TILE_WORK * min(area, count) + 1 for area in areas])
         options = (costs, homography, border, *extents, _real(mesh.dtype))
         run(unzoom.inverse, (_array(mesh), *shapes, *options, *results), batch * int(costs.sum()))
     else:
