@@ -3,5 +3,21 @@
 from fastwarp.saliency.boxes import box_density, box_knots
 from fastwarp.saliency.boxes_3d import project_boxes_3d
 from fastwarp.saliency.labels import boundary_density
+from fastwarp.saliency.learned import LearnedSaliency
+from fastwarp.saliency.perspective import PerspectivePrior, perspective_density, perspective_mesh
+from fastwarp.saliency.temporal import AdaptiveSaliency, CascadeSchedule, FixedSaliency, jitter_boxes
 
-__all__ = ["boundary_density", "box_density", "box_knots", "project_boxes_3d"]
+__all__ = [
+    "AdaptiveSaliency",
+    "CascadeSchedule",
+    "FixedSaliency",
+    "LearnedSaliency",
+    "PerspectivePrior",
+    "boundary_density",
+    "box_density",
+    "box_knots",
+    "jitter_boxes",
+    "perspective_density",
+    "perspective_mesh",
+    "project_boxes_3d",
+]

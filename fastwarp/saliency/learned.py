@@ -1,0 +1,97 @@
+"""Saliency that a small network learns through the warp."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastwarp.errors import check_size, check_tensor, fail
+
+
+class LearnedSaliency(nn.Module):
+    """A small convolutional network from a thumbnail of the image to its saliency, trained by the task's own loss.
+
+    Every step from the map to the loss (knots, zoom, unzoom) is differentiable, so the network learns where to look
+    from what the detector or segmenter gets wrong ("Learning to Zoom", Recasens et al., ECCV 2018). It begins with the
+    uniform map, whose warp is the identity. A share of the map always stays uniform, so that no place is lost for good.
+
+    Args:
+        shape: (h, w) of the map in cells; the thumbnail has 4h x 4w pixels.
+        in_channels: of the images.
+        width: channels of the network's layers.
+        activation: "softplus", each cell by itself, or "softmax", which makes peaks easier. Both are divided by their
+            sum.
+        floor: share of the map that is uniform, in (0, 1].
+
+    Raises:
+        FastwarpError: sizes under 2, numbers under 1, another activation, a floor outside (0, 1].
+        TypeError: a shape that is no pair of integers.
+
+    Example:
+        >>> import torch, fastwarp
+        >>> from fastwarp.saliency import LearnedSaliency
+        >>> saliency = LearnedSaliency(shape=(15, 25))
+        >>> image = torch.rand(2, 3, 120, 200)
+        >>> warp = fastwarp.SeparableWarp.from_saliency(saliency(image))
+        >>> loss = warp.zoom(image, (60, 100)).square().mean()  # a task's
+        >>> loss.backward()
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int] = (31, 51),
+        in_channels: int = 3,
+        width: int = 16,
+        *,
+        activation: Literal["softplus", "softmax"] = "softplus",
+        floor: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.shape = check_size("LearnedSaliency", "shape", shape)
+        if min(self.shape) < 2:
+            raise fail("LearnedSaliency", "shape", tuple(shape), "a height and a width of at least 2")
+        for name, number in (("in_channels", in_channels), ("width", width)):
+            if number < 1:
+                raise fail("LearnedSaliency", name, number, "at least 1")
+        if activation not in ("softplus", "softmax"):
+            raise fail("LearnedSaliency", "activation", repr(activation), "'softplus' or 'softmax'")
+        if not 0 < floor <= 1:
+            raise fail("LearnedSaliency", "floor", floor, "a number in (0, 1]")
+        self.activation, self.floor = activation, floor
+        self.layers = nn.Sequential(
+            nn.Conv2d(in_channels, width, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=4, dilation=4),  # sees beyond an object's own cells
+            nn.ReLU(),
+            nn.Conv2d(width, 1, 1),
+        )
+        last = self.layers[-1]
+        assert isinstance(last, nn.Conv2d)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Saliency of images.
+
+        Args:
+            image: `[B, C, H, W]`, floating point, normalised as the task's network takes it.
+
+        Returns:
+            `[B, h, w]`, positive, each map of sum 1; at least float32.
+        """
+        check_tensor("LearnedSaliency", "image", image, "[B, C, H, W]", floating=True)
+        h, w = self.shape
+        thumbnail = F.interpolate(image, (4 * h, 4 * w), mode="bilinear", antialias=True, align_corners=False)
+        logits = self.layers(thumbnail)[:, 0]
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        if self.activation == "softmax":
+            density = logits.flatten(1).softmax(1).unflatten(1, (h, w))
+        else:
+            positive = F.softplus(logits)
+            density = positive / positive.sum((1, 2), keepdim=True)
+        return (1 - self.floor) * density + self.floor / (h * w)
