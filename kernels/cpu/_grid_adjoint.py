@@ -11,7 +11,7 @@ from fastwarp.kernels.cpu._grid_taps import extents_of, places
 from fastwarp.kernels.cpu._parallel import inline, jit
 from fastwarp.kernels.cpu._simd import LANES, blend_rows, flat, load, store, store_rows
 
-_CHUNK = 256  # targets that are taken or left together
+_CHUNK = 64  # targets that are taken or left together
 _SUMS = 1 << 17  # sums that a unit owns: they stay in L2
 _ROWS = 4  # but at least so many rows: targets between two units are looked at by both
 
@@ -101,6 +101,8 @@ def adjoint(table, windows, extents, like, real, part, parts):
         units, made = images * bands * groups, -1
         total = np.empty((rows + 2) * width * channels * min(planes, together), real.dtype)
         buffer = np.empty(_CHUNK * LANES, real.dtype)
+        upper, lower = np.empty(_CHUNK, np.int64), np.empty(_CHUNK, np.int64)
+        fraction_y, fraction_x = np.empty(_CHUNK, real.dtype), np.empty(_CHUNK, real.dtype)
         lines = (np.arange(LANES) * count, np.full(LANES, real.dtype.type(0.5)))
         first_rows, last_rows, lost = lines[0], lines[0], False
         for unit in range(part * units // parts, (part + 1) * units // parts):
@@ -118,7 +120,8 @@ def adjoint(table, windows, extents, like, real, part, parts):
             for chunk in range(len(first_rows)):
                 if min(size) > 0 and first_rows[chunk] < hi and last_rows[chunk] >= lo:
                     start, end = chunk * _CHUNK, min((chunk + 1) * _CHUNK, count)
-                    taps = places(row, at + start, at + end, size, width, lo, hi - lo, real)
+                    taps = (upper[: end - start], lower[: end - start], fraction_y, fraction_x)
+                    places(row, at + start, at + end, size, width, lo, hi - lo, *taps)
                     begin = (plane * count + start) * channels
                     _add(grad, begin, steps_in, *taps, min(size[1] - 1, 1), n, lines, total, buffer)
             if lost and lo == 0 and min(size) > 0:

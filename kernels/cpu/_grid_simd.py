@@ -137,6 +137,7 @@ def blend_pixels(
         source = builder.gep(source, [args[1]])
 
         def block(i):
+            _prefetch_taps(builder, [source, builder.gep(source, [args[3]])], offset, i, args[7])
             where = builder.add(args[10], builder.mul(i, args[11]))
             for value in _blended_pixels(
                 builder, signature.args[0].dtype, source, offset, args[3:5], fraction_y, fraction_x, i
@@ -194,6 +195,7 @@ def blend_frame(
         source = builder.gep(source, [args[1]])
 
         def block(i):
+            _prefetch_taps(builder, [source, builder.gep(source, [args[3]])], offset, i, args[7])
             pixels = _blended_pixels(
                 builder, signature.args[0].dtype, source, offset, args[3:5], fraction_y, fraction_x, i
             )

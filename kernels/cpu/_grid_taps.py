@@ -29,14 +29,14 @@ def taps(windows, lo, hi, size, width, channels, real):
     offset, fraction_y, fraction_x = np.empty(count, np.int64), np.empty(count, real.dtype), np.empty(count, real.dtype)
     last_y, last_x = np.int32(max(size[0] - 2, 0)), np.int32(max(size[1] - 2, 0))
     edge_y, edge_x, zero = kind(size[0] - 1), kind(size[1] - 1), kind(0)
-    row, pixel = np.int32(width * channels), np.int32(channels)
+    row, pixel = np.int64(width * channels), np.int64(channels)
     xs, ys = windows[0, lo:hi], windows[1, lo:hi]
     for i in range(count):
         x, y = xs[i], ys[i]
         inside_x, inside_y = (x if x > zero else zero), (y if y > zero else zero)  # NaN is not
         inside_x, inside_y = (inside_x if inside_x < edge_x else edge_x), (inside_y if inside_y < edge_y else edge_y)
         x0, y0 = min(np.int32(inside_x), last_x), min(np.int32(inside_y), last_y)
-        offset[i] = np.int64(y0) * np.int64(row) + np.int64(x0) * np.int64(pixel)
+        offset[i] = y0 * row + x0 * pixel
         fraction_x[i] = inside_x - kind(x0) if x == x else x
         fraction_y[i] = inside_y - kind(y0) if y == y else y
     return offset, fraction_y, fraction_x
@@ -59,21 +59,19 @@ def holes(windows, lo, hi):
 
 
 @inline
-def places(windows, lo, hi, size, width, first, rows, real):
+def places(windows, lo, hi, size, width, first, rows, upper, lower, fraction_y, fraction_x):
     """Pixels of the upper and lower left taps of the targets `lo .. hi` in `rows` rows of an image from row `first` on,
-    and fractions in y and x; without branches.
+    and fractions in y and x, into the last four arguments; without branches.
 
     There is a row more above and below, for what lies elsewhere. Targets that read nothing, and lost ones, go there.
     """
-    count, kind = hi - lo, windows.dtype.type
-    upper, lower = np.empty(count, np.int64), np.empty(count, np.int64)
-    fraction_y, fraction_x = np.empty(count, real.dtype), np.empty(count, real.dtype)
+    kind = windows.dtype.type
     last_y, last_x = np.int32(max(size[0] - 2, 0)), np.int32(max(size[1] - 2, 0))
     edge_y, edge_x, zero = kind(size[0] - 1), kind(size[1] - 1), kind(0)
     step, above, below = np.int32(min(size[0] - 1, 1)), np.int32(0), np.int32(rows + 1)
-    shift, row = np.int32(1 - first), np.int32(width)
+    shift, row = np.int32(1 - first), np.int64(width)
     xs, ys = windows[0, lo:hi], windows[1, lo:hi]
-    for i in range(count):
+    for i in range(len(xs)):
         x, y = xs[i], ys[i]
         inside_x, inside_y = (x if x > zero else zero), (y if y > zero else zero)  # NaN is not
         inside_x, inside_y = (inside_x if inside_x < edge_x else edge_x), (inside_y if inside_y < edge_y else edge_y)
@@ -81,8 +79,7 @@ def places(windows, lo, hi, size, width, first, rows, real):
         here = (x >= zero) & (y == y)
         a, b = y0 + shift, y0 + step + shift
         a, b = min(max(a, above), below) if here else above, min(max(b, above), below) if here else above
-        upper[i] = np.int64(a) * np.int64(row) + np.int64(x0)
-        lower[i] = np.int64(b) * np.int64(row) + np.int64(x0)
+        upper[i] = a * row + x0
+        lower[i] = b * row + x0
         fraction_x[i] = inside_x - kind(x0)
         fraction_y[i] = inside_y - kind(y0)
-    return upper, lower, fraction_y, fraction_x
