@@ -76,7 +76,7 @@ def op_arguments(name: str, dtype=torch.float32, last=False, valid=False, antial
     }[name]
 
 
-FAMILIES = ("lz_", "axis_", "separable_")  # here; those of the others are in test_mesh_ops and test_density
+FAMILIES = ("lz_knots", "axis_", "separable_")  # here; those of the others are in test_mesh_ops and test_density
 OP_NAMES = op_names(*FAMILIES)
 OP_CASES = {
     "plain": {"inverse": True},
@@ -172,7 +172,7 @@ def test_every_public_function_is_in_the_table():
 
 
 def test_every_op_is_in_a_table():
-    assert set(op_names()) == set(op_names(*FAMILIES, "mesh_", "grid_", "density_"))
+    assert set(op_names()) == set(op_names(*FAMILIES, "lz_mesh", "mesh_", "grid_", "density_"))
 
 
 @pytest.mark.parametrize("name", CALLS)
