@@ -13,7 +13,7 @@ from PIL import Image
 
 from fastwarp.cli import main
 from fastwarp.errors import FastwarpError
-from fastwarp.saliency import box_density
+from fastwarp.saliency import box_density, project_boxes_3d
 from fastwarp.saliency.cityscapes import EVALUATED, cityscapes_prior
 from fastwarp.saliency.files import load_prior
 from fastwarp.saliency.labels import boundary_density
@@ -286,6 +286,44 @@ def test_bad_nuscenes(nuscenes):
     (root / "sample_data.json").write_text("[{]")
     with pytest.raises(FastwarpError, match=r"sample_data.json is not JSON: expecting property name .*column 3"):
         nuscenes_prior(nuscenes)
+
+
+def test_many_frames_are_projected_as_one(nuscenes, monkeypatch):
+    root, rng = nuscenes / "v1.0-mini", np.random.default_rng(0)
+    turns = rng.normal(size=(60, 4))
+    poses = [{"token": f"e {i}", "rotation": quaternion(0.2 * i), "translation": [3.0 * i, 0, 0.5]} for i in range(8)]
+    rows = [
+        {"token": f"a {k}", "sample_token": f"f {k % 6}", "instance_token": "i car 1",
+         "translation": [*rng.uniform(-15, 35, 2), 1.0], "size": [*rng.uniform(0, 6, 3)],
+         "rotation": (turns[k] / np.linalg.norm(turns[k])).tolist()}
+        for k in range(60)
+    ]  # fmt: skip
+    data = [
+        {"sample_token": f"f {i}", "ego_pose_token": f"e {i}", "calibrated_sensor_token": f"c {camera}",
+         "is_key_frame": True, "height": SIZE[0], "width": SIZE[1]}
+        for i in range(8) for camera in ("CAM_FRONT", "CAM_BACK")
+    ]  # fmt: skip
+    for table, records in (("ego_pose", poses), ("sample_annotation", rows), ("sample_data", data)):
+        (root / f"{table}.json").write_text(json.dumps(records))
+    camera = torch.tensor([[FOCAL, 0, SIZE[1] / 2], [0, FOCAL, SIZE[0] / 2], [0, 0, 1]], dtype=torch.float64)
+    images = []
+    for i in range(6):
+        boxes = [[*row["translation"], *row["size"], *row["rotation"]] for row in rows[i::6]]
+        for sign in (1, -1):
+            axes = np.array([[0, -sign, 0], [0, 0, -1], [sign, 0, 0]])  # of the camera, on the vehicle
+            c, s = math.cos(0.2 * i), math.sin(0.2 * i)
+            to_camera = np.eye(4)
+            to_camera[:3, :3] = axes @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
+            to_camera[:3, 3] = -to_camera[:3, :3] @ [3.0 * i, 0, 0.5 + HEIGHT]
+            extrinsics = torch.from_numpy(to_camera)
+            images.append(project_boxes_3d(torch.tensor(boxes, dtype=torch.float64), camera, extrinsics, SIZE))
+    wanted = expected(*(boxes.tolist() for boxes in images if len(boxes)))
+    for together in (1, 5, 64):
+        monkeypatch.setattr("fastwarp.saliency.nuscenes.TOGETHER", together)
+        prior = nuscenes_prior(nuscenes)
+        torch.testing.assert_close(prior.saliency, wanted, rtol=1e-4, atol=1e-8)
+        assert prior.settings["boxes"] == sum(map(len, images)) > 20
+        assert prior.settings["images"] + prior.settings["images_without_boxes"] == 16
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

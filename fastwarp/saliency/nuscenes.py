@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from fastwarp.errors import FastwarpError
+from fastwarp.saliency import boxes_3d
 from fastwarp.saliency._mean import check_density, mean_density
 from fastwarp.saliency._records import Meter, Progress, Row, size_of, table
-from fastwarp.saliency.boxes_3d import project_boxes_3d
 from fastwarp.saliency.files import Prior
 
 TABLES = ("sensor", "calibrated_sensor", "sample_data", "ego_pose", "sample_annotation")
@@ -21,6 +21,13 @@ TABLES = ("sensor", "calibrated_sensor", "sample_data", "ego_pose", "sample_anno
 
 NAMING_TABLES = ("category", "instance")
 """What is read before these if only some categories count."""
+
+
+TOGETHER = 64
+"""Images projected at a time."""
+
+NEAR = 0.1
+"""Metres, as in `project_boxes_3d`."""
 
 
 class _Camera(NamedTuple):
@@ -85,18 +92,19 @@ def nuscenes_prior(
     poses = tables.poses({frame.ego_pose for frame in frames})
     objects = tables.objects({frame.sample for frame in frames}, instances)
 
-    found, places, meter = [np.empty((0, 4))], [], Meter(progress, len(frames))
-    for place, frame in enumerate(frames):
-        if frame.sample in objects:
-            camera = rigs[frame.camera]
-            extrinsics = torch.from_numpy(np.linalg.inv(poses[frame.ego_pose] @ camera.pose))
-            boxes = project_boxes_3d(objects[frame.sample], camera.intrinsics, extrinsics, size)
-            found.append(boxes.numpy())
-            places += [place] * len(boxes)
-        meter.add(1)
-    if not places:
+    found, places, meter = [np.empty((0, 4))], [np.empty(0, np.int64)], Meter(progress, len(frames))
+    seen = [place for place, frame in enumerate(frames) if frame.sample in objects]
+    for start in range(0, len(seen), TOGETHER):
+        block = seen[start : start + TOGETHER]
+        boxes, owners = _project([frames[place] for place in block], rigs, poses, objects, size)
+        found.append(boxes)
+        places.append(np.array(block)[owners])
+        meter.reach(block[-1] + 1)
+    meter.reach(len(frames))
+    joined = np.concatenate(found)
+    if not len(joined):
         raise FastwarpError(f"{root} has no such boxes in these images")
-    saliency, used = mean_density(np.concatenate(found), np.array(places), size, shape, amplitude, bandwidth)
+    saliency, used = mean_density(joined, np.concatenate(places), size, shape, amplitude, bandwidth)
     settings = {
         "kind": "nuscenes",
         "source": Path(folder).resolve().name,
@@ -108,9 +116,39 @@ def nuscenes_prior(
         "categories": categories,
         "images": used,
         "images_without_boxes": len(frames) - used,
-        "boxes": len(places),
+        "boxes": len(joined),
     }
     return Prior(saliency, settings)
+
+
+def _project(
+    frames: list[_Frame],
+    cameras: dict[str, _Camera],
+    poses: dict[str, np.ndarray],
+    objects: dict[str, Tensor],
+    size: tuple[int, int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """`project_boxes_3d` of all frames at once: corners `[M, 4]`, and which of the frames each is in `[M]`.
+
+    A call for each frame would take most of the time of a prior; its steps work for many cameras, too.
+    """
+    boxes = torch.cat([objects[frame.sample] for frame in frames])
+    owners = torch.repeat_interleave(torch.tensor([len(objects[frame.sample]) for frame in frames]))
+    to_camera = np.linalg.inv(np.stack([poses[frame.ego_pose] @ cameras[frame.camera].pose for frame in frames]))
+    extrinsics = torch.from_numpy(to_camera)[owners]
+    intrinsics = torch.stack([cameras[frame.camera].intrinsics for frame in frames])[owners]
+    # Most objects of a sample are in other cameras: their spheres are beyond one of the planes that bound the view.
+    columns, rows, depths = intrinsics.unbind(1)
+    planes = torch.stack([columns, size[1] * depths - columns, rows, size[0] * depths - rows, depths], 1)
+    centres = (extrinsics[:, :3, :3] @ boxes[:, :3, None]).squeeze(2) + extrinsics[:, :3, 3]
+    distances = (planes @ centres[:, :, None]).squeeze(2) / planes.norm(dim=2)
+    near = (distances >= -boxes[:, 3:6].norm(dim=1, keepdim=True) / 2).all(1)
+    boxes, extrinsics, intrinsics, owners = boxes[near], extrinsics[near], intrinsics[near], owners[near]
+    corners = boxes_3d._corners(boxes) @ extrinsics[:, :3, :3].mT + extrinsics[:, None, :3, 3]
+    points, seen = boxes_3d._in_front(corners, NEAR)
+    points = points @ intrinsics.mT
+    found, visible = boxes_3d._hull_in_image(points[:, :, :2] / points[:, :, 2:], seen, size[1], size[0])
+    return found[visible].numpy(), owners[visible].numpy()
 
 
 class _Tables:
