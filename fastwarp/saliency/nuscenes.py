@@ -145,9 +145,17 @@ def _project(
     near = (distances >= -boxes[:, 3:6].norm(dim=1, keepdim=True) / 2).all(1)
     boxes, extrinsics, intrinsics, owners = boxes[near], extrinsics[near], intrinsics[near], owners[near]
     corners = boxes_3d._corners(boxes) @ extrinsics[:, :3, :3].mT + extrinsics[:, None, :3, 3]
-    points, seen = boxes_3d._in_front(corners, NEAR)
-    points = points @ intrinsics.mT
-    found, visible = boxes_3d._hull_in_image(points[:, :, :2] / points[:, :, 2:], seen, size[1], size[0])
+    points = corners @ intrinsics.mT
+    pixels = points[:, :, :2] / points[:, :, 2:]
+    found = torch.cat([pixels.amin(1), pixels.amax(1)], 1)
+    visible = (found[:, 2:] > found[:, :2]).all(1)
+    # That is all for boxes which nothing cuts off.
+    whole = (corners[:, :, 2] >= NEAR).all(1) & (pixels >= 0).all(2).all(1)
+    rest = ~(whole & (found[:, 2] <= size[1]) & (found[:, 3] <= size[0]))
+    points, seen = boxes_3d._in_front(corners[rest], NEAR)
+    points = points @ intrinsics[rest].mT
+    pixels = points[:, :, :2] / points[:, :, 2:]
+    found[rest], visible[rest] = boxes_3d._hull_in_image(pixels, seen, size[1], size[0])
     return found[visible].numpy(), owners[visible].numpy()
 
 
