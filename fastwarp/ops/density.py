@@ -78,7 +78,8 @@ def _dense_factor(boxes: Tensor, axis: int, bandwidth: Tensor, size: int, cells:
 def _double(ctx: Any, gradients: int, cotangents: tuple[Tensor, ...]) -> tuple[Any, ...]:
     """Gradients of a backward op, whose first arguments are that many gradients."""
     grads, (boxes, counts, *numbers) = ctx.saved_tensors[:gradients], ctx.saved_tensors[gradients:]
-    a, b, height, width, h, w, *knots = ctx.options
+    a, b, *sizes = ctx.options[:6]
+    knots = ctx.options[6:]
     given = [number for number in numbers if number is not None]
 
     def function(boxes: Tensor, *leaves: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -87,7 +88,7 @@ def _double(ctx: Any, gradients: int, cotangents: tuple[Tensor, ...]) -> tuple[A
             (boxes.new_full((1,), value).requires_grad_() if number is None else next(rest)).expand(boxes.shape[0])
             for number, value in zip(numbers, (a, b), strict=True)
         ]
-        saliency = _dense_map(boxes, counts, *variables, height, width, h, w)
+        saliency = _dense_map(boxes, counts, variables[0], variables[1], *sizes)
         outputs = _dense.lz_knots(saliency.sum(2), saliency.sum(1), *knots) if knots else (saliency,)
         return outputs, (boxes, *variables)
 

@@ -53,11 +53,11 @@ def boundary_density(
     check_tensor("boundary_density", "labels", labels, "[B, H, W]", dtypes=_INTEGERS)
     if 0 in labels.shape[1:]:
         raise fail("boundary_density", "labels", f"of shape {list(labels.shape)}", "a height and width of at least 1")
-    check_size("boundary_density", "shape", shape)
+    h, w = check_size("boundary_density", "shape", shape)
     for name, weight in (("edge", edge), ("background", background)):
         if not 0 <= weight < float("inf"):
             raise fail("boundary_density", name, weight, "a finite number that is not negative")
-    share = F.adaptive_avg_pool2d(_boundaries(labels, ignore_index).float().unsqueeze(1), tuple(shape)).squeeze(1)
+    share = F.adaptive_avg_pool2d(_boundaries(labels, ignore_index).float().unsqueeze(1), (h, w)).squeeze(1)
     return background + (edge - background) * share
 
 

@@ -172,19 +172,19 @@ class PerspectivePrior(nn.Module):
         self.view = (vanishing_point, image_size, shape)
         self.far, self.horizon = far, horizon
         self.ground, self.sky, self.lateral = (nn.Parameter(torch.tensor(float(s))) for s in (ground, sky, lateral))
-        _Prior("PerspectivePrior", *self.view, *self._strengths().values(), far, horizon)
+        _Prior("PerspectivePrior", *self.view, ground, sky, lateral, far, horizon)
 
-    def _strengths(self) -> dict[str, Tensor]:
-        return {"ground": self.ground, "sky": self.sky, "lateral": self.lateral}
+    def _options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("ground", "sky", "lateral", "far", "horizon")}
 
     def forward(self, flipped: bool | Tensor = False) -> Tensor:
         """The map `[1, h, w]`; `[B, h, w]` where `flipped` `[B]` says which images were flipped horizontally."""
-        density = perspective_density(*self.view, **self._strengths(), far=self.far, horizon=self.horizon)
+        density = perspective_density(*self.view, **self._options())
         return flip_maps("PerspectivePrior", density, flipped)
 
     def mesh(self) -> Tensor:
         """The mesh `[1, h, w, 2]`, for `fastwarp.MeshWarp`."""
-        return perspective_mesh(*self.view, **self._strengths(), far=self.far, horizon=self.horizon)
+        return perspective_mesh(*self.view, **self._options())
 
 
 class _Prior:

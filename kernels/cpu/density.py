@@ -76,13 +76,13 @@ def _factor(low, high, bandwidth, cells, factor):
     for c in range(len(cells)):
         away = cells[c] - centre
         factor[c] = _exp(away * away * rate)
-    a, b, c, d = 0.0, 0.0, 0.0, 0.0  # one sum would wait for itself in every addition
+    s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0  # one sum would wait for itself in every addition
     for i in range(0, len(cells), 4):
-        a += factor[i]
-        b += factor[i + 1]
-        c += factor[i + 2]
-        d += factor[i + 3]
-    return (a + b) + (c + d), centre, extent
+        s0 += factor[i]
+        s1 += factor[i + 1]
+        s2 += factor[i + 2]
+        s3 += factor[i + 3]
+    return (s0 + s1) + (s2 + s3), centre, extent
 
 
 @inline
