@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -94,12 +95,13 @@ def nuscenes_prior(
 
     found, places, meter = [np.empty((0, 4))], [np.empty(0, np.int64)], Meter(progress, len(frames))
     seen = [place for place, frame in enumerate(frames) if frame.sample in objects]
-    for start in range(0, len(seen), TOGETHER):
-        block = seen[start : start + TOGETHER]
-        boxes, owners = _project([frames[place] for place in block], rigs, poses, objects, size)
-        found.append(boxes)
-        places.append(np.array(block)[owners])
-        meter.reach(block[-1] + 1)
+    with _one_thread():
+        for start in range(0, len(seen), TOGETHER):
+            block = seen[start : start + TOGETHER]
+            boxes, owners = _project([frames[place] for place in block], rigs, poses, objects, size)
+            found.append(boxes)
+            places.append(np.array(block)[owners])
+            meter.reach(block[-1] + 1)
     meter.reach(len(frames))
     joined = np.concatenate(found)
     if not len(joined):
@@ -119,6 +121,17 @@ def nuscenes_prior(
         "boxes": len(joined),
     }
     return Prior(saliency, settings)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """For many small operators of torch: where other programs are busy, its threads cost a hundred times as much."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _project(
