@@ -41,6 +41,7 @@ def edges_of(corners: NDArray) -> tuple[NDArray, ...]:
     return A, B - A, C - A, (A - B) + (D - C)
 
 
+@np.errstate(all="ignore")
 def projective(corners: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     """Coefficients p and q of the homography's denominator 1 + p f + q g, and whether the tile has one: it is convex
     with four proper corners. One that is not counts as bilinear."""
@@ -53,6 +54,7 @@ def projective(corners: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     return p, q, (least > FLATTEST) & np.isfinite(scale.real) & (scale.real != 0)
 
 
+@np.errstate(all="ignore")  # whatever a mesh holds
 def patch(corners: NDArray, f: NDArray, g: NDArray, homography: bool) -> NDArray:
     """T~ at local coordinates of tiles: `[..., 2]`. Real or complex."""
     A, E, F, G = edges_of(corners)
@@ -66,6 +68,7 @@ def patch(corners: NDArray, f: NDArray, g: NDArray, homography: bool) -> NDArray
         return np.where(has_one, (A + f * (E + p * B) + g * (F + q * C)) / (1 + p * f + q * g), bilinear)
 
 
+@np.errstate(all="ignore")
 def derivatives(corners: Array, f: Array, g: Array, homography: bool) -> tuple[Array, Array]:
     """Derivatives of `patch` by (f, g) `[..., 2, 2]` and by the corners `[..., 2, 4, 2]`; T~'s components come first.
 
@@ -121,6 +124,7 @@ def _preimage_bilinear(corners: Array, point: Array, sign: NDArray) -> tuple[Arr
     return f, g
 
 
+@np.errstate(all="ignore")
 def preimage(corners: Array, point: Array, sign: NDArray, homography: bool) -> tuple[Array, Array]:
     """(f, g) with T~(f, g) = point `[N]`; a homography has it from the inverse matrix, its origin at the point."""
     f, g = _preimage_bilinear(corners, point, sign)
@@ -160,6 +164,7 @@ def _crossings(a: Array, b: Array, r: Array, centre: float) -> tuple[NDArray, Ar
     return over_a.astype(np.int8) - over_b, x
 
 
+@np.errstate(all="ignore")
 def owners(
     mesh: Array, r: Array, k: Array, shift: NDArray | float = 0.0, scale: NDArray | float = 1.0
 ) -> tuple[Tiles, NDArray]:

