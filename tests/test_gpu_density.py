@@ -19,9 +19,9 @@ NAN = float("nan")
 
 
 def boxes_for(batch: int, n: int, dtype: torch.dtype) -> Tensor:
-    """Some past the image, one a point."""
+    """Some past the image; the first a point beside a cell of 5 x 9."""
     centre, extent = torch.rand(batch, n, 2) * torch.tensor(SIZE[::-1]), torch.rand(batch, n, 2) * 60
-    extent[:, :1] = 0
+    centre[:, :1], extent[:, :1] = torch.tensor([50.1, 60.1]), 0
     return torch.cat([centre - extent / 2, centre + extent / 2], 2).to(dtype)
 
 
