@@ -41,15 +41,15 @@ _NONE: tl.constexpr = tl.constexpr(2**31 - 1)
 
 # Few tiles meet a block of 16 x 32 where tiles have 20 x 20 targets. Asking one costs most of its instructions once per
 # thread, so a thread has 4 targets, or 2 where float64 would take too many registers.
-BLOCK = {"ROWS": 32 if INTERPRETED else 16, "COLUMNS": 64 if INTERPRETED else 32}
+_ROWS, _COLUMNS = (32, 64) if INTERPRETED else (16, 32)
 _CHUNK = 1024 if INTERPRETED else 256
 _VERTICES = 64
 
 
-def blocks_of(sizes: list[int]) -> int:
+def _blocks(sizes: list[int], columns: int) -> int:
     """Blocks of targets in all levels."""
     sides = zip(sizes[::2], sizes[1::2], strict=True)
-    return sum(triton.cdiv(height, BLOCK["ROWS"]) * triton.cdiv(width, BLOCK["COLUMNS"]) for height, width in sides)
+    return sum(triton.cdiv(height, _ROWS) * triton.cdiv(width, columns) for height, width in sides)
 
 
 @triton.jit
@@ -399,24 +399,27 @@ def launch(
     batch, (h, w) = common_batch(mesh, valid, source_valid), mesh.shape[1:3]
     total = sum(height * width for height, width in zip(sizes[::2], sizes[1::2], strict=True))
     windows, tiles = mesh.new_empty(batch, 2, total), mesh.new_empty(batch, total, dtype=torch.int32)
-    grid = (blocks_of(sizes), batch)
     extents, packed = (valid, source_valid), (pack(*sizes), pack(*source_sizes))
     strides = (batch_stride(valid), batch_stride(source_valid))
-    options: dict[str, Any] = {"HOMOGRAPHY": homography, **BLOCK, **UNFUSED}
+    options: dict[str, Any] = {"HOMOGRAPHY": homography, "ROWS": _ROWS, **UNFUSED}
     if not inverse:
-        _zoom_kernel[grid](
-            *(windows, tiles, mesh, *extents, *packed, batch_stride(mesh), *strides, h, w, total), **options
+        _zoom_kernel[(_blocks(sizes, _COLUMNS), batch)](
+            *(windows, tiles, mesh, *extents, *packed, batch_stride(mesh), *strides, h, w, total),
+            COLUMNS=_COLUMNS,
+            **options,
         )
         return windows, tiles
     edges, boxes = outlines(mesh, sizes, valid)
     exact = homography or mesh.dtype == torch.float64
-    _unzoom_kernel[grid](
+    columns = _COLUMNS // 2 if exact else _COLUMNS
+    _unzoom_kernel[(_blocks(sizes, columns), batch)](
         *(windows, tiles, mesh, edges, boxes, *extents, *packed),
         *(*map(batch_stride, (mesh, edges, boxes)), *strides, h, w, total),
         BORDER=border,
         EXACT=exact,
+        COLUMNS=columns,
         CHUNK=_CHUNK,
-        num_warps=8 if exact or border else 4,
+        num_warps=8 if border and not exact else 4,
         **options,
     )
     return windows, tiles
