@@ -41,8 +41,8 @@ def inline(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def exact(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiles a helper without fused multiply-adds: each operation rounds as IEEE 754 says, the same on every
-    machine."""
-    return numba.njit(nogil=True, error_model="numpy")(function)
+    machine. Flags that are not set would be those of the caller."""
+    return numba.njit(nogil=True, fastmath=False, error_model="numpy")(function)
 
 
 def run(kernel: Callable[..., Any], args: tuple[Any, ...], work: int) -> None:
