@@ -80,6 +80,9 @@ def _turned(v, scale):
 @inline
 def to_corners(sums, corners, p, q, has_homography, result):
     """Writes the gradients of the corners A, B, C, D to `result` `[4, 2]`."""
+    if sums == (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0):  # also where a corner is infinite
+        result[:] = 0
+        return
     if not has_homography:
         for axis in range(2):
             one, f, g, fg = sums[4 * axis], sums[4 * axis + 1], sums[4 * axis + 2], sums[4 * axis + 3]
