@@ -134,6 +134,10 @@ def grid_launches(short: bool) -> Iterator[str]:
 def mesh_launches(short: bool) -> Iterator[str]:
     """The same for the `mesh` family."""
     for dtype in (torch.float32,) if short else (torch.float32, torch.float64):
+        for anti_crop in (True, False):
+            saliency = torch.empty(2, 31, 51, dtype=dtype)
+            mesh.lz_mesh_backward(mesh.lz_mesh(saliency, 13.0, anti_crop), saliency, 13.0, anti_crop)
+            yield f"{dtype} mesh of saliency anti_crop={anti_crop}"
         for levels in (PYRAMID,) if short else (PYRAMID, [(3, 600, 960)]):
             vertices, points = torch.empty(2, 31, 51, 2, dtype=dtype), torch.empty(2, 1000, 2, dtype=dtype)
             sizes = [side for _, *size in levels for side in size]
