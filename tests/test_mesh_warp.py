@@ -792,6 +792,15 @@ def test_report_finds_flaws():
     assert "14 vertices outside [0, 1] (image 5: [0, 0];" in text
 
 
+def test_a_triangle_counts_as_folded():
+    """Two equal corners: the Jacobian is 0 there, and the tile has an area."""
+    mesh = MeshWarp.identity(1, (2, 2)).mesh
+    mesh[0, 1, 1] = mesh[0, 0, 1]
+    report = MeshWarp(mesh).report()
+    assert report.folded.tolist() == [[0, 0, 0]]
+    assert not len(report.zero_area)
+
+
 def test_check_raises_for_what_has_no_inverse():
     warp = flawed()
     for good in (0, 3, 5):
