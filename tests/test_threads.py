@@ -28,7 +28,10 @@ def test_dataloader_workers(start, kind):
     """The operators are used in the parent first, on several threads, then in four workers."""
     dataset = WarpedImages(kind=kind)
     expected = [dataset[i] for i in range(len(dataset))]
-    options = {"num_workers": 4, "multiprocessing_context": start, "timeout": 120, "worker_init_fn": use_two_threads}
+    options = {"num_workers": 4, "multiprocessing_context": start, "timeout": 120}
+    if kind is SeparableWarp:
+        # A mesh's half-widths are torch's own sums, and OpenMP's threads do not outlive a fork.
+        options["worker_init_fn"] = use_two_threads
     got = list(DataLoader(dataset, batch_size=None, **options))
     assert len(got) == len(expected)
     for a, b in zip(got, expected, strict=True):
