@@ -28,9 +28,10 @@ from fastwarp.reference import mesh as reference
 with interpreter():
     from fastwarp.kernels.gpu import _mesh_positions, mesh
 
-pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
+# Infinite vertices give NaN, in the reference as in the kernels.
+pytestmark = [pytest.mark.filterwarnings("ignore::RuntimeWarning"), *([pytest.mark.gpu] if DEVICE == "cuda" else [])]
 
-KINDS = (*own.MESHES, *own.DEGENERATE)
+KINDS = tuple(kind for kind in (*own.MESHES, *own.DEGENERATE) if kind != "near_degenerate")  # it has tests of its own
 F32, F64 = torch.float32, torch.float64
 
 dtypes = pytest.mark.parametrize("dtype", [F32, F64], ids=["fp32", "fp64"])
@@ -49,8 +50,11 @@ def arrays(*values):
 # --- positions --------------------------------------------------------------------------------------------------------
 
 
-def check_positions(vertices, sizes, sources, inverse, homography, border=False, valid=None, source_valid=None):
-    """Tiles are the reference's, and windows are what it reads or, of an inverse, where T~ maps to the same target."""
+def check_positions(
+    vertices, sizes, sources, inverse, homography, border=False, valid=None, source_valid=None, thin=None
+):
+    """Tiles are the reference's, and windows are what it reads or, of an inverse, where T~ maps to the same target,
+    within `thin` targets if that is given."""
     args = (vertices, sizes, sources, inverse, homography, border, valid, source_valid)
     windows, tiles = (t.cpu() for t in run(mesh.positions, *args))
     right, owners = reference.positions(*arrays(*args))
@@ -75,44 +79,50 @@ def check_positions(vertices, sizes, sources, inverse, homography, border=False,
         place = np.stack(np.divmod(owners[b, at][owned], cells[0])[::-1], -1)
         local = [w[b, :, at][:, owned].T / (sw - 1, sh - 1) * cells - place for w in (found, right)]
         ours, expected = (reference.patch(corners, *l.T, homography) * (max(ew - 1, 1), max(eh - 1, 1)) for l in local)
-        assert_close_to(expected, ours, vertices.dtype, "mesh_targets")
+        if thin:
+            assert np.abs(ours - expected).max() <= thin
+        else:
+            assert_close_to(expected, ours, vertices.dtype, "mesh_targets")
     return windows, tiles
 
 
-@dtypes
 @both_tiles
 @pytest.mark.parametrize("kind", KINDS)
-def test_positions(kind, homography, dtype):
-    vertices = made(kind, 5, (4, 6), dtype)
-    for inverse in (False, True):
-        check_positions(vertices, [12, 17], [20, 31], inverse, homography)
+def test_positions(kind, homography):
+    vertices = made(kind, 5, (3, 5), F32)
+    check_positions(vertices, [9, 14], [20, 31], False, homography)
+    check_positions(vertices, [9, 14], [20, 31], True, homography)
+    if not homography:  # a homography is in float64 always
+        check_positions(made(kind, 6, (3, 4), F64), [9, 14], [20, 31], True, homography)
 
 
 VALID = torch.tensor([[[9, 13], [5, 1], [0, 7]], [[2, 2], [3, 9], [1, 5]]])
 SOURCE_VALID = torch.tensor([[[15, 9], [0, 3], [6, 1]]])
 
 
-@dtypes
 @both_ways
-@pytest.mark.parametrize("border", [False, True])
+@pytest.mark.parametrize(("border", "dtype"), [(False, F64), (True, F32)])
 @pytest.mark.parametrize(("batch", "valid", "source_valid"), [(2, None, None), (1, VALID, SOURCE_VALID)])
-def test_levels_and_extents(batch, valid, source_valid, border, inverse, dtype):
+def test_levels_and_extents(batch, valid, source_valid, border, dtype, inverse):
     vertices = made("outside", 3, (5, 4), dtype, batch) * 0.8 + 0.1
     sizes, sources = [11, 17, 6, 9, 1, 8], [20, 31, 3, 4, 6, 7]
     check_positions(vertices, sizes, sources, inverse, False, border, valid, source_valid)
 
 
-@pytest.mark.parametrize("kind", ["rotated", "lz", "folded"])
-def test_many_blocks_and_tiles(kind):
-    """Several blocks of targets, several chunks of rows of tiles."""
-    check_positions(made(kind, 1, (33, 40), F32), [33, 66], [33, 66], True, False)
-    check_positions(made(kind, 2, (3, 2), F32), [33, 65, 1, 130], [33, 65, 1, 130], True, False)
+@pytest.mark.parametrize("kind", ["rotated", "folded"])
+def test_many_blocks_and_tiles(kind, monkeypatch):
+    """Several blocks of targets, and chunks of rows of tiles and of tiles."""
+    monkeypatch.setattr(_mesh_positions, "_CHUNK", 16)
+    monkeypatch.setattr(_mesh_positions, "_ROWS", 8)
+    monkeypatch.setattr(_mesh_positions, "_COLUMNS", 8)
+    check_positions(made(kind, 1, (20, 9), F32), [13, 20, 1, 9], [13, 20, 1, 9], True, False)
+    check_positions(made(kind, 1, (20, 9), F32), [13, 20, 1, 9], [13, 20, 1, 9], False, False)
 
 
 @dtypes
 def test_targets_on_edges_and_vertices(dtype):
     """Vertices are put onto targets: no target is lost between tiles, none has two."""
-    for seed in range(4):
+    for seed in range(2):
         vertices = own.mesh("jittered", seed, 1, 6, 5)
         vertices = np.rint(vertices * (16, 12)) / (16, 12)
         vertices[:, 0, :, 1], vertices[:, -1, :, 1], vertices[:, :, 0, 0], vertices[:, :, -1, 0] = 0, 1, 0, 1
@@ -121,7 +131,7 @@ def test_targets_on_edges_and_vertices(dtype):
 
 
 @both_tiles
-@pytest.mark.parametrize("narrow", [0.3, 0.99, 0.9999, 1.0, 1.3])
+@pytest.mark.parametrize("narrow", [0.3, 0.9999, 1.0, 1.3])
 def test_trapezoids(narrow, homography):
     """Tiles that narrow to nothing and beyond: float32 alone would miss the targets where they are thin."""
     vertices = made("identity", 0, (2, 3), F32)
@@ -129,6 +139,14 @@ def test_trapezoids(narrow, homography):
     for turned in (vertices, vertices.flip(1)):
         windows, tiles = check_positions(turned, [20, 301], [20, 301], True, homography)
         assert (windows[:, :, tiles[0] >= 0] >= 0).all()
+
+
+@pytest.mark.parametrize(("dtype", "homography", "thin"), [(F32, False, 1e-3), (F64, False, 1e-8), (F64, True, 1e-8)])
+def test_thin_tiles(dtype, homography, thin):
+    """Rounding is relative to a tile's length: less is known of a tile of a millionth of that width."""
+    for seed in (5, 6):
+        vertices = made("near_degenerate", seed, (3, 5), dtype)
+        check_positions(vertices, [9, 14], [20, 31], True, homography, thin=thin)
 
 
 def test_an_outline_that_rounds_inwards_keeps_its_targets():
@@ -195,35 +213,34 @@ def check_backward(grad, vertices, sizes, sources, inverse, homography, valid=No
     assert_right(result, reference.positions_backward(*arrays(*args)), "mesh_grad")
 
 
-@dtypes
 @both_tiles
 @both_ways
-@pytest.mark.parametrize("kind", ["lz", "rotated", "mirrored", "trapezoid", "cropping", "nonconvex", "zero_area"])
-def test_gradient_to_the_mesh(kind, inverse, homography, dtype):
-    vertices, sources = made(kind, 5, (3, 5), dtype), [20, 31]
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("lz", F64), ("rotated", F32), ("mirrored", F64), ("cropping", F32), ("nonconvex", F64), ("zero_area", F32)],
+)
+def test_gradient_to_the_mesh(kind, dtype, inverse, homography):
+    vertices, sources = made(kind, 5, (3, 4), dtype), [20, 31]
 
     def grad(windows, tiles):
         return regular(torch.randn(windows.shape, dtype=dtype), windows, tiles, vertices, sources, inverse, homography)
 
-    check_backward(grad, vertices, [12, 17], sources, inverse, homography)
+    check_backward(grad, vertices, [9, 14], sources, inverse, homography)
 
 
-@dtypes
 @both_ways
-@pytest.mark.parametrize("batch", [1, 2])
-def test_gradient_of_levels_and_extents(batch, inverse, dtype):
+def test_gradient_of_levels_and_extents(inverse):
     """A mesh that the images share has the sum of their gradients."""
-    vertices = made("jittered", 3, (3, 4), dtype, batch)
-    sizes, sources = [11, 17, 6, 9, 1, 8], [20, 31, 3, 4, 6, 7]
-    check_backward(None, vertices, sizes, sources, inverse, False, VALID, SOURCE_VALID)
-    check_backward(None, vertices, sizes, sources, inverse, True)
+    sizes, sources = [9, 12, 6, 9, 1, 8], [20, 31, 3, 4, 6, 7]
+    check_backward(None, made("jittered", 3, (3, 4), F32), sizes, sources, inverse, False, VALID, SOURCE_VALID)
+    check_backward(None, made("jittered", 3, (3, 3), F64, 2), sizes, sources, inverse, True)
 
 
 @both_tiles
 @both_ways
 def test_gradients_are_finite(inverse, homography):
     for kind in ("point", "zero_area", "near_degenerate", "folded"):
-        vertices = made(kind, 4, (3, 4), F32)
+        vertices = made(kind, 4, (3, 3), F32)
         for sources in ([7, 9], [1, 1], [7, 1]):
             args = ([5, 8, 1, 1], 2 * sources, inverse, homography)
             windows, tiles = mesh.positions(on_device(vertices), *args, True, None, None)
@@ -255,10 +272,9 @@ def points_like(vertices: Tensor, batch: int, n: int, inverse: bool, low: float,
     return points
 
 
-@dtypes
 @both_tiles
-@pytest.mark.parametrize("kind", KINDS)
-def test_map(kind, homography, dtype):
+@pytest.mark.parametrize(("kind", "dtype"), zip(KINDS, [F32, F64] * len(KINDS), strict=False))
+def test_map(kind, dtype, homography):
     vertices = made(kind, 5, (4, 6), dtype)
     points = points_like(vertices, 2, 60, False, *((0, 1) if homography else (-0.5, 1.5)))
     points[1, 59, 0] = float("nan")
@@ -268,11 +284,11 @@ def test_map(kind, homography, dtype):
     assert_right(mapped, right, "mesh_map")
 
 
-@dtypes
 @both_tiles
 @pytest.mark.parametrize("kind", KINDS)
-def test_inverse_map(kind, homography, dtype):
+def test_inverse_map(kind, homography):
     """Within the mesh: the owner, and where T~ is the point."""
+    dtype = F64 if kind in own.DEGENERATE else F32
     vertices = made(kind, 5, (4, 6), dtype)
     points = points_like(vertices, 2, 60, True, 0, 1)
     points[0, 59, 1] = points[1, 58, 0] = float("nan")
@@ -296,8 +312,9 @@ def test_inverse_map(kind, homography, dtype):
 
 
 @dtypes
-@pytest.mark.parametrize("shape", [(4, 6), (2, 2), (2, 7), (5, 2), (3, 3)])
-@pytest.mark.parametrize("kind", ["lz", "rotated", "trapezoid"])
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("lz", (4, 6)), ("rotated", (2, 2)), ("trapezoid", (2, 5)), ("lz", (5, 2)), ("rotated", (3, 3))]
+)
 def test_points_outside_continue_the_outline(kind, shape, dtype):
     vertices = made(kind, 7, shape, dtype)
     points = points_like(vertices, 1, 90, True, -0.2, 1.2)
@@ -310,11 +327,13 @@ def test_points_outside_continue_the_outline(kind, shape, dtype):
     assert np.nanmax(np.abs(array(mapped) - right)[same]) <= slope**2 * (1e-6 if dtype == F32 else 1e-12)
 
 
-@dtypes
 @both_tiles
 @both_ways
-@pytest.mark.parametrize(("batches", "kind"), [((1, 1), "nonconvex"), ((2, 1), "lz"), ((1, 2), "rotated")])
-def test_gradients_of_points(batches, kind, inverse, homography, dtype):
+@pytest.mark.parametrize(
+    ("batches", "kind", "dtype"),
+    [((1, 1), "nonconvex", F64), ((2, 1), "lz", F32), ((1, 2), "rotated", F32), ((1, 1), "lz", F64)],
+)
+def test_gradients_of_points(batches, kind, dtype, inverse, homography):
     vertices = made(kind, 5, (4, 6), dtype, batches[0])
     points = points_like(vertices, batches[1], 40, inverse, 0.05, 0.95)
     points[0, 39] = float("nan")
@@ -329,7 +348,7 @@ def test_gradients_of_points(batches, kind, inverse, homography, dtype):
 
 
 def test_any_strides():
-    vertices = made("lz", 3, (4, 6), F32, 2)
+    vertices = made("lz", 3, (3, 4), F32, 2)
     strided = vertices.permute(0, 3, 2, 1).contiguous().permute(0, 3, 2, 1)
     for inverse in (False, True):
         args = ([12, 17], [20, 31], inverse, False)
