@@ -201,6 +201,7 @@ def _inverse_targets(mesh: Array, extents: tuple[int, int], homography: bool, bo
     return zoomed, tiles
 
 
+@np.errstate(all="ignore")  # whatever a mesh holds
 def positions(
     mesh: NDArray,
     sizes: list[int],
@@ -260,6 +261,7 @@ def _add_to_mesh(grad_mesh: Array, tiles: NDArray, grad_T: Array, by_corners: Ar
         np.add.at(grad_mesh, (i + corner // 2, j + corner % 2), by[:, corner])
 
 
+@np.errstate(all="ignore")  # whatever a mesh holds
 def positions_backward(
     grad: NDArray,
     mesh: NDArray,
@@ -338,6 +340,7 @@ def _map_inverse(mesh: Array, points: Array, homography: bool) -> tuple[Array, N
     return (local + np.stack([j, i], 1)) / (w - 1, h - 1), tiles
 
 
+@np.errstate(all="ignore")  # whatever a mesh holds
 def map(mesh: NDArray, points: NDArray, inverse: bool, homography: bool) -> tuple[Array, Tiles]:
     """T~ or T~^-1 at arbitrary normalised positions `[B, N, 2]`, continued past the outline, and the tiles `[B, N]`.
 
@@ -358,6 +361,7 @@ def map(mesh: NDArray, points: NDArray, inverse: bool, homography: bool) -> tupl
     return mapped, tiles
 
 
+@np.errstate(all="ignore")  # whatever a mesh holds
 def map_backward(
     grad: NDArray, mesh: NDArray, points: NDArray, mapped: NDArray, tiles: NDArray, inverse: bool, homography: bool
 ) -> tuple[Array, Array]:

@@ -41,11 +41,11 @@ TABLE: dict[str, dict[torch.dtype, Bound]] = {
     "density": {F32: Bound(1.01 * EPS32, 1.01 * EPS32), F64: Bound(100 * EPS64, 1000 * EPS64)},
     "density_grad": {F32: Bound(1.01 * EPS32, 1.01 * EPS32), F64: Bound(100 * EPS64, 1000 * EPS64)},
     # T~ at a grid, in source pixels: four vertices, whose sizes are the terms also where little is left of them.
-    "mesh_positions": {F32: Bound(0.6 * EPS32, 1.01 * EPS32), F64: Bound(10 * EPS64, 200 * EPS64)},
+    "mesh_positions": {F32: Bound(0.6 * EPS32, 1.01 * EPS32), F64: Bound(20 * EPS64, 400 * EPS64)},
     # How far a target is from where T~ maps its preimage, in targets. fp32 counts to 2**-11; the promise is 2e-3.
-    "mesh_targets": {F32: Bound(3e-5, 1e-3), F64: Bound(1e-12, 1e-10)},
+    "mesh_targets": {F32: Bound(1e-4, 2e-3), F64: Bound(1e-12, 1e-10)},
     # T~ and where it maps what T~^-1 found, in [0, 1].
-    "mesh_map": {F32: Bound(2 * EPS32, 20 * EPS32), F64: Bound(40 * EPS64, 400 * EPS64)},
+    "mesh_map": {F32: Bound(1 * EPS32, 4 * EPS32), F64: Bound(20 * EPS64, 200 * EPS64)},
     # Sums in float64 over the targets; what the inverse of a narrow tile's Jacobian multiplies is larger than the sum.
     "mesh_grad": {F32: Bound(0.8 * EPS32, 1.01 * EPS32), F64: Bound(3e3 * EPS64, 1e5 * EPS64)},
     # Weights rounded to the type that accumulates (fp32 for half precision), sums over the taps of two axes, and
