@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from fastwarp.warp import SeparableWarp
+from fastwarp import saliency as saliency_sources
+from fastwarp.warp import MeshWarp, SeparableWarp
 
 
 def warmup(
@@ -30,16 +32,22 @@ def warmup(
         trainable = backward and dtype.is_floating_point
         saliency = torch.ones(2, 3, 3, dtype=knots, device=device, requires_grad=trainable)
         image = torch.ones(2, 2, 16, 16, device=device).to(dtype).requires_grad_(trainable)
-        for antialias in (False, True):
-            warp = SeparableWarp.from_saliency(saliency)
-            small = warp.zoom(image, (12, 12), antialias=antialias)
-            (back,) = warp.unzoom([small], antialias=antialias)
-            if trainable:
-                back.float().sum().backward()
         points = torch.ones(2, 1, 2, dtype=knots, device=device, requires_grad=trainable)
-        there = warp.detach().unzoom_points(points, (16, 16), (12, 12))
-        if trainable:
-            there.sum().backward()
-        else:
-            frame = torch.zeros(2, 16, 16, 3, dtype=torch.uint8, device=device)
-            warp.zoom_frame(frame, (12, 12))
+        boxes = torch.ones(2, 1, 4, dtype=knots, device=device, requires_grad=trainable)
+        _finish(saliency_sources.box_density(boxes, (16, 16), (3, 3)), trainable)
+        _finish(torch.cat(saliency_sources.box_knots(boxes, (16, 16), (3, 3))), trainable)
+        for kind in (SeparableWarp, MeshWarp):
+            for antialias in (False, True):
+                warp = kind.from_saliency(saliency)
+                small = warp.zoom(image, (12, 12), antialias=antialias)
+                (back,) = warp.unzoom([small], antialias=antialias)
+                _finish(back, trainable)
+            _finish(warp.detach().unzoom_points(points, (16, 16), (12, 12)), trainable)
+            if not trainable:
+                frame = torch.zeros(2, 16, 16, 3, dtype=torch.uint8, device=device)
+                warp.zoom_frame(frame, (12, 12))
+
+
+def _finish(result: Tensor, trainable: bool) -> None:
+    if trainable:
+        result.float().sum().backward()

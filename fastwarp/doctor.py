@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import itertools
 import os
 import platform
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 import fastwarp
 from fastwarp._backend import backend, backend_for
 from fastwarp.errors import FastwarpError
-from fastwarp.warp import SeparableWarp
+from fastwarp.warp import MeshWarp, SeparableWarp
 
 TOLERANCE = 1e-4
 """Largest accepted error of the self-check, relative to the largest value of each result; float32 gives about 1e-6."""
@@ -107,8 +108,8 @@ def _exercise(device: torch.device) -> list[Tensor]:
     inputs = [torch.rand(shape, generator=generator).to(device).requires_grad_() for shape in shapes]
     saliency, image, level = inputs
     results = []
-    for antialias in (False, True):
-        warp = SeparableWarp.from_saliency(saliency, fwhm=4.0)
+    for kind, antialias in itertools.product((SeparableWarp, MeshWarp), (False, True)):
+        warp = kind.from_saliency(saliency, fwhm=4.0)
         zoomed = warp.zoom(image, (20, 27), antialias=antialias)
         results += [zoomed, *warp.unzoom([zoomed, level], antialias=antialias)]
     loss = torch.stack([(y * torch.arange(y.numel()).to(y).cos().view_as(y)).sum() for y in results]).sum()

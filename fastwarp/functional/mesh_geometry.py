@@ -53,6 +53,8 @@ def mesh_grid(mesh: Tensor, size: Size, *, inverse: bool = False, tile: Tile = "
 def mesh_inside(mesh: Tensor, size: Size) -> Tensor:
     """Where Grid(size) of the source is covered by the mesh: what an unzoom fills from the zoomed map (LZU eq. 6).
 
+    The outline counts as a thousandth of its tiles further out, so that no rounding of its vertices loses targets.
+
     Args:
         mesh: `[B, h, w, 2]`, (x, y), float32 or float64.
         size: (height, width).
@@ -176,20 +178,17 @@ class MeshReport:
     Attributes:
         not_finite: int64 `[N, 3]`, (image, row, column) of vertices that are NaN or infinite.
         folded: int64 `[N, 3]`, (image, row, column) of tiles whose Jacobian is not positive at a corner: mirrored,
-            folded over or not convex.
+            folded over, not convex, or triangles, which cropping warps have at their outline.
         zero_area: int64 `[N, 3]`, tiles that are collapsed to a line or a point, as those of cropping warps may be.
         outside: int64 `[N, 3]`, vertices outside [0, 1].
+        ok: whether T~ covers no place twice: every vertex is finite, no Jacobian is negative.
     """
 
     not_finite: Tensor
     folded: Tensor
     zero_area: Tensor
     outside: Tensor
-
-    @property
-    def ok(self) -> bool:
-        """Whether T~ can be inverted everywhere: nothing is folded, every vertex is finite."""
-        return not len(self.not_finite) and not len(self.folded)
+    ok: bool
 
     def __str__(self) -> str:
         kinds = {
@@ -237,4 +236,5 @@ def mesh_report(mesh: Tensor) -> MeshReport:
     zero_area = (jacobians.abs() <= rounding).all(0)
     folded = (jacobians <= rounding).any(0) & ~zero_area
     outside = ((mesh < 0) | (mesh > 1)).any(-1)
-    return MeshReport((~finite).nonzero(), folded.nonzero(), zero_area.nonzero(), outside.nonzero())
+    ok = bool(finite.all() & (jacobians >= -rounding).all())
+    return MeshReport((~finite).nonzero(), folded.nonzero(), zero_area.nonzero(), outside.nonzero(), ok)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fastwarp.ops._dense import triangle_weights
 
-
 LEAST = 2.0**-10
 """The least denominator at a corner of a homography, relative to that at the first: below it a quad has none."""
 

@@ -2,6 +2,7 @@
 
 from fastwarp.saliency.boxes import box_density, box_knots
 from fastwarp.saliency.boxes_3d import project_boxes_3d
+from fastwarp.saliency.files import Prior, load_prior, save_prior
 from fastwarp.saliency.labels import boundary_density
 from fastwarp.saliency.learned import LearnedSaliency
 from fastwarp.saliency.perspective import PerspectivePrior, perspective_density, perspective_mesh
@@ -13,11 +14,14 @@ __all__ = [
     "FixedSaliency",
     "LearnedSaliency",
     "PerspectivePrior",
+    "Prior",
     "boundary_density",
     "box_density",
     "box_knots",
     "jitter_boxes",
+    "load_prior",
     "perspective_density",
     "perspective_mesh",
     "project_boxes_3d",
+    "save_prior",
 ]

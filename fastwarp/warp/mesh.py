@@ -141,8 +141,8 @@ class MeshWarp(Points):
         return MeshWarp(self.mesh.detach(), self.tile)
 
     def check(self) -> MeshWarp:
-        """Raises FastwarpError if a vertex is not finite or tiles are folded, naming the first; returns the warp.
-        Waits for a GPU."""
+        """Raises FastwarpError if a vertex is not finite or the mesh folds over itself (the Jacobian is negative at the
+        corner of a tile), naming the first places; returns the warp. Waits for a GPU."""
         report = self.report()
         if not report.ok:
             raise fail("MeshWarp.check", "mesh", f"a mesh with {report}", "finite vertices and no folds")
