@@ -1,8 +1,8 @@
 """The adaptive path by a mesh in plain torch, as it is written without this library: what demo and bench compare with.
 
 The mesh by a padded convolution, the forward grid by `F.interpolate` of the mesh, the inverse by LZU's algorithm 1
-(each tile's bounding box holds its candidates), and one `F.grid_sample` per map. Anti-crop only; geometry in the saliency's
-dtype; sides of at least 2.
+(each tile's bounding box holds its candidates), and one `F.grid_sample` per map. Anti-crop only; geometry in the
+saliency's dtype; sides of at least 2.
 """
 
 from __future__ import annotations

@@ -142,7 +142,11 @@ class MeshWarp(Points):
 
     def check(self) -> MeshWarp:
         """Raises FastwarpError if a vertex is not finite or the mesh folds over itself (the Jacobian is negative at the
-        corner of a tile), naming the first places; returns the warp. Waits for a GPU."""
+        corner of a tile), naming the first places; returns the warp. Waits for a GPU.
+
+        The clamp of cropping warps may fold tiles at their outline, slightly; anti-crop warps fold only if their
+        saliency is far sharper than the kernel.
+        """
         report = self.report()
         if not report.ok:
             raise fail("MeshWarp.check", "mesh", f"a mesh with {report}", "finite vertices and no folds")
