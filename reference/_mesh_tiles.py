@@ -17,7 +17,7 @@ WIDER = 2.0**-10
 """How far, in tiles, the outline reaches out when targets look for their tile: it owns what rounding puts outside."""
 
 FLATTEST = 2.0**-10
-"""A tile whose homography has a smaller weight (relative to A's) at a corner is all but a triangle, and bilinear."""
+"""A tile whose homography has a smaller weight at a corner, relative to the largest, is all but a triangle."""
 
 STEP = 1e-40
 
@@ -50,8 +50,9 @@ def projective(corners: NDArray) -> tuple[NDArray, NDArray, NDArray]:
         G, d1, d2 = (A - B) + (D - C), B - D, C - D
         scale = cross(d1, d2)
         p, q = cross(G, d2) / scale, cross(d1, G) / scale
-        least = np.minimum(np.minimum(1 + p.real, 1 + q.real), 1 + p.real + q.real)
-    return p, q, (least > FLATTEST) & np.isfinite(scale.real) & (scale.real != 0)
+        weights = np.stack([np.ones_like(p.real), 1 + p.real, 1 + q.real, 1 + p.real + q.real])
+        proper = weights.min(0) > FLATTEST * weights.max(0)
+    return p, q, proper & np.isfinite(scale.real) & (scale.real != 0)
 
 
 @np.errstate(all="ignore")  # whatever a mesh holds

@@ -36,7 +36,7 @@ TABLE: dict[str, dict[torch.dtype, Bound]] = {
     "saliency_grad": {F32: Bound(0.8 * EPS32, 1.01 * EPS32), F64: Bound(6e4 * EPS64, 4e5 * EPS64)},
     # Sums in float64 over the targets; rounded once in fp32.
     "geometry_grad": {F32: Bound(0.8 * EPS32, 1.01 * EPS32), F64: Bound(30 * EPS64, 200 * EPS64)},
-    # Sums over boxes in float64, rounded once in fp32 (the cells of a uniform map all alike, so the RMS is no smaller). A
+    # Sums over boxes in float64, rounded once in fp32 (a uniform map has all cells alike, so the RMS is no smaller). A
     # cell of a narrow Gaussian loses as many units in the last place as its exponent is large.
     "density": {F32: Bound(1.01 * EPS32, 1.01 * EPS32), F64: Bound(100 * EPS64, 1000 * EPS64)},
     "density_grad": {F32: Bound(1.01 * EPS32, 1.01 * EPS32), F64: Bound(100 * EPS64, 1000 * EPS64)},

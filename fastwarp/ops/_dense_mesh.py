@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fastwarp.ops._dense import triangle_weights
 
-LEAST = 2.0**-10
-"""The least denominator at a corner of a homography, relative to that at the first: below it a quad has none."""
+FLATTEST = 2.0**-10
+"""The least denominator at a corner of a homography, relative to the largest: below it a quad is all but a triangle."""
 
 
 def lz_mesh(saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
@@ -69,7 +69,8 @@ def tile_map(tile: Sequence[Tensor], f: Tensor, g: Tensor, homography: bool) -> 
     p, q = _cross(twist, below), _cross(right, twist)
     some = torch.isfinite(det) & (det != 0)
     p, q = (torch.where(some, n, 0) / torch.where(some, det, 1) for n in (p, q))
-    some = (some & (1 + p > LEAST) & (1 + q > LEAST) & (1 + p + q > LEAST)).unsqueeze(-1)
+    weights = torch.stack([torch.ones_like(p), 1 + p, 1 + q, 1 + p + q])
+    some = (some & (weights.amin(0) > FLATTEST * weights.amax(0))).unsqueeze(-1)
     p, q = p.unsqueeze(-1), q.unsqueeze(-1)
     right, below = e + p * b, h + q * c
     w = torch.where(some, 1 + p * f + q * g, 1)

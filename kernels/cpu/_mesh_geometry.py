@@ -13,7 +13,7 @@ from fastwarp.kernels.cpu._parallel import exact, inline
 RIM = 1.0 / 64
 """A preimage may lie this far out of its tile, in tiles."""
 
-_FLATTEST = 2.0**-10  # a homography with a smaller weight at a corner is all but a triangle
+_FLATTEST = 2.0**-10  # a homography with a smaller weight at a corner, relative to the largest, is all but a triangle
 
 
 @inline
@@ -51,7 +51,9 @@ def perspective(corners):
     d1, d2 = (b[0] - d[0], b[1] - d[1]), (c[0] - d[0], c[1] - d[1])
     area = cross(d1, d2)
     p, q = cross(g, d2) / area, cross(d1, g) / area
-    if area == 0 or not abs(area) < math.inf or not min(min(1.0 + p, 1.0 + q), 1.0 + p + q) > _FLATTEST:
+    least = min(min(1.0, 1.0 + p), min(1.0 + q, 1.0 + p + q))
+    most = max(max(1.0, 1.0 + p), max(1.0 + q, 1.0 + p + q))
+    if area == 0 or not abs(area) < math.inf or p + q != p + q or not least > _FLATTEST * most:
         return 0.0, 0.0, False
     return p, q, True
 

@@ -8,7 +8,8 @@ import triton
 import triton.language as tl
 
 _SINGULAR: tl.constexpr = tl.constexpr(1e-12)  # a smaller det J, relative to its columns, has no inverse
-_FLATTEST: tl.constexpr = tl.constexpr(2.0**-10)  # homographies have larger weights (A's is 1), others are triangles
+# Least weight of a corner, relative to the largest: below it a tile is all but a triangle.
+_FLATTEST: tl.constexpr = tl.constexpr(2.0**-10)
 _WIDER: tl.constexpr = tl.constexpr(2.0**-10)  # how far the outline reaches out for targets, in tiles
 
 
@@ -31,7 +32,10 @@ def load_patch(a_ptr, w, REAL: tl.constexpr, HOMOGRAPHY: tl.constexpr):
         p = cross(gx, gy, cx - dx, cy - dy) / safe
         q = cross(bx - dx, by - dy, gx, gy) / safe
         projective = (det != 0) & (tl.abs(det) < float("inf"))
-        projective &= (1.0 + p > _FLATTEST) & (1.0 + q > _FLATTEST) & (1.0 + p + q > _FLATTEST)
+        least = tl.minimum(tl.minimum(1.0 + p, 1.0 + q), 1.0 + p + q)
+        most = tl.maximum(tl.maximum(1.0 + p, 1.0 + q), 1.0 + p + q)
+        projective &= (least > most * _FLATTEST) & (least > _FLATTEST) & (most * _FLATTEST < 1.0)
+        projective &= p + q == p + q
         p, q = tl.where(projective, p, 0.0), tl.where(projective, q, 0.0)
     return ax, ay, bx - ax, by - ay, cx - ax, cy - ay, gx, gy, p, q, projective
 
