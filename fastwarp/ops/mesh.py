@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastwarp._backend import kernels
 from fastwarp.ops import _dense, _dense_mesh
+from fastwarp.ops._dense_mesh import level_extent
 from fastwarp.ops._levels import resized, sides
 from fastwarp.ops._vmap import batch_of, fold, unfold, unfold_like
 
@@ -123,15 +124,45 @@ def _(mesh: Tensor, sizes: list[int], *args: Any) -> tuple[Tensor, Tensor]:
 
 
 def _save_positions(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    mesh, ctx.sizes, ctx.source_sizes, ctx.inverse, ctx.homography, _, valid, source_valid = inputs
+    mesh, ctx.sizes, ctx.source_sizes, ctx.inverse, ctx.homography, ctx.border, valid, source_valid = inputs
     ctx.save_for_backward(mesh, *output, valid, source_valid)
 
 
 def _positions_grad(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
     mesh, windows, tiles, *extents = ctx.saved_tensors
-    options = (ctx.sizes, ctx.source_sizes, ctx.inverse, ctx.homography)
-    by_mesh = torch.ops.fastwarp.mesh_positions_backward(grad, mesh, windows.detach(), tiles, *options, *extents)
-    return (by_mesh, *(None,) * 7)
+    return (_to_mesh(ctx, grad, mesh, windows.detach(), tiles, *extents), *(None,) * 7)
+
+
+def _to_mesh(
+    ctx: Any,
+    grad: Tensor,
+    mesh: Tensor,
+    windows: Tensor,
+    tiles: Tensor,
+    valid: Tensor | None,
+    source_valid: Tensor | None,
+) -> Tensor:
+    """Gradient to the mesh from that of the windows."""
+    source_sizes = ctx.source_sizes
+    if ctx.inverse and (1 in source_sizes or source_valid is not None):
+        # Where a source has one row or column, windows do not tell where in its tile a target is: normalised ones do.
+        scale = torch.cat(
+            [
+                (level_extent(source_valid, level, source_sizes, grad).flip(-1) - 1)
+                .clamp(min=0)[:, :, None]
+                .expand(-1, -1, ctx.sizes[2 * level] * ctx.sizes[2 * level + 1])
+                for level in range(len(source_sizes) // 2)
+            ],
+            2,
+        )
+        grad, source_sizes, source_valid = grad * scale, [2] * len(source_sizes), None
+        options = (ctx.sizes, source_sizes, ctx.inverse, ctx.homography, ctx.border, valid, None)
+        windows, tiles = (
+            t.expand(len(grad), *t.shape[1:]).contiguous()
+            for t in torch.ops.fastwarp.mesh_positions(mesh.detach(), *options)
+        )
+    options = (ctx.sizes, source_sizes, ctx.inverse, ctx.homography)
+    return torch.ops.fastwarp.mesh_positions_backward(grad, mesh, windows, tiles, *options, valid, source_valid)
 
 
 torch.library.register_autograd("fastwarp::mesh_positions", _positions_grad, setup_context=_save_positions)
@@ -290,9 +321,7 @@ def _sample_grad(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
     by_mesh = None
     if ctx.needs_input_grad[1]:
         by_windows = torch.ops.fastwarp.grid_windows_gradient(grads, images, windows, source_valid)
-        by_mesh = torch.ops.fastwarp.mesh_positions_backward(
-            by_windows, mesh, windows.detach(), tiles, *options, valid, source_valid
-        )
+        by_mesh = _to_mesh(ctx, by_windows, mesh, windows.detach(), tiles, valid, source_valid)
     return (by_images, by_mesh, *(None,) * 6)
 
 
