@@ -57,6 +57,7 @@ class Steps:
     ) -> None:
         ours, plain = _Fastwarp(kind), PLAIN[kind]
         geometry = ours.from_saliency(saliency, fwhm)
+        self.count = len(geometry)  # of the tensors that make a warp
         self.inputs = {
             "saliency → warp": [saliency],
             "zoom": [*geometry, image],
@@ -64,7 +65,7 @@ class Steps:
             WHOLE: [saliency, image, *levels],
         }
         self.fastwarp, self.plain = (
-            dict(zip(self.inputs, _functions(side, size, fwhm, len(geometry)), strict=True)) for side in (ours, plain)
+            dict(zip(self.inputs, _functions(side, size, fwhm, self.count), strict=True)) for side in (ours, plain)
         )
 
     def check(self) -> None:
@@ -92,7 +93,9 @@ class Steps:
             gradients = gradients[1:]
         # The end knots, and the outline of a mesh, put samples exactly on the border of the image, a kink where
         # grid_sample takes the gradient 0.
-        inner = [g[:, 1:-1] if g.ndim == 2 else g[:, 1:-1, 1:-1] if g.shape[-1] == 2 else g for g in gradients]
+        count = self.count if len(inputs) > self.count and step != WHOLE else 0
+        geometry = [g[:, 1:-1] if g.ndim == 2 else g[:, 1:-1, 1:-1] for g in gradients[:count]]
+        inner = geometry + gradients[count:]
         return _forward(function, inputs)() + inner
 
 
