@@ -2,7 +2,7 @@
 
 The mesh by a padded convolution, the forward grid by `F.interpolate` of the mesh, the inverse by LZU's algorithm 1
 (each tile's bounding box holds its candidates), and one `F.grid_sample` per map. Anti-crop only; geometry in the
-saliency's dtype; sides of at least 2.
+saliency's dtype.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def inverse(mesh: Tensor, size: tuple[int, int]) -> Tensor:
     over the images and their tiles (LZU algorithm 1, with the errata: eq. 14's signs, the stable root)."""
     batch, height, width = mesh.shape[:3]
     last = torch.tensor([size[1] - 1, size[0] - 1], dtype=mesh.dtype, device=mesh.device)
-    vertices = mesh * last  # pixels of the target
+    vertices = torch.where(last > 0, mesh * last, mesh - 0.5)  # pixels of the target; a single one is in the middle
     a, b, c, d = vertices[:, :-1, :-1], vertices[:, :-1, 1:], vertices[:, 1:, :-1], vertices[:, 1:, 1:]
     quads = torch.stack([a, b, c, d], -2).reshape(-1, 4, 2)
     low = (quads.amin(1) - SLACK).ceil().clamp(min=0).minimum(last).long()
@@ -82,8 +82,10 @@ def _cross(a: Tensor, b: Tensor) -> Tensor:
 def zoom(warp: Mesh, image: Tensor, size: tuple[int, int]) -> Tensor:
     """`image` `[B, C, H, W]` at T~(Grid(size))."""
     (mesh,) = warp
-    grid = F.interpolate(mesh.permute(0, 3, 1, 2), size, mode="bilinear", align_corners=True).permute(0, 2, 3, 1)
-    return _sample(image, 2 * grid - 1)
+    odd = (size[0] if size[0] > 1 else 3, size[1] if size[1] > 1 else 3)  # Grid(1) is 0.5, the middle of Grid(3)
+    grid = F.interpolate(mesh.permute(0, 3, 1, 2), odd, mode="bilinear", align_corners=True).permute(0, 2, 3, 1)
+    grid = grid[:, 1:2] if size[0] == 1 else grid
+    return _sample(image, 2 * (grid[:, :, 1:2] if size[1] == 1 else grid) - 1)
 
 
 def unzoom(warp: Mesh, levels: Sequence[Tensor]) -> list[Tensor]:

@@ -34,12 +34,14 @@ def to_zoomed(knots: torch.Tensor, pixels: np.ndarray, source: int, target: int)
     return np.interp((pixels - 0.5) / (source - 1), values, np.linspace(0, 1, len(values))) * (target - 1) + 0.5
 
 
-def test_end_to_end(tmp_path, capsys):
+@pytest.mark.parametrize("warp", ["separable", "mesh"])
+def test_end_to_end(warp, tmp_path, capsys):
     path = tmp_path / "photo.png"
     Image.fromarray(noise(80, 104)).save(path)
     out = tmp_path / "deep" / "out"
     threads = torch.get_num_threads()
     words = ["--boxes", "20,50,34,60", "70,12,90,40", "--size", "40", "52", "--out", out, "--repeats", "2"]
+    words += ["--warp", warp]
     assert main(["demo", "--image", str(path), *map(str, words)]) == 0
     assert torch.get_num_threads() == threads
     text = capsys.readouterr().out

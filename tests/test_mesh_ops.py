@@ -383,6 +383,21 @@ def test_gradients_of_resampling(name, tile):
 
 
 @tiles
+@pytest.mark.parametrize("size", [(1, 5), (6, 1), (1, 1)])
+@pytest.mark.parametrize("extents", [None, [[1, 5], [6, 1]]])
+def test_gradients_of_sources_with_one_row_or_column(size, tile, extents):
+    """Their windows are 0 on that axis, which does not tell where in its tile a target is."""
+    source_valid = None if extents is None else torch.tensor(extents)
+    inputs = (inner_mesh(1), leaf(2, 2, *size))
+
+    def unzoom(mesh, image):
+        return F.mesh_unzoom(image, mesh, (5, 7), tile=tile, source_valid=source_valid)
+
+    assert torch.autograd.gradcheck(unzoom, inputs)
+    assert torch.autograd.gradgradcheck(unzoom, inputs, fast_mode=True)
+
+
+@tiles
 def test_gradients_of_filled_targets(tile):
     """What is outside has a gradient to the features that it reads, and none to the mesh."""
     image, mesh = leaf(2, 2, 5, 6), inner_mesh()
