@@ -151,7 +151,8 @@ def tame(corners: np.ndarray, homography: bool) -> np.ndarray:
     if not homography:
         return np.full(len(corners), True)
     p, q, has_one = projective(corners)
-    weights = np.stack([np.ones(len(p)), 1 + p, 1 + q, 1 + p + q])
+    with np.errstate(invalid="ignore"):
+        weights = np.stack([np.ones(len(p)), 1 + p, 1 + q, 1 + p + q])
     return ~has_one | (weights.min(0) > 2**-8 * weights.max(0))
 
 
