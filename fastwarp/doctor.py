@@ -108,7 +108,8 @@ def _exercise(device: torch.device) -> list[Tensor]:
     inputs = [torch.rand(shape, generator=generator).to(device).requires_grad_() for shape in shapes]
     saliency, image, level = inputs
     results = []
-    for kind, antialias in itertools.product((SeparableWarp, MeshWarp), (False, True)):
+    kinds: tuple[type[SeparableWarp] | type[MeshWarp], ...] = (SeparableWarp, MeshWarp)
+    for kind, antialias in itertools.product(kinds, (False, True)):
         warp = kind.from_saliency(saliency, fwhm=4.0)
         zoomed = warp.zoom(image, (20, 27), antialias=antialias)
         results += [zoomed, *warp.unzoom([zoomed, level], antialias=antialias)]

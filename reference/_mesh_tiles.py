@@ -191,12 +191,12 @@ def owners(
     turn = np.zeros(owner.shape, np.int8)
     rows_of = _crossings(vertices[:, :-1], vertices[:, 1:], r, centre[1])
     columns_of = _crossings(vertices[:-1], vertices[1:], r, centre[1])
-    whole = np.isfinite(corners_of(vertices, np.arange((h - 1) * (w - 1)))).all((1, 2))
+    whole = np.asarray(np.isfinite(corners_of(vertices, np.arange((h - 1) * (w - 1)))).all((1, 2)))
     for tile in reversed(range((h - 1) * (w - 1))):
         i, j = divmod(tile, w - 1)
         # A -> B, B -> D, D -> C, C -> A; the edges C -> D and A -> C are stored the other way round.
         sides = (rows_of, (i, j), 1), (columns_of, (i, j + 1), 1), (rows_of, (i + 1, j), -1), (columns_of, (i, j), -1)
-        met = np.flatnonzero(sum(edges[0][at] != 0 for edges, at, _ in sides))
+        met = np.flatnonzero(np.any([edges[0][at] != 0 for edges, at, _ in sides], 0))
         if not whole[tile] or not len(met):
             continue
         at_k = k if len(k) == 1 else k[met]

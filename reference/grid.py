@@ -84,7 +84,7 @@ def _each_image(
     first = 0
     for level in range(len(sizes) // 2):
         pair = slice(2 * level, 2 * level + 2)
-        size, count = tuple(sources[pair]), int(np.prod(sizes[pair]))
+        size, count = (sources[2 * level], sources[2 * level + 1]), int(np.prod(sizes[pair]))
         at = slice(first, first + count)
         for b in range(batch):
             extent = size if source_valid is None else np.clip(source_valid[b % len(source_valid), level], 0, size)

@@ -33,29 +33,6 @@ SINGULAR = 1e-12
 # --- saliency -> mesh -------------------------------------------------------------------------------------------------
 
 
-def _padded(saliency: NDArray, radius: int, anti_crop: bool) -> tuple[Array, NDArray]:
-    """The map over its floor, padded, and the cell that each padded cell is a copy of."""
-    cells = np.maximum(saliency.astype(np.float64), 0.0)
-    mean = cells.mean((1, 2), keepdims=True)
-    cells = cells + np.where(FLOOR * mean <= TINY, TINY, FLOOR * mean)
-    mode = "reflect" if anti_crop else "edge"
-    copies = np.pad(np.arange(cells[0].size).reshape(cells.shape[1:]), radius, mode=mode)
-    return np.ascontiguousarray(cells.reshape(len(cells), -1)[:, copies]), copies
-
-
-def _attraction(h: int, w: int, fwhm: float) -> tuple[int, Array, Array, Array]:
-    """Radius and kernel of eq. 2, and the padded positions y and x."""
-    radius = min(h, w) - 1
-    offset = np.arange(-radius, radius + 1)
-    kernel = np.exp(-4 * np.log(2) * (offset[:, None] ** 2 + offset**2) / fwhm**2)
-    return radius, kernel, *(np.arange(-radius, n + radius) / (n - 1) for n in (h, w))
-
-
-def _attracted(values: Array, kernel: Array) -> Array:
-    windows = np.lib.stride_tricks.sliding_window_view(values, kernel.shape, axis=(1, 2))
-    return np.einsum("bijpq,pq->bij", windows, kernel)
-
-
 def _attraction(h: int, w: int, fwhm: float) -> tuple[Array, tuple[Array, Array]]:
     """The kernel k(x, x') of eq. 2 over a square of cells, and the positions y and x of the padded rows and columns."""
     radius = min(h, w) - 1
@@ -72,7 +49,7 @@ def _padded(cells: NDArray, anti_crop: bool) -> NDArray:
 
 def _unclamped(saliency: NDArray, fwhm: float, anti_crop: bool) -> tuple[Array, Array]:
     """T of eq. 1 before it is clamped `[B, h, w, 2]`, and its denominator `[B, h, w]`."""
-    kernel, (y, x) = _attraction(*saliency.shape[1:], fwhm)
+    kernel, (y, x) = _attraction(saliency.shape[1], saliency.shape[2], fwhm)
     cells = np.maximum(saliency.astype(np.float64), 0.0)
     mean = cells.mean((1, 2), keepdims=True)
     padded = _padded(cells + np.where(FLOOR * mean <= TINY, TINY, FLOOR * mean), anti_crop)
@@ -236,8 +213,8 @@ def positions(
         else:
             (i, g), (j, f) = (_zoomed_targets(e, n) for e, n in zip((eh, ew), own.shape[:2], strict=True))
             owner = (i[:, None] * (own.shape[1] - 1) + j).astype(np.int32)
-            local = (np.broadcast_to(v, owner.shape) for v in (f, g[:, None]))
-            zoomed = np.clip(patch(corners_of(own, owner), *local, homography), 0, 1)
+            across, down = (np.broadcast_to(v, owner.shape) for v in (f, g[:, None]))
+            zoomed = np.clip(patch(corners_of(own, owner), across, down, homography), 0, 1)
         pixels = np.where(zoomed < 0, -1.0, zoomed * np.array([sw - 1, sh - 1]))
         windows[b, :, at].reshape(2, th, tw)[:, :eh, :ew] = np.moveaxis(pixels, -1, 0)
         tiles[b, at].reshape(th, tw)[:eh, :ew] = owner

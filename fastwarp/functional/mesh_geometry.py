@@ -47,7 +47,9 @@ def mesh_grid(mesh: Tensor, size: Size, *, inverse: bool = False, tile: Tile = "
         TypeError: wrong types or dtypes.
     """
     positions, _ = _positions("mesh_grid", mesh, size, inverse, tile)
-    return torch.rsub(positions, -1, alpha=-2)  # 2 p - 1 in one pass; targets without a tile are at -1
+    # 2 p - 1; targets without a tile are at -1. In place where nobody else needs the positions: for a batch of large
+    # grids fresh memory costs more than the inverse.
+    return torch.rsub(positions, -1, alpha=-2) if positions.requires_grad else positions.mul_(2).sub_(1)
 
 
 def mesh_inside(mesh: Tensor, size: Size) -> Tensor:

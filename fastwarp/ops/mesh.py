@@ -156,11 +156,10 @@ def _to_mesh(
             2,
         )
         grad, source_sizes, source_valid = grad * scale, [2] * len(source_sizes), None
-        options = (ctx.sizes, source_sizes, ctx.inverse, ctx.homography, ctx.border, valid, None)
-        windows, tiles = (
-            t.expand(len(grad), *t.shape[1:]).contiguous()
-            for t in torch.ops.fastwarp.mesh_positions(mesh.detach(), *options)
+        found = torch.ops.fastwarp.mesh_positions(
+            mesh.detach(), ctx.sizes, source_sizes, ctx.inverse, ctx.homography, ctx.border, valid, None
         )
+        windows, tiles = (t.expand(len(grad), *t.shape[1:]).contiguous() for t in found)
     options = (ctx.sizes, source_sizes, ctx.inverse, ctx.homography)
     return torch.ops.fastwarp.mesh_positions_backward(grad, mesh, windows, tiles, *options, valid, source_valid)
 
@@ -258,7 +257,8 @@ def _map_double(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
     grad, mesh, points, mapped, tiles = ctx.saved_tensors
 
     def values(*inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        return (_dense_mesh.mesh_map(*inputs, mapped.double(), tiles, ctx.inverse, ctx.homography),), inputs
+        near = (mapped.double(), tiles, ctx.inverse, ctx.homography)
+        return (_dense_mesh.mesh_map(inputs[0], inputs[1], *near),), inputs
 
     return (*_dense.second_backward(values, [grad], [mesh, points], cotangents), *(None,) * 4)
 

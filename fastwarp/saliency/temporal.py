@@ -258,7 +258,7 @@ def jitter_boxes(
         >>> import torch
         >>> from fastwarp.saliency import jitter_boxes
         >>> moved = jitter_boxes(torch.tensor([[10.0, 20.0, 30.0, 60.0]]))
-        >>> moved[:, 2:] - moved[:, :2]
+        >>> (moved[:, 2:] - moved[:, :2]).round()
         tensor([[20., 40.]])
     """
     for name, sigma in (("sigma_x", sigma_x), ("sigma_y", sigma_y)):

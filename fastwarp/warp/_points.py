@@ -83,8 +83,8 @@ class Points:
 def _outline(boxes: Tensor, between: int) -> Tensor:
     """The four corners of boxes `[B, N, 4]` and as many points `between` them on each edge, `[B, N, points, 2]`."""
     places = [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)]
-    for share in (k / (between + 1) for k in range(1, between + 1)):
-        places += [(share, 0.0), (1.0, share), (share, 1.0), (0.0, share)]
+    for s in (k / (between + 1) for k in range(1, between + 1)):
+        places += [(s, 0.0), (1.0, s), (s, 1.0), (0.0, s)]
     share = torch.tensor(places, dtype=boxes.dtype, device=boxes.device)
     first, last = boxes[:, :, None, :2], boxes[:, :, None, 2:]
     return torch.where(share == 1, last, first + share * (last - first))

@@ -26,9 +26,9 @@ def axis_windows(windows, axis, which, extent):
         for row in range(len(windows)):
             lost |= windows[row, i] != windows[row, i]
         if x < 0:
-            c, s = 0.0, 0.0
+            c, s = np.float64(0.0), np.float64(0.0)
         elif lost:
-            c, s = np.nan, 1.0
+            c, s = np.float64(np.nan), np.float64(1.0)
         else:
             c = min(max(c, 0.0), extent - 1.0)
         result[0, k], result[1, k] = c, s

@@ -46,7 +46,7 @@ def _pairs(builder: Any, storage: types.Type, source: Any, offsets: list[Any], r
 
 def _parted(builder: Any, pairs: list[Any]) -> list[Any]:
     """The first and the second of each pair, for eight pairs in the order of `_pairs`."""
-    return [_shuffle(builder, *pairs, [k + i for k in (0, 2, 8, 10, 4, 6, 12, 14)]) for i in range(2)]
+    return [_shuffle(builder, pairs[0], pairs[1], [k + i for k in (0, 2, 8, 10, 4, 6, 12, 14)]) for i in range(2)]
 
 
 def _spread(builder: Any, weights: Any) -> list[Any]:
@@ -152,7 +152,7 @@ def blend_pixels(
     return types.void(source, i, offset, i, i, fraction_y, fraction_x, i, i, target, i, i), codegen
 
 
-def _blended_pixels(builder, storage, source, offset, steps, fraction_y, fraction_x, first):  # type: ignore[no-untyped-def]
+def _blended_pixels(builder, storage, source, offset, steps, fraction_y, fraction_x, first):
     """Eight vectors of 4 channels."""
     real = fraction_x.type.pointee
     result = []
@@ -205,7 +205,7 @@ def blend_frame(
             for c in range(4):
                 at = ir.Constant(_I64, c)
                 with builder.if_then(builder.icmp_signed("<", at, args[8])):
-                    value = _shuffle(builder, *pixels, [c + 4 * k for k in range(LANES)])
+                    value = _shuffle(builder, pixels[0], pixels[1], [c + 4 * k for k in range(LANES)])
                     a, b = (_splat(builder, builder.load(builder.gep(array, [at]))) for array in (scale, bias))
                     value = builder.fadd(builder.fmul(value, a, flags=_FLAGS), b, flags=_FLAGS)
                     place = builder.add(where, builder.mul(at, args[13]))

@@ -110,8 +110,9 @@ def _fill_row_of_tiles(
         precision = _precision(tile, p, q, has_homography)
         a = tile[0]
         if run < 0 or width < LANES or not (precision < 2.0**52 and max(abs(a[0]), abs(a[1])) < _FAR):
-            rows = ((quad(widened[0], i, j), widened[1]), first, last, extent, width, at)
-            _fill_any(tile, p, q, has_homography, (i, j, number), factor, span, *rows, x, y, tiles)
+            outline = (quad(widened[0], i, j), widened[1])
+            about = (outline, first, last, extent, width, at)
+            _fill_any(tile, p, q, has_homography, (i, j, number), factor, span, *about, x, y, tiles)
             continue
         column, row = int(np.floor(a[0])), int(np.floor(a[1]))
         rows = (column, row, first, last, left, right, run, width, at, number, x, y, tiles)

@@ -34,12 +34,12 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
         return numba.njit(**options)(function)
 
 
-def inline(function: Callable[..., Any]) -> Callable[..., Any]:
+def inline(function: Callable[..., Any]) -> Any:
     """Compiles a helper that kernels call."""
     return numba.njit(nogil=True, fastmath={"contract", "nsz"}, error_model="numpy")(function)
 
 
-def exact(function: Callable[..., Any]) -> Callable[..., Any]:
+def exact(function: Callable[..., Any]) -> Any:
     """Compiles a helper without fused multiply-adds: each operation rounds as IEEE 754 says, the same on every
     machine. Flags that are not set would be those of the caller."""
     return numba.njit(nogil=True, fastmath=False, error_model="numpy")(function)

@@ -49,10 +49,11 @@ def positions_backward(
     source_valid: Tensor | None,
 ) -> Tensor:
     """Gradient to the mesh, from that of the windows. Targets without a tile have none."""
-    tensors = (t.contiguous() for t in (grad, mesh, windows, tiles))
+    grad, mesh, windows, tiles = (t.contiguous() for t in (grad, mesh, windows, tiles))
+    options = (sizes, source_sizes, inverse, homography)
     with device_of(mesh):
         return _mesh_gradient.launch(
-            *(*tensors, sizes, source_sizes, inverse, homography, _contiguous(valid), _contiguous(source_valid))
+            grad, mesh, windows, tiles, *options, _contiguous(valid), _contiguous(source_valid)
         )
 
 
@@ -66,6 +67,6 @@ def map_backward(
     grad: Tensor, mesh: Tensor, points: Tensor, mapped: Tensor, tiles: Tensor, inverse: bool, homography: bool
 ) -> tuple[Tensor, Tensor]:
     """Gradients to mesh and points. Points without a tile, or where J is singular (inverse), have none."""
-    tensors = (t.contiguous() for t in (grad, mesh, points, mapped, tiles))
+    grad, mesh, points, mapped, tiles = (t.contiguous() for t in (grad, mesh, points, mapped, tiles))
     with device_of(mesh):
-        return _mesh_map.launch_backward(*tensors, inverse, homography)
+        return _mesh_map.launch_backward(grad, mesh, points, mapped, tiles, inverse, homography)
