@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from fastwarp._checks import check_fwhm, check_option
+from fastwarp._precision import keeping_precision
 from fastwarp.errors import FastwarpError, check_size
 from fastwarp.functional.separable import Levels, Size
 from fastwarp.warp import MeshWarp, SeparableWarp
@@ -63,14 +63,7 @@ class _Warped(nn.Module):
         return SeparableWarp(self.knots_y, self.knots_x)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
-        """`.to`, `.half`, ...: geometry follows to devices, not to half precision (bf16 knots are off by 2e-3)."""
-
-        def keep_precision(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            wide = moved.dtype in (torch.float32, torch.float64) or not moved.dtype.is_floating_point
-            return moved if wide else tensor.to(moved.device)
-
-        return super()._apply(keep_precision, recurse)
+        return super()._apply(keeping_precision(fn), recurse)
 
 
 def _check_warp(function: str, warp: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fastwarp._precision import keeping_precision
 from fastwarp.errors import check_devices, check_tensor, fail
 from fastwarp.functional import lz_knots
 from fastwarp.saliency.boxes import Boxes, box_density, box_knots
@@ -61,11 +62,7 @@ class FixedSaliency(nn.Module):
         return flip_maps(type(self).__name__, self.saliency, flipped)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
-        def keep_precision(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype in (torch.float32, torch.float64) else tensor.to(moved.device)
-
-        return super()._apply(keep_precision, recurse)
+        return super()._apply(keeping_precision(fn), recurse)
 
 
 def flip_maps(function: str, saliency: Tensor, flipped: bool | Tensor) -> Tensor:
