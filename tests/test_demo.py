@@ -69,8 +69,8 @@ def test_end_to_end(warp, tmp_path, capsys):
     assert max(float(e) for e in errors.groups()) < 1e-3
     quality = re.search(r"in the boxes: (\S+), by uniform resizing (\S+)", text)
     assert quality is not None
-    if warp == "separable":  # the mesh magnifies these boxes less, and on noise every sample counts alike
-        assert float(quality[1]) < float(quality[2])
+    # Of noise nearly all is lost at half the size, and these boxes are magnified by 4 to 6 % only.
+    assert float(quality[1]) < 1.02 * float(quality[2])
 
 
 def test_default_photo_is_in_the_installed_package():
