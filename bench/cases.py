@@ -7,6 +7,7 @@ others are nuScenes with a 27 x 48 saliency and DownsizeNet's Cityscapes with a 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -102,6 +103,21 @@ def pyramid(
 def smooth_pyramid(layout: str = "contiguous", device: str = "cpu") -> list[Tensor]:
     """The same of `smooth_image`s, batch 1."""
     return [smooth_image((1, CHANNELS, *size), layout, device) for size in PYRAMID]
+
+
+def downsize_parameters(layers: int, channels: int = 16, device: str = "cpu") -> list[Tensor]:
+    """Parameters of a DownsizeNet of 2x2 taps that uses its texture: the weights of the convolutions, their biases, the
+    1x1 convolution's weight and bias. Not the start, where the features count for nothing."""
+    generator = torch.Generator().manual_seed(0)
+    widths = [3] + [channels] * layers
+    weights = [
+        torch.randn(wide, before, 3, 3, generator=generator) * (2 / (9 * before)) ** 0.5
+        for before, wide in itertools.pairwise(widths)
+    ]
+    biases = [0.1 * torch.randn(wide, generator=generator) for wide in widths[1:]]
+    texture = 0.3 * torch.randn(4, channels if layers else 0, generator=generator)
+    fuse = torch.cat([texture, torch.eye(4)], 1)[:, :, None, None]
+    return [p.to(device) for p in (*weights, *biases, fuse, torch.zeros(4))]
 
 
 def size_in_bytes(tensors: Sequence[Tensor]) -> int:
