@@ -137,7 +137,7 @@ def coefficients(z: Array, normalise: str) -> Array:
 def _read(image: Array, rows: NDArray, columns: NDArray) -> Array:
     """The K taps of every target, `[B, C, K, h, w]`."""
     taps = image[:, :, rows.T[:, None, :, None], columns.T[None, :, None, :]]
-    return taps.reshape(*image.shape[:2], -1, len(rows), len(columns))
+    return taps.reshape(*image.shape[:2], rows.shape[1] * columns.shape[1], len(rows), len(columns))
 
 
 def downsize(

@@ -76,7 +76,11 @@ def op_arguments(name: str, dtype=torch.float32, last=False, valid=False, antial
     }[name]
 
 
-FAMILIES = ("lz_knots", "axis_", "separable_")  # here; those of the others are in test_mesh_ops and test_density
+FAMILIES = (
+    "lz_knots",
+    "axis_",
+    "separable_",
+)  # here; those of the others are in test_mesh_ops, test_density and test_downsize_ops
 OP_NAMES = op_names(*FAMILIES)
 OP_CASES = {
     "plain": {"inverse": True},
@@ -167,12 +171,17 @@ def differentiable(name: str) -> bool:
 
 
 def test_every_public_function_is_in_the_table():
-    about_meshes = {name for name in F.__all__ if "mesh" in name.lower()}  # in test_mesh_ops
-    assert set(F.__all__) - about_meshes == {name.split()[0] for name in CALLS}
+    elsewhere = {name for name in F.__all__ if "mesh" in name.lower()}  # in test_mesh_ops
+    elsewhere |= {
+        "downsize",
+        "downsize_boxes",
+        "relative_distance",
+    }  # in test_downsize_ops and test_downsize_functional
+    assert set(F.__all__) - elsewhere == {name.split()[0] for name in CALLS}
 
 
 def test_every_op_is_in_a_table():
-    assert set(op_names()) == set(op_names(*FAMILIES, "lz_mesh", "mesh_", "grid_", "density_"))
+    assert set(op_names()) == set(op_names(*FAMILIES, "lz_mesh", "mesh_", "grid_", "density_", "downsize"))
 
 
 @pytest.mark.parametrize("name", CALLS)
