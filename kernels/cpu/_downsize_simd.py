@@ -5,12 +5,24 @@ loop keeps `PIXELS` output pixels in registers: one load of weights serves all o
 broadcast as it is loaded. That is as fast as multiplication and addition go: other loads fit beside them.
 """
 
+import math
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from fastwarp.kernels.cpu._simd import _FLAGS, _I64, _constant, _data, _raw_load, _splat, _store, _vector, intrinsic
+from fastwarp.kernels.cpu._simd import (
+    _FLAGS,
+    _I32,
+    _I64,
+    _constant,
+    _data,
+    _raw_load,
+    _splat,
+    _store,
+    _vector,
+    intrinsic,
+)
 
 PIXELS = 6  # 12 of AVX2's 16 registers are accumulators: with more they are spilled, with fewer latency shows
 
@@ -124,3 +136,153 @@ def convolve_row(typingctx, source, upper, middle, lower, stride, channels, left
 
     i = types.int64
     return types.void(source, i, i, i, i, i, left, weight, bias, types.boolean, target, i), codegen
+
+
+def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
+    """As many vectors as lanes, lane j of vector i in lane i of vector j."""
+    lanes = len(rows)
+    step = lanes // 2
+    while step:
+        low = [i if not i & step else lanes + i - step for i in range(lanes)]
+        high = [i + step if not i & step else lanes + i for i in range(lanes)]
+        masks = [ir.Constant(ir.VectorType(_I32, lanes), mask) for mask in (low, high)]
+        for k in range(lanes):
+            if not k & step:
+                rows[k], rows[k + step] = (builder.shuffle_vector(rows[k], rows[k + step], mask) for mask in masks)
+        step //= 2
+    return rows
+
+
+@intrinsic
+def add_products(typingctx, features, count, channels, stride, texture, scores, step):
+    """`scores[k*step + j] += sum over c of texture[k*stride + c] features[j*stride + c]` for c in 0 .. channels and j
+    in 0 .. count, rounded up to whole vectors."""
+
+    def codegen(context, builder, signature, args):
+        features, texture, scores = (_data(context, builder, signature.args[i], args[i]) for i in (0, 4, 5))
+        count, channels, stride, step = *args[1:4], args[6]
+        taps = context.make_array(signature.args[4])(context, builder, args[4]).nitems
+        taps = builder.sdiv(taps, stride)
+        lanes = _lanes(features.type.pointee)
+        blocks = builder.sdiv(builder.add(count, _number(lanes - 1)), _number(lanes))
+        numbers = ir.Constant(ir.VectorType(_I64, lanes), list(range(lanes)))
+        zero = _constant(_vector(features.type.pointee, lanes), 0.0)
+
+        def block(first, feature):
+            real = builder.icmp_signed("<", numbers, _splat(builder, builder.sub(channels, feature), lanes))
+            places = [builder.add(first, _number(i)) for i in range(lanes)]
+            places = [builder.add(builder.mul(place, stride), feature) for place in places]
+            # Channels of the padding can be NaN where the layer before is infinite.
+            rows = [builder.select(real, _raw_load(builder, features, place, lanes), zero) for place in places]
+            values = _transposed(builder, rows)
+            with cgutils.for_range(builder, taps) as tap:
+                place = builder.add(builder.mul(tap.index, step), first)
+                total = _raw_load(builder, scores, place, lanes)
+                weights = builder.gep(texture, [builder.add(builder.mul(tap.index, stride), feature)])
+                for i, value in enumerate(values):
+                    weight = _splat(builder, builder.load(builder.gep(weights, [_number(i)])), lanes)
+                    total = builder.fadd(builder.fmul(value, weight, flags=_FLAGS), total, flags=_FLAGS)
+                _store(builder, signature.args[5].dtype, total, scores, place, lanes)
+
+        vectors = builder.sdiv(stride, _number(lanes))
+        with cgutils.for_range(builder, blocks) as outer, cgutils.for_range(builder, vectors) as inner:
+            block(*(builder.mul(loop.index, _number(lanes)) for loop in (outer, inner)))
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(features, i, i, i, texture, scores, i), codegen
+
+
+def _exponential(builder: Any, x: Any) -> Any:
+    """e**x for x <= 0, where it is not below the normal numbers, and 0 otherwise; NaN comes through."""
+    wide = x.type
+    single = wide.element == ir.FloatType()
+    bits, mantissa, bias, terms = (32, 23, 127, 7) if single else (64, 52, 1023, 13)
+    integer = ir.VectorType(ir.IntType(bits), wide.count)
+    least = _constant(wide, -87.0 if single else -708.0)
+    small = builder.fcmp_ordered("<", x, least)
+    x = builder.select(small, least, x)
+    # Added to this number, a value is rounded to an integer, which its lowest bits then hold.
+    magic = _constant(wide, 1.5 * 2**mantissa)
+    shifted = builder.fadd(builder.fmul(x, _constant(wide, 1 / math.log(2)), flags=_FLAGS), magic, flags=_FLAGS)
+    power = builder.fsub(shifted, magic)
+    high = 0.693359375 if single else 0.6931471803691238  # few bits: its products with small integers are exact
+    low = -2.1219444005469057e-4 if single else 1.9082149292705877e-10
+    for part in (high, low):
+        x = builder.fsub(x, builder.fmul(power, _constant(wide, part), flags=_FLAGS), flags=_FLAGS)
+    value = _constant(wide, 1 / math.factorial(terms))
+    for n in range(terms - 1, -1, -1):
+        value = builder.fadd(builder.fmul(value, x, flags=_FLAGS), _constant(wide, 1 / math.factorial(n)), flags=_FLAGS)
+    exponent = builder.add(builder.bitcast(shifted, integer), _constant(integer, bias))
+    scale = builder.bitcast(builder.shl(exponent, _constant(integer, mantissa)), wide)
+    return builder.select(small, _constant(wide, 0.0), builder.fmul(value, scale))
+
+
+def _over_taps(builder: Any, values: Any, place: Any, step: Any, taps: Any, start: Any, combine: Any) -> Any:
+    """Folds the vectors at place, place + step, ...; combine(value, so far) returns what is stored instead (or None)
+    and the new state."""
+    state = cgutils.alloca_once(builder, start.type)
+    builder.store(start, state)
+    with cgutils.for_range(builder, taps) as loop:
+        at = builder.add(place, builder.mul(loop.index, step))
+        value, after = combine(_raw_load(builder, values, at, start.type.count), builder.load(state))
+        builder.store(after, state)
+        if value is not None:
+            where = builder.bitcast(builder.gep(values, [at]), value.type.as_pointer())
+            builder.store(value, where, align=1)
+    return builder.load(state)
+
+
+def _greater(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+def _lesser(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered("<", a, b), a, b)
+
+
+def _normalise(builder: Any, values: Any, place: Any, step: Any, taps: Any, wide: Any, sigmoid: bool) -> None:
+    """Sigmoid or exponential of the vectors at place, place + step, ..., divided by their sum."""
+    zero, one = _constant(wide, 0.0), _constant(wide, 1.0)
+    infinite = _constant(wide, -math.inf)
+    fold = (builder, values, place, step, taps)
+    most = _over_taps(*fold, infinite, lambda z, m: (None, _greater(builder, z, m)))
+    if sigmoid:
+        most = _lesser(builder, most, zero)
+
+    def exponential(z, total):
+        if sigmoid:
+            below = builder.select(builder.fcmp_ordered(">", z, zero), zero, z)
+            above = builder.select(builder.fcmp_ordered(">", z, zero), builder.fneg(z), z)
+            s = _exponential(builder, builder.fsub(below, most))
+            s = builder.fdiv(s, builder.fadd(one, _exponential(builder, above)))
+        else:
+            s = _exponential(builder, builder.fsub(z, most))
+        return s, builder.fadd(total, s)
+
+    total = _over_taps(*fold, zero, exponential)
+    _over_taps(*fold, zero, lambda s, same: (builder.fdiv(s, total), same))
+
+
+@intrinsic
+def coefficients(typingctx, values, step, taps, count, sigmoid):
+    """`values[k*step + i]` = z_k of target i becomes its coefficient (DownsizeNet eq. 1) for i in 0 .. count, rounded
+    up to whole vectors. z of -inf is 0 unless all are: then, as for NaN, all are NaN.
+
+    `sigmoid`: `sigma(z_k) / sum_j sigma(z_j)`, never 0/0; otherwise the softmax.
+    """
+
+    def codegen(context, builder, signature, args):
+        values = _data(context, builder, signature.args[0], args[0])
+        step, taps, count, sigmoid = args[1:]
+        wide = _vector(values.type.pointee, _lanes(values.type.pointee))
+        blocks = builder.sdiv(builder.add(count, _number(wide.count - 1)), _number(wide.count))
+        with builder.if_else(sigmoid) as branches:
+            for kind, branch in zip((True, False), branches, strict=True):
+                with branch, cgutils.for_range(builder, blocks) as loop:
+                    place = builder.mul(loop.index, _number(wide.count))
+                    _normalise(builder, values, place, step, taps, wide, kind)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(values, i, i, i, types.boolean), codegen
