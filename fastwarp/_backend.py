@@ -1,6 +1,7 @@
 """Which kernels run: Triton on GPUs, numba on CPUs, or the float64 reference."""
 
 import contextlib
+import functools
 import importlib
 import os
 from collections.abc import Iterator
@@ -68,8 +69,12 @@ def backend_for(device: torch.device) -> str:
 
 def kernels(family: str, device: torch.device) -> ModuleType:
     """The module of launchers of `family` ("axis", "separable") for tensors on `device`."""
+    return _module(backend_for(device), family)
+
+
+@functools.cache  # looking a module up takes 3 us, the resampling of a small map 10
+def _module(name: str, family: str) -> ModuleType:
     room = {"numba": "fastwarp.kernels.cpu", "triton": "fastwarp.kernels.gpu", "reference": "fastwarp.ops._reference"}
-    name = backend_for(device)
     try:
         return importlib.import_module(f"{room[name]}.{family}")
     except ModuleNotFoundError as error:

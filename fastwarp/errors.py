@@ -55,7 +55,8 @@ def check_size(function: str, argument: str, value: Any) -> tuple[int, int]:
 def check_devices(function: str, **tensors: Tensor | None) -> None:
     """Raises FastwarpError unless all tensors are on one device."""
     devices = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
-    if len(set(devices.values())) > 1:
+    first, *others = devices.values()
+    if any(device != first for device in others):
         got = ", ".join(f"{name} on {device}" for name, device in devices.items())
         raise FastwarpError(f"{function}: got {got}, expected all on one device")
 

@@ -376,7 +376,7 @@ def axis_windows(
     source_valid: Tensor | None,
 ) -> Tensor:
     """Centres and half-widths `[B, 2, sum(sizes)]` in source pixels, for every row and column of every level."""
-    batch = max(len(t) for t in (knots_y, knots_x, valid, source_valid) if t is not None)
+    batch = max(t.shape[0] for t in (knots_y, knots_x, valid, source_valid) if t is not None)
     windows = torch.empty((batch, 2, sum(sizes)), dtype=knots_y.dtype)
     arrays = (_array(knots_y), _array(knots_x), np.array(sizes), np.array(source_sizes))
     options = (inverse, antialias, border, extents_array(valid), extents_array(source_valid))

@@ -4,6 +4,8 @@ An image is seen as `[images, planes, H, W, K]`: contiguous has K = 1, channels_
 eight rows (of any planes of one image) are resampled together, interleaved as `[column][8]`, see `_simd`.
 """
 
+import functools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,10 +21,12 @@ from fastwarp.kernels.layout import memory_format
 _STORAGE = {torch.float16: np.uint16, torch.bfloat16: np.int16}
 
 
+@functools.cache
 def _like(dtype: torch.dtype) -> np.ndarray:
     return np.empty(0, _STORAGE.get(dtype) or torch.empty(0, dtype=dtype).numpy().dtype)
 
 
+@functools.cache
 def _real(dtype: torch.dtype) -> np.ndarray:
     """0 and 1 of the type that accumulates: literals of the kernels would be float64."""
     return np.array([0, 1], np.float64 if dtype == torch.float64 else np.float32)
@@ -58,7 +62,7 @@ def _dense(tensors: list[Tensor], formats: list[torch.memory_format]) -> list[Te
 
 
 def _alike(windows: Tensor, source_valid: Tensor | None) -> bool:
-    return len(windows) == 1 and (source_valid is None or len(source_valid) == 1)
+    return windows.shape[0] == 1 and (source_valid is None or source_valid.shape[0] == 1)
 
 
 def _values(tensors: list[Tensor]) -> int:
