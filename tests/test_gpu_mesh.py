@@ -273,7 +273,7 @@ def points_like(vertices: Tensor, batch: int, n: int, inverse: bool, low: float,
 
 
 @both_tiles
-@pytest.mark.parametrize(("kind", "dtype"), zip(KINDS, [F32, F64] * len(KINDS), strict=False))
+@pytest.mark.parametrize(("kind", "dtype"), list(zip(KINDS, [F32, F64] * len(KINDS), strict=False)))
 def test_map(kind, dtype, homography):
     vertices = made(kind, 5, (4, 6), dtype)
     points = points_like(vertices, 2, 60, False, *((0, 1) if homography else (-0.5, 1.5)))
