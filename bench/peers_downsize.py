@@ -86,3 +86,11 @@ def resnet50(batch: int, size: Size, dtype: torch.dtype, device: str) -> Callabl
         return [network(small)]
 
     return run
+
+
+def matmul(operations: float, dtype: torch.dtype, device: str) -> Callable[..., list[Tensor]]:
+    """A product of matrices of about as many floating-point operations (a multiplication and an addition are two)."""
+    side = 1024
+    right = torch.rand(side, side, device=device).to(dtype)
+    left = torch.rand(max(round(operations / (2 * side * side)), 16), side, device=device).to(dtype)
+    return lambda *_: [left @ right]

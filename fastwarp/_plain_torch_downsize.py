@@ -1,8 +1,8 @@
 """DownsizeNet in plain torch, as it is written without this library: what demo and bench compare with.
 
 As DownsizeNet section 3.1 describes it: every convolution on the whole image, the features picked at the anchors and
-concatenated with the relative distances, a 1x1 convolution, a sigmoid divided by its sum, and a weighted sum of the four
-neighbours. Bilinear taps and half-pixel positions only; the distances are encoded so that the start is bilinear.
+concatenated with the relative distances, a 1x1 convolution, a sigmoid divided by its sum, and a weighted sum of the
+four neighbours. Bilinear taps and half-pixel positions only; distances are encoded so that the start is bilinear.
 """
 
 from __future__ import annotations
