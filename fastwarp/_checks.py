@@ -166,6 +166,16 @@ def frame_arguments(
     channels = frame.shape[3]
     if 0 in frame.shape[1:]:
         raise fail(function, "frame", f"of shape {list(frame.shape)}", "no empty dimension")
+    check_statistics(function, channels, mean, std)
+    if dtype not in IMAGE_DTYPES[1:]:
+        raise TypeError(f"{function}: dtype is {dtype}, expected float16, bfloat16, float32 or float64")
+    scale = [1.0 / float(s) for s in std]
+    bias = [-float(m) / float(s) for m, s in zip(mean, std, strict=True)]
+    return frame, check_size(function, "size", size), scale, bias
+
+
+def check_statistics(function: str, channels: int, mean: Any, std: Any) -> None:
+    """Raises unless mean and std are numbers, one for each channel, and no std is 0."""
     for argument, values in (("mean", mean), ("std", std)):
         if not isinstance(values, Sequence) or not all(isinstance(v, (int, float)) for v in values):
             raise TypeError(f"{function}: {argument} is {values!r}, expected one number for each channel")
@@ -173,8 +183,18 @@ def frame_arguments(
             raise fail(function, argument, f"{len(values)} long", f"one value for each of {channels} channels")
     if not all(abs(value) > 0 for value in std):
         raise fail(function, "std", list(std), "values other than 0")
-    if dtype not in IMAGE_DTYPES[1:]:
-        raise TypeError(f"{function}: dtype is {dtype}, expected float16, bfloat16, float32 or float64")
-    scale = [1.0 / float(s) for s in std]
-    bias = [-float(m) / float(s) for m, s in zip(mean, std, strict=True)]
-    return frame, check_size(function, "size", size), scale, bias
+
+
+def check_memory(function: str, argument: str, value: Any, needed: int, device: torch.device) -> None:
+    """Raises FastwarpError where more bytes are `needed` than `device` has, before any are asked for."""
+    if torch.compiler.is_compiling() or needed < 2**30:
+        return
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+    elif hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:  # Windows does not say
+        memory = 2**42
+    if needed > memory:
+        got = f"{value}, which takes {needed / 2**30:,.0f} GiB"
+        raise fail(function, argument, got, f"no more than the {memory / 2**30:,.0f} GiB of {device}")

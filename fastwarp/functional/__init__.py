@@ -5,10 +5,12 @@ Conventions. Images are `[B, C, H, W]`. A warp T~ maps positions of the *zoomed*
 `[0, 1]` with `align_corners=True`: pixel d of D is at `d/(D-1)`, the only pixel of D = 1 at 0.5. It is given by its
 knots, T~ sampled on a uniform grid and linear in between: `knots_y [B, h]`, `knots_x [B, w]`; or, where it is not
 separable, by a mesh `[B, h, w, 2]`, (x, y). A batch of 1 is shared by all images.
-"LZU" is "Learning to Zoom and Unzoom" (CVPR 2023).
+"LZU" is "Learning to Zoom and Unzoom" (CVPR 2023). `downsize` knows no warp: it resizes with learned weights
+("DownsizeNet", BMVC 2022).
 """
 
 from fastwarp.functional.axis import axis_map, cdf_knots, lz_knots, lz_knots_from_marginals
+from fastwarp.functional.downsize import downsize, relative_distance
 from fastwarp.functional.geometry import map_points, separable_grid, separable_inside, separable_magnification
 from fastwarp.functional.mesh import lz_mesh, mesh_unzoom, mesh_zoom, mesh_zoom_frame
 from fastwarp.functional.mesh_geometry import (
@@ -26,6 +28,7 @@ __all__ = [
     "MeshReport",
     "axis_map",
     "cdf_knots",
+    "downsize",
     "lz_knots",
     "lz_knots_from_marginals",
     "lz_mesh",
@@ -39,6 +42,7 @@ __all__ = [
     "mesh_unzoom",
     "mesh_zoom",
     "mesh_zoom_frame",
+    "relative_distance",
     "separable_grid",
     "separable_inside",
     "separable_magnification",

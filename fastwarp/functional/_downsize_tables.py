@@ -1,0 +1,191 @@
+"""Where the targets of `downsize` lie between the pixels: taps, anchors, distances, and how those are encoded.
+
+Positions are exact: integers as multiples of 1 / (2 d) of a pixel, so that every backend and machine has the same taps.
+Everything is made on the device, as nothing may be copied there while a CUDA graph is captured.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastwarp._checks import check_option
+from fastwarp.errors import fail
+
+Taps = Literal["bilinear", "bicubic", "area"]
+Normalise = Literal["sigmoid", "softmax", "signed"]
+Encoding = Literal["exact", "raw"] | Callable[[Tensor, Tensor], Tensor] | None
+Footprint = int | tuple[int, int] | None
+
+TAPS = ("bilinear", "bicubic", "area")
+NORMALISE = ("sigmoid", "softmax", "signed")
+SMALLEST = 1e-6
+"""Distances are kept this far from 0 and 1, where their logit is infinite."""
+
+_KEPT = 2**22
+"""Values of the largest distance map that is kept for the next call: 32 MB."""
+
+
+class Axis(NamedTuple):
+    """One axis of a target of d rows or columns: taps `[d, n]` and anchors `[d]`, int32; the distance past the anchor
+    `[d]` and the interpolation weights `[d, n]`, float64."""
+
+    taps: Tensor
+    anchor: Tensor
+    offset: Tensor
+    weights: Tensor
+
+
+class Geometry(NamedTuple):
+    """What the tables depend on, beside the device. Footprints are None unless the taps are an area's."""
+
+    source: tuple[int, int]
+    size: tuple[int, int]
+    taps: str
+    footprint: tuple[int, int] | tuple[None, None]
+    align_corners: bool
+
+
+def check_options(function: str, taps: Any, footprint: Any, align_corners: bool) -> tuple[Any, Any]:
+    """The footprint as a pair, if the options belong together."""
+    check_option(function, "taps", taps, TAPS)
+    if taps != "area":
+        if footprint is not None:
+            raise fail(function, "footprint", footprint, f"None with taps={taps!r}")
+        return None, None
+    if align_corners:
+        raise fail(function, "align_corners", True, "False with taps='area', whose footprints are pixels")
+    pair = footprint if isinstance(footprint, (tuple, list)) else (footprint, footprint)
+    if len(pair) != 2 or not all(n is None or (isinstance(n, int) and not isinstance(n, bool)) for n in pair):
+        raise TypeError(f"{function}: footprint is {footprint!r}, expected a number of taps or one for each axis")
+    if any(n is not None and n < 1 for n in pair):
+        raise fail(function, "footprint", footprint, "at least 1 tap")
+    return pair[0], pair[1]
+
+
+def geometry(
+    function: str, source: tuple[int, int], size: tuple[int, int], taps: str, footprint: Any, align_corners: bool
+) -> Geometry:
+    """All that the tables depend on, if the footprints hold all the pixels of their targets."""
+    pair = check_options(function, taps, footprint, align_corners)
+    if taps == "area":
+        # The most pixels that a target meets: it begins up to (d - gcd) / d past the start of a pixel.
+        needed = tuple((D + d - math.gcd(D, d) + d - 1) // d for D, d in zip(source, size, strict=True))
+        pair = tuple(least if n is None else n for n, least in zip(pair, needed, strict=True))
+        if any(n < least for n, least in zip(pair, needed, strict=True)):
+            raise fail(function, "footprint", pair, f"at least {needed} taps (rows, columns) from {source} to {size}")
+    return Geometry(source, size, taps, pair, bool(align_corners))
+
+
+def shape(at: Geometry) -> tuple[int, int]:
+    """Taps of a target: rows and columns."""
+    if at.taps == "area":
+        return at.footprint  # type: ignore[return-value]
+    return (4, 4) if at.taps == "bicubic" else (2, 2)
+
+
+def axes(at: Geometry, device: torch.device, keep: bool) -> list[Axis]:
+    """Tables of the rows and of the columns; those of an earlier call where it may `keep` them."""
+    keys = [
+        (D, d, at.taps, n, at.align_corners, device) for D, d, n in zip(at.source, at.size, at.footprint, strict=True)
+    ]
+    return [_kept_axis(_stream(device), *key) if keep else _axis(*key) for key in keys]
+
+
+def distances(at: Geometry, encoding: str, normalise: str, device: torch.device, keep: bool) -> Tensor:
+    """Encoded relative distances `[K, h, w]`, float64; those of an earlier call where it may `keep` them."""
+    ky, kx = shape(at)
+    key = (at, encoding, normalise, device)
+    if keep and ky * kx * at.size[0] * at.size[1] <= _KEPT:
+        return _kept_distances(_stream(device), *key)
+    return _distances(*key)
+
+
+def can_keep(tensor: Tensor) -> bool:
+    """Whether tables made for `tensor` are ordinary tensors that outlive the call: not so while something is traced,
+    in fake tensors' modes, nor in the private memory of a CUDA graph that is being captured."""
+    if torch.compiler.is_compiling() or type(tensor) not in (Tensor, torch.nn.Parameter):
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def _stream(device: torch.device) -> int:
+    """Kept tables belong to the stream that fills them: another one would not wait for it."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+def _axis(D: int, d: int, taps: str, n: int | None, align_corners: bool, device: torch.device) -> Axis:
+    """The tables of D source pixels and d targets."""
+    q = torch.arange(d, device=device)
+    # The position is numerator / unit, in pixels.
+    if align_corners:
+        numerator, unit = q * (D - 1), max(d - 1, 1)
+    else:
+        numerator, unit = (2 * q + 1) * D - d, 2 * d
+    last = max(D - 2, 0)
+    if taps == "bicubic":
+        floor = numerator // unit
+        offset = (numerator - floor * unit).double() / unit
+        first, weights, anchor = floor - 1, _cubic(offset), floor.clamp(0, last)
+    else:
+        numerator = numerator.clamp(0, (D - 1) * unit)
+        first = anchor = (numerator // unit).clamp(max=last)
+        offset = (numerator - anchor * unit).double() / unit
+        weights = torch.stack([1 - offset, offset], 1)
+    if taps == "area":
+        first = q * D // d
+        # In units of 1 / d pixels: the target is [q D, (q + 1) D], tap t is [t d, (t + 1) d].
+        tap = (first[:, None] + torch.arange(n or 0, device=device)) * d
+        low, high = (q * D)[:, None], ((q + 1) * D)[:, None]
+        weights = (torch.minimum(high, tap + d) - torch.maximum(low, tap)).clamp(min=0).double() / D
+    tap = first[:, None] + torch.arange(weights.shape[1], device=device)
+    return Axis(tap.clamp(0, D - 1).int(), anchor.int(), offset, weights)
+
+
+def _cubic(t: Tensor, a: float = -0.75) -> Tensor:
+    """Weights `[d, 4]` of the pixels at -1, 0, 1, 2 for positions t in [0, 1): the kernel of `F.interpolate`."""
+
+    def near(x: Tensor) -> Tensor:
+        return ((a + 2) * x - (a + 3)) * x * x + 1
+
+    def far(x: Tensor) -> Tensor:
+        return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+
+    return torch.stack([far(t + 1), near(t), near(1 - t), far(2 - t)], 1)
+
+
+def _distances(at: Geometry, encoding: str, normalise: str, device: torch.device) -> Tensor:
+    rows, columns = axes(at, device, False)
+    return encode(products(rows.weights, columns.weights), encoding, normalise)
+
+
+def _keeping(entries: int, make: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.lru_cache(entries)
+    def kept(stream: int, *key: Any) -> Any:
+        # Not tensors of inference mode, which no later backward pass could save.
+        with torch.inference_mode(False):
+            return make(*key)
+
+    return kept
+
+
+_kept_axis, _kept_distances = _keeping(64, _axis), _keeping(4, _distances)
+
+
+def products(rows: Tensor, columns: Tensor) -> Tensor:
+    """The relative distances `[..., KY KX, h, w]` of weights `[..., h, KY]` and `[..., w, KX]`, tap by tap."""
+    return (rows.mT[..., :, None, :, None] * columns.mT[..., None, :, None, :]).flatten(-4, -3)
+
+
+def encode(v: Tensor, encoding: str, normalise: str) -> Tensor:
+    """What goes into the 1x1 convolution: "exact" undoes the activation that comes after it."""
+    if encoding == "raw" or normalise == "signed":
+        return v
+    if normalise == "softmax":
+        return v.clamp(SMALLEST, 1).log()
+    return v.logit(SMALLEST)
