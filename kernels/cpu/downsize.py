@@ -4,9 +4,13 @@ import math
 from itertools import pairwise
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from fastwarp.kernels.cpu._downsize_backward import sweep
 from fastwarp.kernels.cpu._downsize_forward import SIGMOID, SIGNED, SOFTMAX, forward
+from fastwarp.kernels.cpu._downsize_gradient import pixels_gradient
+from fastwarp.kernels.cpu._downsize_gradient_plan import places_of_sums, plan, transposed_weights, unpacked
 from fastwarp.kernels.cpu._downsize_simd import width
 from fastwarp.kernels.cpu._memory import empty
 from fastwarp.kernels.cpu._parallel import run
@@ -117,3 +121,104 @@ def downsize(
     )
     run(forward, args, _work(image, widths, math.prod(size)) + (len(logits) + 1) * result.numel())
     return result
+
+
+def downsize_backward(
+    grad: Tensor,
+    image: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    texture: Tensor,
+    logits: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    anchor_rows: Tensor,
+    anchor_columns: Tensor,
+    mean: list[float],
+    scale: list[float],
+    normalise: str,
+    texture_gradient: bool,
+    need_image: bool,
+    need_parameters: bool,
+) -> list[Tensor]:
+    """Gradients of `downsize`; activations are computed anew, and sums do not depend on the number of threads.
+
+    Args:
+        grad: `[B, C, h, w]`, gradient of the result, in the image's dtype; any strides.
+        image: this and all to `normalise` as in `downsize`.
+        weights: see there.
+        biases: see there.
+        texture: see there.
+        logits: see there.
+        rows: see there.
+        columns: see there.
+        anchor_rows: see there.
+        anchor_columns: see there.
+        mean: see there.
+        scale: see there.
+        normalise: see there.
+        texture_gradient: the image also moves what the convolutions read; otherwise only the pixels that are mixed.
+        need_image: whether the image's gradient is wanted; otherwise it is empty.
+        need_parameters: whether the others are; otherwise they are empty.
+
+    Returns:
+        The image's in its dtype and memory format, those of the weights, of the biases, of `texture` and `logits`.
+    """
+    channels, size = image.shape[1], tuple(logits.shape[1:])
+    parameters = [*weights, *biases, texture, logits]
+    to_image = empty(image.shape, image.dtype, memory_format(image)) if need_image else image.new_empty(0)
+    if not len(image):
+        return [to_image, *(torch.zeros_like(p) if need_parameters else p.new_empty(0) for p in parameters)]
+    grad, image, real = grad.detach(), image.detach(), _real(image.dtype)
+    widths, strides, *net = _packed(weights, biases, texture, channels, real)
+    divided = plan(len(image), *image.shape[2:], logits.numel() if need_image else 0)
+    to_texture = texture_gradient and need_image and len(weights) > 0
+    # In half precision, the two ways' gradients are added before they are rounded.
+    wide = to_texture and image.dtype not in (torch.float32, torch.float64)
+    part = empty(image.shape, logits.dtype, memory_format(image)) if wide else to_image
+    back, back_at = transposed_weights(weights, strides, real)
+    sums_at = places_of_sums(strides, len(logits))
+    units = divided.down * divided.across * divided.runs
+    sums = np.zeros((units, sums_at[-1] if need_parameters else 0))
+    to_logits = np.zeros((divided.runs if need_parameters else 0, *logits.shape), real.dtype)
+    values = np.empty((divided.images if need_image else 0, *logits.shape), real.dtype)
+    args = (
+        np.array([image.data_ptr(), grad.data_ptr(), part.data_ptr()], np.int64),
+        np.array([_extent(image), _extent(grad), part.numel()], np.int64),
+        tuple(image.shape),
+        *(image.stride(), grad.stride(), part.stride() if need_image else image.stride()),
+        *(widths, strides, *net, back, back_at, np.array(mean, real.dtype), np.array(scale, real.dtype)),
+        *(_array(t) for t in (logits, rows, columns, anchor_rows, anchor_columns)),
+        *(_MODES[normalise], to_texture, need_parameters),
+    )
+    work = _work(image, widths, math.prod(size)) * (3 if need_parameters or to_texture else 1)
+    work += (len(logits) + 1) * grad.numel()
+    for first in range(0, len(image), divided.images):
+        images = (first, min(first + divided.images, len(image)))
+        run(
+            sweep,
+            (
+                *(*args, images, divided[:2], divided.runs, values, to_logits, sums_at, sums),
+                *(_like(image.dtype), _like(part.dtype), real),
+            ),
+            work,
+        )
+        if need_image:
+            pixels = (
+                np.array([grad[first:].data_ptr(), to_image[first:].data_ptr(), part[first:].data_ptr()], np.int64),
+                np.array([_extent(grad[first:]), to_image[first:].numel(), part[first:].numel()], np.int64),
+                (images[1] - first, *image.shape[1:]),
+                *(grad.stride(), to_image.stride(), values, to_texture, _array(rows), _array(columns)),
+                *(_like(image.dtype), _like(part.dtype), real),
+            )
+            run(pixels_gradient, pixels, to_image.numel() + len(logits) * grad.numel())
+    if not need_parameters:
+        return [to_image, *(p.new_empty(0) for p in parameters)]
+    total = sums.sum(0)
+    found = unpacked(total, sums_at, strides, widths)
+    found.append(total[sums_at[-2] :].reshape(len(logits), -1)[:, : texture.shape[1]])
+    by_logits = to_logits[0]
+    for other in to_logits[1:]:
+        by_logits += other
+    grads = (torch.from_numpy(np.ascontiguousarray(a, real.dtype)) for a in (*found, by_logits))
+    return [to_image, *grads]
