@@ -1,0 +1,296 @@
+"""What the kernels of the `downsize` family share: the source of a 3x3 layer, its patches, products on tensor cores.
+
+A layer is a matrix product over patches [targets, 9 * channels] (tap by tap, channels innermost), gathered anew for
+every layer: Triton cannot read shifted windows of a tile in registers. Maps are [B, H, W, F] in the image's dtype.
+
+Products: float16 and bfloat16 on tensor cores with float32 sums, weights rounded to the image's dtype. Where gradients
+are factors both are float32, multiplied as TF32 (a float16 would lose small ones to its range). float32 images get IEEE
+products, which no tensor core has, float64 ones the tensor cores of data centres.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastwarp.kernels.gpu._launch import INTERPRETED
+from fastwarp.kernels.gpu._taps import accumulator, hint
+
+TYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64}
+FEW = 8
+"""Channels whose means and scales may be arguments of a kernel."""
+
+
+def padded(size: int, least: int = 16) -> int:
+    """Side of a factor of `tl.dot`."""
+    return max(triton.next_power_of_2(size), least)
+
+
+def factor(dtype: torch.dtype) -> torch.dtype:
+    """Type of the factors in the layers of an image. The interpreter multiplies no bfloat16."""
+    return torch.float32 if INTERPRETED and dtype == torch.bfloat16 else dtype
+
+
+def products(dtype: torch.dtype, gradients: bool = False) -> dict:
+    """Constants of a kernel that say how factors are multiplied and summed."""
+    exact = accumulator(dtype)
+    return {
+        "DOT": exact if gradients else TYPES[factor(dtype)],
+        "PRECISION": "ieee" if dtype in (torch.float32, torch.float64) else "tf32",
+        "ACC": exact,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a layer reads: the image, normalised on the way, or a map.
+
+    Attributes:
+        values: `[B, C, H, W]`, any strides.
+        mean: what is taken off each channel (one for all, or one each), in parts for float64; None: nothing.
+        scale: what the channels are multiplied with then.
+    """
+
+    values: Tensor
+    mean: tuple[float, ...] | None = None
+    scale: tuple[float, ...] | None = None
+
+    @classmethod
+    def map(cls, values: Tensor) -> "Source":
+        """A map `[B, H, W, F]`."""
+        return cls(values.permute(0, 3, 1, 2))
+
+    @classmethod
+    def image(cls, image: Tensor, mean: Sequence[float], scale: Sequence[float]) -> "Source":
+        """An image as the first layer sees it."""
+        if len({*zip(mean, scale, strict=True)}) > 1 and len(mean) > FEW:
+            # Built on the device: a copy from the host would end the capture of a graph.
+            offsets, factors = (
+                torch.cat([image.new_full((1, 1, 1), v, dtype=torch.float64) for v in values])
+                for values in (mean, scale)
+            )
+            image = ((image.to(torch.promote_types(image.dtype, torch.float32)) - offsets) * factors).to(image.dtype)
+            mean, scale = [0.0] * len(mean), [1.0] * len(mean)
+        return cls(image, parts(mean, image.dtype), parts(scale, image.dtype))
+
+    def arguments(self) -> tuple:
+        """For `unpacked` parameters: pointer, mean, scale, height, width and strides."""
+        return (self.values, self.mean, self.scale, *self.values.shape[2:], *self.values.stride())
+
+    def constants(self) -> dict:
+        """UNIT: the channels are innermost. ALIGNED: vectors along them are."""
+        unit = self.values.stride(1) == 1
+        strides = (self.values.shape[1], *(self.values.stride(i) for i in (0, 2, 3)))
+        extent = sum((n - 1) * s for n, s in zip(self.values.shape[1:], self.values.stride()[1:], strict=True))
+        return {
+            "C": self.values.shape[1],
+            "UNIT": unit,
+            "ALIGNED": unit and all(s % 16 == 0 for s in strides),
+            "OFFSET": tl.int64 if extent >= 2**31 else tl.int32,
+        }
+
+
+def parts(values: Sequence[float], dtype: torch.dtype) -> tuple[float, ...]:
+    """Constants of channels for `of_channel`; a single one where all are alike.
+
+    A float argument of a kernel is a float32: a float64 is the sum of three.
+    """
+    values = list(map(float, values[:1] if len(set(values)) == 1 else values))
+    if dtype != torch.float64:
+        return tuple(values)
+    split = []
+    for value in values:
+        for _ in range(3):
+            split.append(torch.tensor(value, dtype=torch.float32).item())
+            value -= split[-1]
+    return tuple(split)
+
+
+@triton.jit
+def of_channel(values, c, ACC: tl.constexpr):
+    """The constants, made by `parts`, of the channels c."""
+    each: tl.constexpr = 3 if tl.float64 == ACC else 1
+    result = tl.zeros(c.shape, ACC)
+    for i in tl.static_range(len(values) // each):
+        value = tl.zeros(c.shape, ACC)
+        for j in tl.static_range(each):
+            value += values[i * each + j]
+        result = tl.where(c >= i, value, result)
+    return result
+
+
+@triton.jit
+def relu(x):
+    """NaN stays NaN."""
+    return tl.where(x <= 0, 0.0, x)
+
+
+@triton.jit
+def patches(
+    source,
+    y,
+    x,
+    exists,
+    kk,
+    C: tl.constexpr,
+    UNIT: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    OFFSET: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Values kk of the patches around the pixels (y, x), [pixels, kk], normalised; 0 outside the source.
+
+    `source` has the pointer to an image of the batch, means, scales, height, width, strides of channels, rows, columns.
+    """
+    source_ptr, mean, scale, h, w, stride_c, stride_h, stride_w = source
+    tap, c = kk // C, kk % C
+    dy, dx = tap // 3 - 1, tap % 3 - 1
+    stride_h, stride_w = hint(stride_h, ALIGNED).to(OFFSET), hint(stride_w, ALIGNED).to(OFFSET)
+    row, column = y[:, None] + dy[None, :], x[:, None] + dx[None, :]
+    inside = (row >= 0) & (row < h) & (column >= 0) & (column < w) & (kk < 9 * C)[None, :] & exists[:, None]
+    channel = c if UNIT else c * stride_c.to(OFFSET)
+    offset = (y * stride_h + x * stride_w)[:, None] + (dy * stride_h + dx * stride_w + channel)[None, :]
+    values = tl.load(source_ptr + offset, mask=inside, other=0).to(ACC)
+    if mean is not None:
+        centred = values - of_channel(mean, c, ACC)[None, :]
+        values = tl.where(inside, centred * of_channel(scale, c, ACC)[None, :], 0.0)
+    return values
+
+
+@triton.jit
+def convolve(
+    source,
+    y,
+    x,
+    exists,
+    weight_ptr,
+    f,
+    C: tl.constexpr,
+    F: tl.constexpr,
+    UNIT: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    OFFSET: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Features f of a layer with weights [9 * C, F], without bias, at the pixels (y, x): [pixels, features]."""
+    total = tl.zeros([y.shape[0], f.shape[0]], ACC)
+    for k0 in range(0, 9 * C, BLOCK_K):
+        kk = k0 + tl.arange(0, BLOCK_K)
+        patch = patches(source, y, x, exists, kk, C, UNIT, ALIGNED, OFFSET, ACC).to(DOT)
+        mask = (kk < 9 * C)[:, None] & (f < F)[None, :]
+        weight = tl.load(weight_ptr + kk[:, None] * F + f[None, :], mask=mask, other=0)
+        total = tl.dot(patch, weight, total, input_precision=PRECISION, out_dtype=ACC)
+    return total
+
+
+@triton.jit(do_not_specialize=["h", "w", "stride_b", "stride_c", "stride_h", "stride_w"])
+def _layer_kernel(
+    out_ptr,
+    weight_ptr,
+    bias_ptr,
+    gate_ptr,
+    source_ptr,
+    mean,
+    scale,
+    h,
+    w,
+    stride_b,
+    stride_c,
+    stride_h,
+    stride_w,
+    C: tl.constexpr,
+    F: tl.constexpr,
+    UNIT: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    OFFSET: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_Y: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+    BLOCK_F: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Program (image and tile of pixels, block of features): a dense layer.
+
+    With a bias it is the forward's, and ends in the ReLU. With a gate, the map that the ReLU before the layer made, it
+    is the gradient's.
+    """
+    blocks_x = tl.cdiv(w, BLOCK_X)
+    blocks = tl.cdiv(h, BLOCK_Y) * blocks_x
+    b, block = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks
+    i = tl.arange(0, BLOCK_Y * BLOCK_X)
+    y, x = block // blocks_x * BLOCK_Y + i // BLOCK_X, block % blocks_x * BLOCK_X + i % BLOCK_X
+    exists = (y < h) & (x < w)
+    f = tl.program_id(1) * BLOCK_F + tl.arange(0, BLOCK_F)
+    source = (source_ptr + b * hint(stride_b, ALIGNED), mean, scale, h, w, stride_c, stride_h, stride_w)
+    value = convolve(
+        *(source, y, x, exists, weight_ptr, f, C, F, UNIT, ALIGNED, OFFSET, DOT, PRECISION, ACC, BLOCK_K),
+    )
+    if bias_ptr is not None:
+        value = relu(value + tl.load(bias_ptr + f, mask=f < F, other=0).to(ACC)[None, :])
+    offset = (y.to(tl.int64) * w + x)[:, None] * F + f[None, :]
+    offset += b * h * w * F
+    mask = exists[:, None] & (f < F)[None, :]
+    if gate_ptr is not None:
+        value = tl.where(tl.load(gate_ptr + offset, mask=mask, other=0).to(ACC) <= 0, 0.0, value)
+    tl.store(out_ptr + offset, value, mask=mask)
+
+
+def matrix(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Weights `[F, C, 3, 3]` as the factor `[9 * C, F]`."""
+    return weight.to(dtype).permute(2, 3, 1, 0).reshape(-1, weight.shape[0]).contiguous()
+
+
+def layer(
+    source: Source,
+    weight: Tensor,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    gradients: bool = False,
+    gate: Tensor | None = None,
+) -> Tensor:
+    """A dense layer `[B, H, W, F]` of an image of type `dtype`, from a factor made by `matrix`.
+
+    Args:
+        source: what it reads.
+        weight: `[9 * C, F]`.
+        bias: `[F]`; the ReLU follows.
+        dtype: the image's.
+        gradients: the source is a gradient, and so is the result, float32 at least.
+        gate: `[B, H, W, F]`, where it is not positive the result is 0.
+    """
+    batch, _, h, w = source.values.shape
+    features = weight.shape[1]
+    kind = torch.promote_types(dtype, torch.float32) if gradients else dtype
+    out = torch.empty((batch, h, w, features), dtype=kind, device=weight.device)
+    if out.numel() == 0:
+        return out
+    block_f = min(padded(features), 64)
+    pixels = 1024 if INTERPRETED else block_pixels(dtype, block_f)
+    block_x = min(padded(w, 1), pixels if INTERPRETED else 16)
+    block_y = pixels // block_x
+    blocks = triton.cdiv(h, block_y) * triton.cdiv(w, block_x)
+    _layer_kernel[(batch * blocks, triton.cdiv(features, block_f))](
+        *(out, weight, bias, gate, *source.arguments()),
+        F=features,
+        **source.constants(),
+        **products(dtype, gradients),
+        BLOCK_Y=block_y,
+        BLOCK_X=block_x,
+        BLOCK_F=block_f,
+        BLOCK_K=min(padded(9 * source.values.shape[1]), 32),
+    )
+    return out
+
+
+def block_pixels(dtype: torch.dtype, features: int) -> int:
+    """Rows of a product with so many columns that 4 warps hold without spills."""
+    values = {torch.float64: 512, torch.float32: 1024}.get(dtype, 2048)
+    return max(min(values // features, 128), 16)

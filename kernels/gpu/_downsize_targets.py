@@ -1,0 +1,271 @@
+"""Triton kernels of the `downsize` family that work per target: features at P, coefficients, and the sum over the taps.
+
+The last layer is evaluated at the anchors only, and where that is cheaper so is the one before it, at the nine pixels
+that the last one reads. Neither features nor coefficients are stored, but where a gradient needs them.
+"""
+
+import dataclasses
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastwarp.kernels.gpu._downsize_coefficients import coefficients, logits_at, normaliser, tap_offsets
+from fastwarp.kernels.gpu._downsize_conv import (
+    Source,
+    block_pixels,
+    convolve,
+    padded,
+    products,
+    relu,
+)
+from fastwarp.kernels.gpu._launch import INTERPRETED
+from fastwarp.kernels.gpu._taps import hint, wide
+from fastwarp.kernels.layout import memory_format
+
+TAPS = 128
+"""Most taps of a target whose coefficients are in registers together."""
+
+
+@triton.jit
+def features(
+    source,
+    y,
+    x,
+    exists,
+    inner_ptr,
+    inner_bias_ptr,
+    weight_ptr,
+    bias_ptr,
+    C: tl.constexpr,
+    INNER: tl.constexpr,
+    F: tl.constexpr,
+    UNIT: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    OFFSET: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+    BLOCK_F: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """What the last layer makes at the pixels (y, x), [pixels, BLOCK_F], from the map before it.
+
+    With INNER features in the layer before, from the map before that one.
+    """
+    f = tl.arange(0, BLOCK_F)
+    if INNER == 0:
+        value = convolve(
+            *(source, y, x, exists, weight_ptr, f, C, F, UNIT, ALIGNED, OFFSET, DOT, PRECISION, ACC, BLOCK_K),
+        )
+    else:
+        n = tl.arange(0, BLOCK_I)
+        inner_bias = tl.load(inner_bias_ptr + n, mask=n < INNER, other=0).to(ACC)
+        value = tl.zeros([y.shape[0], BLOCK_F], ACC)
+        for tap in range(9):
+            row, column = y + (tap // 3 - 1), x + (tap % 3 - 1)
+            inside = exists & (row >= 0) & (row < source[3]) & (column >= 0) & (column < source[4])
+            inner = convolve(
+                *(source, row, column, inside, inner_ptr, n, C, INNER, UNIT, ALIGNED, OFFSET, DOT, PRECISION, ACC),
+                BLOCK_K,
+            )
+            # Outside is zero padding, not what the layer would make there.
+            inner = tl.where(inside[:, None] & (n < INNER)[None, :], relu(inner + inner_bias[None, :]), 0.0)
+            mask = (n < INNER)[:, None] & (f < F)[None, :]
+            weight = tl.load(weight_ptr + (tap * INNER + n)[:, None] * F + f[None, :], mask=mask, other=0)
+            value = tl.dot(inner.to(DOT), weight, value, input_precision=PRECISION, out_dtype=ACC)
+    value = relu(value + tl.load(bias_ptr + f, mask=f < F, other=0).to(ACC)[None, :])
+    # Infinite values times padding would be NaN.
+    return tl.where((f < F)[None, :], value, 0.0)
+
+
+@triton.jit(
+    do_not_specialize=[
+        *("h", "w", "image_b", "image_c", "image_h", "image_w", "out_c", "out_p"),
+        *("height", "width", "stride_b", "stride_c", "stride_h", "stride_w"),
+    ]
+)
+def _downsize_kernel(
+    out_ptr,
+    image_ptr,
+    inner_ptr,
+    inner_bias_ptr,
+    weight_ptr,
+    bias_ptr,
+    texture_ptr,
+    logits_ptr,
+    rows_ptr,
+    columns_ptr,
+    anchor_rows_ptr,
+    anchor_columns_ptr,
+    h,
+    w,
+    image_b,
+    image_c,
+    image_h,
+    image_w,
+    out_c,
+    out_p,
+    source_ptr,
+    mean,
+    scale,
+    height,
+    width,
+    stride_b,
+    stride_c,
+    stride_h,
+    stride_w,
+    NORMALISE: tl.constexpr,
+    KY: tl.constexpr,
+    KX: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    C: tl.constexpr,
+    INNER: tl.constexpr,
+    F: tl.constexpr,
+    UNIT: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    OFFSET: tl.constexpr,
+    PIXEL: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+    BLOCK_F: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Program (image, block of targets)."""
+    blocks = tl.cdiv(h * w, BLOCK_P)
+    b, p = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    exists, r, q = p < h * w, p // w, p % w
+    f = exists
+    if F > 0:
+        y = tl.load(anchor_rows_ptr + r, mask=exists, other=0)
+        x = tl.load(anchor_columns_ptr + q, mask=exists, other=0)
+        source = (source_ptr + b * hint(stride_b, ALIGNED), mean, scale, height, width, stride_c, stride_h, stride_w)
+        f = features(
+            *(source, y, x, exists, inner_ptr, inner_bias_ptr, weight_ptr, bias_ptr, C, INNER, F, UNIT, ALIGNED),
+            *(OFFSET, DOT, PRECISION, ACC, BLOCK_I, BLOCK_F, BLOCK_K),
+        ).to(DOT)
+    norm = normaliser(
+        *(f, texture_ptr, logits_ptr, p, h * w, exists, NORMALISE, F, KY * KX, DOT, PRECISION, ACC, BLOCK_F, BLOCK_T)
+    )
+    image_ptr += b * image_b
+    out_ptr += b * CHANNELS * h * w + p.to(tl.int64) * out_p
+    if KY * KX <= BLOCK_T:
+        z, known = logits_at(
+            *(f, texture_ptr, logits_ptr, p, 0, h * w, exists, F, KY * KX, DOT, PRECISION, ACC, BLOCK_F, BLOCK_T)
+        )
+        a = coefficients(z, known, norm, NORMALISE, KY * KX)
+        offset, mask = tap_offsets(rows_ptr, columns_ptr, r, q, 0, exists, image_h, image_w, KY, KX, PIXEL, BLOCK_T)
+        for c in range(CHANNELS):
+            taps = tl.load(image_ptr + offset + image_c.to(tl.int64) * c, mask=mask, other=0).to(ACC)
+            tl.store(out_ptr + out_c.to(tl.int64) * c, tl.sum(a * taps, 1), mask=exists)
+    else:
+        for c in range(CHANNELS):
+            value = tl.zeros([BLOCK_P], ACC)
+            for k0 in range(0, KY * KX, BLOCK_T):
+                z, known = logits_at(
+                    *(f, texture_ptr, logits_ptr, p, k0, h * w, exists, F, KY * KX, DOT, PRECISION, ACC),
+                    *(BLOCK_F, BLOCK_T),
+                )
+                a = coefficients(z, known, norm, NORMALISE, KY * KX)
+                offset, mask = tap_offsets(
+                    *(rows_ptr, columns_ptr, r, q, k0, exists, image_h, image_w, KY, KX, PIXEL, BLOCK_T)
+                )
+                taps = tl.load(image_ptr + offset + image_c.to(tl.int64) * c, mask=mask, other=0).to(ACC)
+                value += tl.sum(a * taps, 1)
+            tl.store(out_ptr + out_c.to(tl.int64) * c, value, mask=exists)
+
+
+@dataclasses.dataclass(frozen=True)
+class Last:
+    """The layers that are evaluated per target: none, the last, or the last two.
+
+    Attributes:
+        source: what they read; None without layers.
+        layers: factors made by `matrix`, and biases.
+    """
+
+    source: Source | None
+    layers: list[tuple[Tensor, Tensor]]
+
+    @property
+    def features(self) -> int:
+        return len(self.layers[-1][1]) if self.layers else 0
+
+    @property
+    def inner(self) -> int:
+        return len(self.layers[0][1]) if len(self.layers) > 1 else 0
+
+    def factors(self) -> tuple[Tensor | None, ...]:
+        """Weights and bias of the layer before the last, and of the last."""
+        return (*[None] * (4 - 2 * len(self.layers)), *(t for pair in self.layers for t in pair))
+
+    def arguments(self) -> tuple:
+        """What `Source.arguments` are, without layers too."""
+        return (None, None, None, *[0] * 6) if self.source is None else self.source.arguments()
+
+    def constants(self) -> dict:
+        if self.source is None:
+            none = {"C": 0, "UNIT": False, "ALIGNED": False, "OFFSET": tl.int32}
+            return {**none, "F": 0, "INNER": 0, "BLOCK_I": 16, "BLOCK_F": 16, "BLOCK_K": 16}
+        return {
+            **self.source.constants(),
+            "F": self.features,
+            "INNER": self.inner,
+            "BLOCK_I": padded(self.inner),
+            "BLOCK_F": padded(self.features),
+            "BLOCK_K": min(padded(9 * self.source.values.shape[1]), 32),
+        }
+
+
+def tile(dtype: torch.dtype, last: Last, taps: int) -> dict:
+    """Targets and taps of a program."""
+    block_t = min(triton.next_power_of_2(taps), TAPS)
+    widest = max(padded(last.features), padded(last.inner), block_t)
+    return {"BLOCK_T": block_t, "BLOCK_P": 1024 if INTERPRETED else block_pixels(dtype, widest)}
+
+
+def evaluate(
+    image: Tensor,
+    last: Last,
+    texture: Tensor,
+    logits: Tensor,
+    tables: tuple[Tensor, ...],
+    normalise: str,
+) -> Tensor:
+    """The downsized image `[B, C, h, w]`.
+
+    Args:
+        image: `[B, C, H, W]`.
+        last: the layers that are evaluated here.
+        texture: `[K, F]`, in the type of the factors.
+        logits: `[K, h, w]`.
+        tables: rows, columns, their anchors.
+        normalise: as for `downsize`.
+    """
+    h, w = logits.shape[1:]
+    batch, channels = image.shape[:2]
+    form = memory_format(image)
+    out = torch.empty((batch, channels, h, w), dtype=image.dtype, device=image.device, memory_format=form)
+    if out.numel() == 0:
+        return out
+    block = tile(image.dtype, last, len(logits))
+    _downsize_kernel[(batch * triton.cdiv(h * w, block["BLOCK_P"]),)](
+        *(out, image, *last.factors(), texture, logits, *tables, h, w),
+        *(*image.stride(), *((1, channels) if form == torch.channels_last else (h * w, 1))),
+        *last.arguments(),
+        NORMALISE=normalise,
+        KY=tables[0].shape[1],
+        KX=tables[1].shape[1],
+        CHANNELS=channels,
+        PIXEL=wide(image),
+        **last.constants(),
+        **products(image.dtype),
+        **block,
+    )
+    return out
