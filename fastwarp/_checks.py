@@ -198,3 +198,13 @@ def check_memory(function: str, argument: str, value: Any, needed: int, device: 
     if needed > memory:
         got = f"{value}, which takes {needed / 2**30:,.0f} GiB"
         raise fail(function, argument, got, f"no more than the {memory / 2**30:,.0f} GiB of {device}")
+
+
+def check_indices(function: str, argument: str, index: Tensor, count: int) -> None:
+    """Raises FastwarpError for numbers outside 0 .. count - 1; on GPUs, which this waits for, with `FASTWARP_CHECKS=1`
+    only."""
+    if index.numel() == 0 or torch.compiler.is_compiling() or not (_CHECKS or index.device.type == "cpu"):
+        return
+    low, high = index.min().item(), index.max().item()
+    if low < 0 or high >= count:
+        raise fail(function, argument, low if low < 0 else high, f"numbers of images in 0 .. {count - 1}")

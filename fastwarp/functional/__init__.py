@@ -9,6 +9,7 @@ separable, by a mesh `[B, h, w, 2]`, (x, y). A batch of 1 is shared by all image
 ("DownsizeNet", BMVC 2022).
 """
 
+from fastwarp.functional._downsize_boxes import downsize_boxes
 from fastwarp.functional.axis import axis_map, cdf_knots, lz_knots, lz_knots_from_marginals
 from fastwarp.functional.downsize import downsize, relative_distance
 from fastwarp.functional.geometry import map_points, separable_grid, separable_inside, separable_magnification
@@ -29,6 +30,7 @@ __all__ = [
     "axis_map",
     "cdf_knots",
     "downsize",
+    "downsize_boxes",
     "lz_knots",
     "lz_knots_from_marginals",
     "lz_mesh",

@@ -32,7 +32,7 @@ def check_parameters(
         raise fail(function, "biases", f"{len(biases)} long", f"one for each of {len(weights)} weights")
     if len(weights) > LAYERS:
         raise fail(function, "weights", f"{len(weights)} long", f"at most {LAYERS} convolutions")
-    named = {}
+    named: dict[str, Tensor] = {}
     for l, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         check_tensor(function, f"weights[{l}]", weight, "[F, C, 3, 3]", floating=True)
         if weight.shape[1:] != (channels, 3, 3) or weight.shape[0] == 0:

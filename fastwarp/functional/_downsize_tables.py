@@ -76,8 +76,8 @@ def geometry(
     if taps == "area":
         # The most pixels that a target meets: it begins up to (d - gcd) / d past the start of a pixel.
         needed = tuple((D + d - math.gcd(D, d) + d - 1) // d for D, d in zip(source, size, strict=True))
-        pair = tuple(least if n is None else n for n, least in zip(pair, needed, strict=True))
-        if any(n < least for n, least in zip(pair, needed, strict=True)):
+        pair = (pair[0] or needed[0], pair[1] or needed[1])
+        if pair[0] < needed[0] or pair[1] < needed[1]:
             raise fail(function, "footprint", pair, f"at least {needed} taps (rows, columns) from {source} to {size}")
     return Geometry(source, size, taps, pair, bool(align_corners))
 

@@ -1,5 +1,7 @@
-"""Modules around the operators: `Zoom` and `Unzoom` by a warp. No mathematics of their own."""
+"""Modules around the operators: `Zoom` and `Unzoom` by a warp, `DownsizeNet` by learned weights. No mathematics of
+their own."""
 
+from fastwarp.nn.downsize import DownsizeNet
 from fastwarp.nn.warped import Unzoom, Zoom
 
-__all__ = ["Unzoom", "Zoom"]
+__all__ = ["DownsizeNet", "Unzoom", "Zoom"]
