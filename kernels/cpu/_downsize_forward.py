@@ -7,15 +7,23 @@ line is made when the next layer asks for it. So nothing but the result is as la
 import numpy as np
 
 from fastwarp.kernels.cpu._downsize_plan import needed, span, strips
-from fastwarp.kernels.cpu._downsize_simd import add_products, coefficients, convolve_row
+from fastwarp.kernels.cpu._downsize_simd import (
+    add_pairs,
+    add_products,
+    coefficients,
+    convolve_row,
+    interleave,
+    prefetch,
+)
 from fastwarp.kernels.cpu._parallel import inline, jit
-from fastwarp.kernels.cpu._simd import flat, load, store
+from fastwarp.kernels.cpu._simd import LANES, flat, load, store
 
 SIGMOID, SOFTMAX, SIGNED = range(3)
 
 _RING = 3
 _LINES = _RING + 1  # of zeros: above and below the image
 _TARGETS = 128  # whose coefficients are made at a time
+_FEW = 4  # channels that fit into the vector of a pixel
 _WHOLE = 16  # values of a vector, at most
 
 
@@ -39,10 +47,25 @@ def line_places(lo, hi, strides):
 def load_line(source, base, strides, columns, mean, scale, buffer, at):
     """One row of the image, normalised, channels last. `strides`: of channels and columns in the image."""
     channels = len(mean)
-    for c in range(channels):
-        first, shift, factor = base + c * strides[0], mean[c], scale[c]
-        for j in range(len(columns)):
-            buffer[at + j * channels + c] = (load(source, first + columns[j] * strides[1], shift) - shift) * factor
+    if 2 <= channels <= _FEW and strides[1] == 1:
+        interleave(source, base, strides[0], columns, mean, scale, buffer, at)
+        last = at + len(columns) * channels
+        buffer[last : last + _FEW - channels] = 0
+        return
+    for j in range(len(columns)):
+        first = base + columns[j] * strides[1]
+        for c in range(channels):
+            value = load(source, first + c * strides[0], mean[c])
+            buffer[at + j * channels + c] = (value - mean[c]) * scale[c]
+
+
+@inline
+def _prefetch_line(source, base, strides, first, last, channels):
+    """Asks for the columns first .. last of a row that comes next: too short for the hardware to know where it goes."""
+    for c in range(channels if strides[2] == 1 else 1):
+        at = base + c * strides[0]
+        for i in range(first * strides[2], last * strides[2] + 1, _WHOLE):
+            prefetch(source, at + i)
 
 
 @inline
@@ -74,42 +97,68 @@ def convolve_line(layer, i, y, x, height, lo, hi, at, length, strides, widths, p
 
 
 @inline
+def _gaps(columns):
+    """Of each tap and the one to its right, for how many targets before they are not side by side."""
+    count = np.zeros((len(columns), columns.shape[1] + 1), np.int32)
+    for kx in range(len(columns) - 1):
+        for q in range(columns.shape[1]):
+            count[kx, q + 1] = count[kx, q] + (columns[kx + 1, q] - columns[kx, q] != 1)
+    return count
+
+
+@inline
 def _targets(source, target, image_at, result_at, row, which, anchor, begin, scores, texts, tables, z, line, real):
     """The targets `which` of one row, at most `_TARGETS` of them."""
-    logits, rows, columns, shape, normalise = tables
-    taps, across = len(logits), columns.shape[1]
+    logits, rows, columns, gaps, shape, normalise = tables
+    across, width = len(columns), columns.shape[1] - LANES
+    taps = rows.shape[1] * across
     channel_stride, row_stride, column_stride = shape[0]
     lo, hi = which
+    n = hi - lo
     for k in range(taps):
-        if texts:
-            for q in range(lo, hi):
-                z[k * _TARGETS + q - lo] = scores[k * texts + anchor[q] - begin] + logits[k, row, q]
+        first, text, at = k * _TARGETS, k * texts + anchor[lo] - begin, (k * len(rows) + row) * width + lo
+        if not texts:
+            for i in range(n):
+                store(load(logits, at + i, real[0]), z, first + i)
+        elif anchor[hi - 1] - anchor[lo] == n - 1:
+            for i in range(n):
+                store(load(scores, text + i, real[0]) + load(logits, at + i, real[0]), z, first + i)
         else:
-            for q in range(lo, hi):
-                z[k * _TARGETS + q - lo] = logits[k, row, q]
+            for i in range(n):
+                z[first + i] = scores[text + anchor[lo + i] - anchor[lo]] + load(logits, at + i, real[0])
     if normalise == SIGNED:
-        for i in range(hi - lo):
+        for i in range(n):
             total = real[1]
             for k in range(taps):
                 total -= z[k * _TARGETS + i]
             line[i] = total / real.dtype.type(taps)
         for k in range(taps):
-            for i in range(hi - lo):
+            for i in range(n):
                 z[k * _TARGETS + i] += line[i]
     else:
-        coefficients(z, _TARGETS, taps, hi - lo, normalise == SIGMOID)
+        coefficients(z, _TARGETS, taps, n, normalise == SIGMOID)
     for c in range(shape[2]):
         line[:] = real[0]
         for ky in range(rows.shape[1]):
             base = image_at + c * channel_stride + rows[row, ky] * row_stride
-            for kx in range(across):
+            kx = 0
+            while kx < across:
                 first = (ky * across + kx) * _TARGETS
-                for i in range(hi - lo):
-                    value = load(source, base + columns[lo + i, kx] * column_stride, real[0])
-                    line[i] += z[first + i] * value
+                if kx + 1 < across and column_stride == 1 and gaps[kx, hi] == gaps[kx, lo]:
+                    begin = kx * columns.shape[1] + lo
+                    add_pairs(source, base, columns, begin, z, first, first + _TARGETS, n, line)
+                    kx += 2
+                    continue
+                for i in range(n):
+                    line[i] += z[first + i] * load(source, base + columns[kx, lo + i] * column_stride, real[0])
+                kx += 1
         out = result_at + c * shape[1][0] + row * shape[1][1]
-        for i in range(hi - lo):
-            store(line[i], target, out + (lo + i) * shape[1][2])
+        if shape[1][2] == 1:
+            for i in range(n):
+                store(line[i], target, out + lo + i)
+        else:
+            for i in range(n):
+                store(line[i], target, out + (lo + i) * shape[1][2])
 
 
 @inline
@@ -127,10 +176,10 @@ def _strip(source, target, image_at, result_at, y, x, size, some_rows, some_colu
     whole = (n + _WHOLE - 1) // _WHOLE * _WHOLE
     buffer = np.zeros(total, real.dtype)
     features = np.zeros(whole * strides[layers], real.dtype)
-    taps = len(tables[0])
+    taps = tables[1].shape[1] * len(tables[2])
     scores = np.empty(taps * whole, real.dtype)
     z, line = np.zeros(taps * _TARGETS, real.dtype), np.empty(_TARGETS, real.dtype)
-    image_strides = tables[3][0]
+    image_strides = tables[4][0]
     for u in range(some_rows[0], some_rows[1]):
         layer = layers
         while layers > 0:
@@ -138,6 +187,9 @@ def _strip(source, target, image_at, result_at, y, x, size, some_rows, some_colu
             if layer == 0:
                 base = image_at + place[0, i] * image_strides[1]
                 where = at[0] + i % _RING * length[0] + channels
+                if i + 1 < count[0]:
+                    ahead = base + (place[0, i + 1] - place[0, i]) * image_strides[1]
+                    _prefetch_line(source, ahead, image_strides, columns[0, lo[0]], columns[0, hi[0] - 1], channels)
                 load_line(
                     *(source, base, (image_strides[0], image_strides[2]), columns[0, lo[0] : hi[0]]),
                     *(mean, scale, buffer, where),
@@ -202,8 +254,8 @@ def forward(
     layers = len(widths) - 1
     y, x = needed(anchor_rows, height, layers), needed(anchor_columns, width, layers)
     net = (widths, strides, (weight, bias, weight_at, bias_at), texture, mean, scale)
-    tables = (logits, rows, columns, (strides_image[1:], strides_result[1:], channels), normalise)
-    n, divisions = y[0][layers], strips(x)
+    tables = (logits, rows, columns, _gaps(columns), (strides_image[1:], strides_result[1:], channels), normalise)
+    n, divisions = y[0][layers], strips(x, strides)
     begin, end = part * batch * n // parts, (part + 1) * batch * n // parts
     for image in range(begin // n, (end + n - 1) // n):
         some_rows = (max(begin - image * n, 0), min(end - image * n, n))

@@ -9,7 +9,8 @@ import numpy as np
 
 from fastwarp.kernels.cpu._parallel import inline
 
-_STRIP = 96  # columns of anchors: what a strip's lines hold stays in the second cache, at strong downsizing too
+_STRIP = 4096  # values of a line of the last layer, less where channels are few: rings stay in the second cache
+_MOST, _LEAST = 256, 32  # anchors
 
 
 @inline
@@ -60,6 +61,7 @@ def span(axis, begin, end):
 
 
 @inline
-def strips(axis):
-    """Number of strips that the anchors of a row are divided into."""
-    return (axis[0][-1] + _STRIP - 1) // _STRIP
+def strips(axis, strides):
+    """Number of strips that the anchors of a row are divided into. `strides`: values of a pixel of each layer."""
+    strip = min(max(_STRIP // max(strides.max(), 1), _LEAST), _MOST)
+    return (axis[0][-1] + strip - 1) // strip

@@ -11,12 +11,16 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 
+from fastwarp.kernels.cpu._grid_simd import _pairs, _parted
 from fastwarp.kernels.cpu._simd import (
     _FLAGS,
     _I32,
     _I64,
+    LANES,
     _constant,
     _data,
+    _load,
+    _prefetch,
     _raw_load,
     _splat,
     _store,
@@ -286,3 +290,83 @@ def coefficients(typingctx, values, step, taps, count, sigmoid):
 
     i = types.int64
     return types.void(values, i, i, i, types.boolean), codegen
+
+
+@intrinsic
+def add_pairs(typingctx, source, base, left, begin, weights, first, second, count, line):
+    """`line[i] += weights[first + i] source[base + l] + weights[second + i] source[base + l + 1]`, l = left[begin + i],
+    for i in 0 .. count, rounded up to whole vectors: so many of `left` are read too."""
+
+    def codegen(context, builder, signature, args):
+        source, left, weights, line = (_data(context, builder, signature.args[i], args[i]) for i in (0, 2, 4, 8))
+        storage, real = signature.args[0].dtype, line.type.pointee
+        source, left = builder.gep(source, [args[1]]), builder.gep(left, [args[3]])
+        blocks = builder.sdiv(builder.add(args[7], _number(LANES - 1)), _number(LANES))
+        with cgutils.for_range(builder, blocks) as loop:
+            first = builder.mul(loop.index, _number(LANES))
+            places = [builder.load(builder.gep(left, [builder.add(first, _number(k))])) for k in range(LANES)]
+            places = [builder.sext(place, _I64) for place in places]
+            total = _raw_load(builder, line, first, LANES)
+            for value, start in zip(
+                _parted(builder, _pairs(builder, storage, source, places, real)), args[5:7], strict=True
+            ):
+                weight = _raw_load(builder, weights, builder.add(start, first), LANES)
+                total = builder.fadd(builder.fmul(value, weight, flags=_FLAGS), total, flags=_FLAGS)
+            _store(builder, signature.args[8].dtype, total, line, first, LANES)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(source, i, left, i, weights, i, i, i, line), codegen
+
+
+@intrinsic
+def interleave(typingctx, source, base, stride, columns, mean, scale, line, at):
+    """`line[at + j*C + c] = (source[base + c*stride + columns[j]] - mean[c]) scale[c]` for C = len(mean) in 2 .. 4.
+
+    A vector of 4 is stored for each pixel, in their order: up to a pixel behind the last one is overwritten.
+    """
+    lanes = 4
+
+    def codegen(context, builder, signature, args):
+        source, columns, mean, scale, line = (
+            _data(context, builder, signature.args[i], args[i]) for i in (0, 3, 4, 5, 6)
+        )
+        storage, real = signature.args[0].dtype, line.type.pointee
+        count = context.make_array(signature.args[3])(context, builder, args[3]).nitems
+        channels = context.make_array(signature.args[4])(context, builder, args[4]).nitems
+        undefined = ir.Constant(_vector(real, lanes), ir.Undefined)
+        shift, factor, rows = undefined, undefined, []
+        for c in range(lanes):
+            # What has no channel is the last one, once more.
+            channel = builder.select(
+                builder.icmp_signed("<", _number(c), channels), _number(c), builder.sub(channels, _number(1))
+            )
+            lane = ir.Constant(_I32, c)
+            shift = builder.insert_element(shift, builder.load(builder.gep(mean, [channel])), lane)
+            factor = builder.insert_element(factor, builder.load(builder.gep(scale, [channel])), lane)
+            rows.append(builder.gep(source, [builder.add(args[1], builder.mul(channel, args[2]))]))
+        with cgutils.for_range(builder, count) as loop:
+            column = builder.sext(builder.load(builder.gep(columns, [loop.index])), _I64)
+            pixel = undefined
+            for c, row in enumerate(rows):
+                pixel = builder.insert_element(
+                    pixel, _load(builder, storage, row, column, real, 1), ir.Constant(_I32, c)
+                )
+            pixel = builder.fmul(builder.fsub(pixel, shift), factor)
+            place = builder.add(args[7], builder.mul(loop.index, channels))
+            _store(builder, signature.args[6].dtype, pixel, line, place, lanes)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(source, i, i, columns, mean, scale, line, i), codegen
+
+
+@intrinsic
+def prefetch(typingctx, source, index):
+    """Asks for the cache line of `source[index]`, which need not exist."""
+
+    def codegen(context, builder, signature, args):
+        _prefetch(builder, _data(context, builder, signature.args[0], args[0]), args[1], False)
+        return context.get_dummy_value()
+
+    return types.void(source, types.int64), codegen

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastwarp.kernels.cpu._downsize_backward import sweep
@@ -14,6 +15,7 @@ from fastwarp.kernels.cpu._downsize_gradient_plan import places_of_sums, plan, t
 from fastwarp.kernels.cpu._downsize_simd import width
 from fastwarp.kernels.cpu._memory import empty
 from fastwarp.kernels.cpu._parallel import run
+from fastwarp.kernels.cpu._simd import LANES
 from fastwarp.kernels.cpu.separable import _like, _real
 from fastwarp.kernels.layout import memory_format
 
@@ -114,7 +116,7 @@ def downsize(
         *net,
         np.array(mean, real.dtype),
         np.array(scale, real.dtype),
-        *(_array(t) for t in (logits, rows, columns, anchor_rows, anchor_columns)),
+        *(_array(t) for t in (logits.flatten(), rows, F.pad(columns.mT, (0, LANES)), anchor_rows, anchor_columns)),
         _MODES[normalise],
         _like(image.dtype),
         real,
