@@ -57,6 +57,14 @@ TABLE: dict[str, dict[torch.dtype, Bound]] = {
         F64: Bound(2 * EPS64, 20 * EPS64),
         U8: Bound(0.5, 0.5 + 5e-4),
     },
+    # Weighted sums as those of images, by coefficients of z: that is up to 14 (the logit of 1e-6), so rounding it once
+    # moves a coefficient by 14 times as much, and it sums hundreds of products, a layer after another.
+    "downsized": {
+        F16: Bound(0.6 * EPS16, 1.01 * EPS16),
+        BF16: Bound(0.6 * EPSB, 1.01 * EPSB),
+        F32: Bound(6 * EPS32, 40 * EPS32),
+        F64: Bound(6 * EPS64, 40 * EPS64),
+    },
     # The same sums transposed: as many terms as targets touch a pixel, all of them where a warp stands still. Relative
     # to the sum of the terms' absolute values.
     "image_grad": {
