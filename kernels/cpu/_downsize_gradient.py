@@ -14,7 +14,7 @@ from fastwarp.kernels.cpu._simd import flat, load, store
 
 @inline
 def _mix(z, values, scores, whole, anchor, begin, row, step, logits, normalise, real):
-    """z and the coefficients of the targets from `begin` on, one for each of `anchor`."""
+    """Makes z and the coefficients of the targets from `begin` on, one for each of `anchor`."""
     taps, count = len(logits), len(anchor)
     for k in range(taps):
         for i in range(count):
@@ -37,10 +37,9 @@ def _mix(z, values, scores, whole, anchor, begin, row, step, logits, normalise, 
 
 
 @inline
-def _to_coefficients(
-    source, image_at, strides, rows, columns, row, begin, grad, grad_at, grad_strides, grads, line, step
-):
+def _to_coefficients(images, rows, columns, row, begin, grads, line, step):
     """Gradients to the coefficients: for each tap, the sum over the channels of gradient times pixel."""
+    source, image_at, strides, grad, grad_at, grad_strides = images
     count, across = len(line), columns.shape[1]
     for k in range(rows.shape[1] * across):
         for i in range(count):
@@ -94,7 +93,6 @@ def target_row(row, begin, owned, anchor, scores, whole, images, tables, buffers
     """
     logits, rows, columns, normalise = tables
     z, values, grads, line, step = buffers
-    source, image_at, strides, grad, grad_at, grad_strides = images
     taps, count = len(logits), len(anchor)
     _mix(z, values, scores, whole, anchor, begin, row, step, logits, normalise, real)
     if len(kept[0]):
@@ -103,10 +101,7 @@ def target_row(row, begin, owned, anchor, scores, whole, images, tables, buffers
                 kept[0][kept[1], k, row, q] = values[k * step + q - begin]
     if len(by_anchor) == 0 and len(to_logits[0]) == 0:
         return
-    some = line[:count]
-    _to_coefficients(
-        source, image_at, strides, rows, columns, row, begin, grad, grad_at, grad_strides, grads, some, step
-    )
+    _to_coefficients(images, rows, columns, row, begin, grads, line[:count], step)
     _to_z(z, values, grads, step, taps, count, normalise, real)
     if len(to_logits[0]):
         for k in range(taps):

@@ -3,6 +3,7 @@
 Nothing here depends on the number of threads: it decides in which order sums are made.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -38,9 +39,9 @@ def plan(batch: int, height: int, width: int, coefficients: int) -> Plan:
 def transposed_weights(weights: list[Tensor], strides: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What takes the gradient of a layer's map to that of the layer before; where those of layer l begin.
 
-    The first layer's are `[3, F_1, 3 C]`, to the left, middle and right pixel, turned around: a row of the image gathers
-    from three rows. The last one's are `[3, F_L, 3, F_(L-1)]`: an anchor scatters to its neighbours. Those between are a
-    convolution's, turned around. The last axis is padded to whole vectors.
+    The first layer's are `[3, F_1, 3 C]`, to the left, middle and right pixel, turned around: a row of the image
+    gathers from three rows. The last one's are `[3, F_L, 3, F_(L-1)]`: an anchor scatters to its neighbours. Those
+    between are a convolution's, turned around. The last axis is padded to whole vectors.
     """
     lanes, layers = width(real), len(weights)
     parts, at = [np.zeros(0, real.dtype)], [0, 0]
@@ -64,7 +65,7 @@ def transposed_weights(weights: list[Tensor], strides: np.ndarray, real: np.ndar
 
 def places_of_sums(strides: np.ndarray, taps: int) -> np.ndarray:
     """Where the sums of layer l begin: weights `[3, 3, F_(l-1), F_l]`, then biases; then `[K, F_L]`, then the end."""
-    sizes = [(9 * a + 1) * b for a, b in zip(strides[:-1], strides[1:], strict=True)]
+    sizes = [(9 * a + 1) * b for a, b in pairwise(strides)]
     texture = taps * strides[-1] if sizes else 0
     return np.cumsum([0, 0, *sizes, texture]).astype(np.int64)
 

@@ -183,7 +183,7 @@ def downsize_backward(
     units = divided.down * divided.across * divided.runs
     sums = np.zeros((units, sums_at[-1] if need_parameters else 0))
     to_logits = np.zeros((divided.runs if need_parameters else 0, *logits.shape), real.dtype)
-    values = np.empty((divided.images if need_image else 0, *logits.shape), real.dtype)
+    values = logits.new_empty((divided.images if need_image else 0, *logits.shape)).numpy()
     args = (
         np.array([image.data_ptr(), grad.data_ptr(), part.data_ptr()], np.int64),
         np.array([_extent(image), _extent(grad), part.numel()], np.int64),
