@@ -7,7 +7,6 @@ Everything is made on the device, as nothing may be copied there while a CUDA gr
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -75,11 +74,18 @@ def geometry(
     pair = check_options(function, taps, footprint, align_corners)
     if taps == "area":
         # The most pixels that a target meets: it begins up to (d - gcd) / d past the start of a pixel.
-        needed = tuple((D + d - math.gcd(D, d) + d - 1) // d for D, d in zip(source, size, strict=True))
+        needed = tuple((D + d - _gcd(D, d) + d - 1) // d for D, d in zip(source, size, strict=True))
         pair = (pair[0] or needed[0], pair[1] or needed[1])
         if pair[0] < needed[0] or pair[1] < needed[1]:
             raise fail(function, "footprint", pair, f"at least {needed} taps (rows, columns) from {source} to {size}")
     return Geometry(source, size, taps, pair, bool(align_corners))
+
+
+def _gcd(a: int, b: int) -> int:
+    """`math.gcd`, which torch.compile cannot trace with sizes that vary."""
+    while b:
+        a, b = b, a % b
+    return a
 
 
 def shape(at: Geometry) -> tuple[int, int]:
