@@ -80,11 +80,21 @@ def _shrink(before, top, NORMALISE: tl.constexpr):
 
 
 @triton.jit
+def loop_end(taps, K: tl.constexpr, BLOCK_T: tl.constexpr):
+    """K, where taps are in chunks as a number that the compiler does not know: it would unroll the loop, and spill."""
+    if K <= BLOCK_T:
+        return K
+    else:
+        return taps
+
+
+@triton.jit
 def normaliser(
     f,
     texture_ptr,
     logits_ptr,
     p,
+    taps,
     targets,
     exists,
     NORMALISE: tl.constexpr,
@@ -96,10 +106,13 @@ def normaliser(
     BLOCK_F: tl.constexpr,
     BLOCK_T: tl.constexpr,
 ):
-    """The largest z of each target, and the sum of the shares; of "signed" the sum of z."""
+    """The largest z of each target, and the sum of the shares; of "signed" the sum of z.
+
+    `taps` is what `loop_end` gives.
+    """
     top = tl.zeros([p.shape[0]], ACC) - float("inf")
     total = tl.zeros([p.shape[0]], ACC)
-    for k0 in range(0, K, BLOCK_T):
+    for k0 in range(0, taps, BLOCK_T):
         z, known = logits_at(
             *(f, texture_ptr, logits_ptr, p, k0, targets, exists, F, K, DOT, PRECISION, ACC, BLOCK_F, BLOCK_T)
         )

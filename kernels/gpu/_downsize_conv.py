@@ -285,7 +285,7 @@ def layer(
         BLOCK_Y=block_y,
         BLOCK_X=block_x,
         BLOCK_F=block_f,
-        BLOCK_K=min(padded(9 * source.values.shape[1]), 32),
+        BLOCK_K=block_depth(source),
     )
     return out
 
@@ -294,3 +294,8 @@ def block_pixels(dtype: torch.dtype, features: int) -> int:
     """Rows of a product with so many columns that 4 warps hold without spills."""
     values = {torch.float64: 512, torch.float32: 1024}.get(dtype, 2048)
     return max(min(values // features, 128), 16)
+
+
+def block_depth(source: Source) -> int:
+    """Values of a patch in one product. 32 of float32 or float64 spill."""
+    return 16 if source.values.dtype.itemsize > 2 else min(padded(9 * source.values.shape[1]), 32)

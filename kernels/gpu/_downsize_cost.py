@@ -18,7 +18,7 @@ PRODUCTS = {torch.float16: 1e14, torch.bfloat16: 1e14, torch.float32: 1e13, torc
 LAUNCH = 3e-6
 """Seconds that one more kernel takes."""
 
-WIDEST = 64
+WIDEST = 32
 """Most channels and features that are evaluated per target: more spill."""
 
 

@@ -16,6 +16,7 @@ from fastwarp.kernels.gpu._downsize_coefficients import (
     grad_coefficients,
     grad_logits,
     logits_at,
+    loop_end,
     normaliser,
     tap_offsets,
     widen,
@@ -27,7 +28,7 @@ from fastwarp.kernels.gpu._taps import hint, wide
 
 @triton.jit(
     do_not_specialize=[
-        *("h", "w", "grad_b", "grad_c", "grad_h", "grad_w", "image_b", "image_c", "image_h", "image_w"),
+        *("h", "w", "taps", "grad_b", "grad_c", "grad_h", "grad_w", "image_b", "image_c", "image_h", "image_w"),
         *("height", "width", "stride_b", "stride_c", "stride_h", "stride_w"),
     ]
 )
@@ -48,6 +49,7 @@ def _downsize_gradient_kernel(
     anchor_columns_ptr,
     h,
     w,
+    taps,
     grad_b,
     grad_c,
     grad_h,
@@ -103,14 +105,15 @@ def _downsize_gradient_kernel(
             *(OFFSET, DOT, PRECISION, ACC, BLOCK_I, BLOCK_F, BLOCK_K),
         )
         f = value.to(DOT)
+    end = loop_end(taps, KY * KX, BLOCK_T)
     norm = normaliser(
-        *(f, texture_ptr, logits_ptr, p, h * w, exists, NORMALISE, F, K, DOT, PRECISION, ACC, BLOCK_F, BLOCK_T)
+        *(f, texture_ptr, logits_ptr, p, end, h * w, exists, NORMALISE, F, K, DOT, PRECISION, ACC, BLOCK_F, BLOCK_T)
     )
     image_ptr += b * image_b
     grad_ptr += b * grad_b + r.to(tl.int64) * grad_h + q.to(tl.int64) * grad_w
     common = tl.zeros([BLOCK_P], ACC)
     if K > BLOCK_T and logits_grad_ptr is not None:
-        for k0 in range(0, K, BLOCK_T):
+        for k0 in range(0, end, BLOCK_T):
             z, known = logits_at(
                 *(f, texture_ptr, logits_ptr, p, k0, h * w, exists, F, K, DOT, PRECISION, ACC, BLOCK_F, BLOCK_T)
             )
@@ -124,7 +127,7 @@ def _downsize_gradient_kernel(
     COLUMNS: tl.constexpr = 16 if BLOCK_T < 16 else BLOCK_T
     n = tl.arange(0, BLOCK_F)
     by_features = tl.zeros([BLOCK_P, BLOCK_F], ACC)
-    for k0 in range(0, K, BLOCK_T):
+    for k0 in range(0, end, BLOCK_T):
         z, known = logits_at(
             *(f, texture_ptr, logits_ptr, p, k0, h * w, exists, F, K, DOT, PRECISION, ACC, BLOCK_F, BLOCK_T)
         )
@@ -189,7 +192,7 @@ def differentiate(
     """Gradients at the targets; arguments as for `evaluate`."""
     taps, h, w = logits.shape
     batch, channels = image.shape[:2]
-    block = tile(image.dtype, last, taps)
+    block = tile(image.dtype, last, taps, gradients=True)
     programs = batch * triton.cdiv(h * w, block["BLOCK_P"])
 
     def empty(wanted: bool, *shape: int) -> Tensor | None:
@@ -202,7 +205,7 @@ def differentiate(
         empty(need_parameters and need_features, programs, taps, last.features),
     )
     _downsize_gradient_kernel[(programs,)](
-        *(*result, grad, image, *last.factors()[2:], texture, logits, *tables, h, w),
+        *(*result, grad, image, *last.factors()[2:], texture, logits, *tables, h, w, len(logits)),
         *(*grad.stride(), *image.stride(), *last.arguments()),
         NORMALISE=normalise,
         KY=tables[0].shape[1],

@@ -113,7 +113,7 @@ def image_gradient(
     if way is not None and len(set(scale)) > 1 and channels > FEW:
         way, scale = way * torch.cat([way.new_full((1,), s) for s in scale]), [1.0] * channels
     block_c = min(triton.next_power_of_2(channels), 128 if last else 4)
-    values = 4096 if INTERPRETED else 512 if image.dtype == torch.float64 else 1024
+    values = 4096 if INTERPRETED else 512
     block_p = values // block_c
     _image_gradient_kernel[(batch * triton.cdiv(height * width, block_p), triton.cdiv(channels, block_c))](
         *(out, grad, coefficients, way, parts(scale, image.dtype)),

@@ -11,9 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._downsize_coefficients import coefficients, logits_at, normaliser, tap_offsets
+from fastwarp.kernels.gpu._downsize_coefficients import coefficients, logits_at, loop_end, normaliser, tap_offsets
 from fastwarp.kernels.gpu._downsize_conv import (
     Source,
+    block_depth,
     block_pixels,
     convolve,
     padded,
@@ -23,9 +24,6 @@ from fastwarp.kernels.gpu._downsize_conv import (
 from fastwarp.kernels.gpu._launch import INTERPRETED
 from fastwarp.kernels.gpu._taps import hint, wide
 from fastwarp.kernels.layout import memory_format
-
-TAPS = 128
-"""Most taps of a target whose coefficients are in registers together."""
 
 
 @triton.jit
@@ -83,7 +81,7 @@ def features(
 
 @triton.jit(
     do_not_specialize=[
-        *("h", "w", "image_b", "image_c", "image_h", "image_w", "out_c", "out_p"),
+        *("h", "w", "taps", "image_b", "image_c", "image_h", "image_w", "out_c", "out_p"),
         *("height", "width", "stride_b", "stride_c", "stride_h", "stride_w"),
     ]
 )
@@ -102,6 +100,7 @@ def _downsize_kernel(
     anchor_columns_ptr,
     h,
     w,
+    taps,
     image_b,
     image_c,
     image_h,
@@ -150,8 +149,25 @@ def _downsize_kernel(
             *(source, y, x, exists, inner_ptr, inner_bias_ptr, weight_ptr, bias_ptr, C, INNER, F, UNIT, ALIGNED),
             *(OFFSET, DOT, PRECISION, ACC, BLOCK_I, BLOCK_F, BLOCK_K),
         ).to(DOT)
+    end = loop_end(taps, KY * KX, BLOCK_T)
     norm = normaliser(
-        *(f, texture_ptr, logits_ptr, p, h * w, exists, NORMALISE, F, KY * KX, DOT, PRECISION, ACC, BLOCK_F, BLOCK_T)
+        *(
+            f,
+            texture_ptr,
+            logits_ptr,
+            p,
+            end,
+            h * w,
+            exists,
+            NORMALISE,
+            F,
+            KY * KX,
+            DOT,
+            PRECISION,
+            ACC,
+            BLOCK_F,
+            BLOCK_T,
+        )
     )
     image_ptr += b * image_b
     out_ptr += b * CHANNELS * h * w + p.to(tl.int64) * out_p
@@ -162,12 +178,12 @@ def _downsize_kernel(
         a = coefficients(z, known, norm, NORMALISE, KY * KX)
         offset, mask = tap_offsets(rows_ptr, columns_ptr, r, q, 0, exists, image_h, image_w, KY, KX, PIXEL, BLOCK_T)
         for c in range(CHANNELS):
-            taps = tl.load(image_ptr + offset + image_c.to(tl.int64) * c, mask=mask, other=0).to(ACC)
-            tl.store(out_ptr + out_c.to(tl.int64) * c, tl.sum(a * taps, 1), mask=exists)
+            value = tl.load(image_ptr + offset + image_c.to(tl.int64) * c, mask=mask, other=0).to(ACC)
+            tl.store(out_ptr + out_c.to(tl.int64) * c, tl.sum(a * value, 1), mask=exists)
     else:
         for c in range(CHANNELS):
-            value = tl.zeros([BLOCK_P], ACC)
-            for k0 in range(0, KY * KX, BLOCK_T):
+            total = tl.zeros([BLOCK_P], ACC)
+            for k0 in range(0, end, BLOCK_T):
                 z, known = logits_at(
                     *(f, texture_ptr, logits_ptr, p, k0, h * w, exists, F, KY * KX, DOT, PRECISION, ACC),
                     *(BLOCK_F, BLOCK_T),
@@ -176,9 +192,9 @@ def _downsize_kernel(
                 offset, mask = tap_offsets(
                     *(rows_ptr, columns_ptr, r, q, k0, exists, image_h, image_w, KY, KX, PIXEL, BLOCK_T)
                 )
-                taps = tl.load(image_ptr + offset + image_c.to(tl.int64) * c, mask=mask, other=0).to(ACC)
-                value += tl.sum(a * taps, 1)
-            tl.store(out_ptr + out_c.to(tl.int64) * c, value, mask=exists)
+                value = tl.load(image_ptr + offset + image_c.to(tl.int64) * c, mask=mask, other=0).to(ACC)
+                total += tl.sum(a * value, 1)
+            tl.store(out_ptr + out_c.to(tl.int64) * c, total, mask=exists)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,15 +235,18 @@ class Last:
             "INNER": self.inner,
             "BLOCK_I": padded(self.inner),
             "BLOCK_F": padded(self.features),
-            "BLOCK_K": min(padded(9 * self.source.values.shape[1]), 32),
+            "BLOCK_K": block_depth(self.source),
         }
 
 
-def tile(dtype: torch.dtype, last: Last, taps: int) -> dict:
-    """Targets and taps of a program."""
-    block_t = min(triton.next_power_of_2(taps), TAPS)
-    widest = max(padded(last.features), padded(last.inner), block_t)
-    return {"BLOCK_T": block_t, "BLOCK_P": 1024 if INTERPRETED else block_pixels(dtype, widest)}
+def tile(dtype: torch.dtype, last: Last, taps: int, gradients: bool = False) -> dict:
+    """Targets and taps of a program, and its warps. Taps that do not fit in registers together come in chunks."""
+    double = dtype == torch.float64
+    most = (16 if double or taps > 128 else 32) if gradients else 32 if double else 64 if taps > 128 else 128
+    block_t = min(triton.next_power_of_2(taps), most)
+    widest = max(padded(last.features), padded(last.inner), block_t * (2 if gradients else 1))
+    block_p = 1024 if INTERPRETED else block_pixels(dtype, widest)
+    return {"BLOCK_T": block_t, "BLOCK_P": block_p, "num_warps": 8 if widest >= 128 else 4}
 
 
 def evaluate(
@@ -256,7 +275,7 @@ def evaluate(
         return out
     block = tile(image.dtype, last, len(logits))
     _downsize_kernel[(batch * triton.cdiv(h * w, block["BLOCK_P"]),)](
-        *(out, image, *last.factors(), texture, logits, *tables, h, w),
+        *(out, image, *last.factors(), texture, logits, *tables, h, w, len(logits)),
         *(*image.stride(), *((1, channels) if form == torch.channels_last else (h * w, 1))),
         *last.arguments(),
         NORMALISE=normalise,
