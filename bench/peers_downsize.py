@@ -20,7 +20,8 @@ def naive(source: Size, size: Size, like: Tensor) -> Callable[..., list[Tensor]]
         *convolutions, fuse_weight, fuse_bias = (p.to(image.dtype) for p in parameters)
         layers = len(convolutions) // 2
         weights, biases = convolutions[:layers], convolutions[layers:]
-        return [_plain_torch_downsize.downsize(image, weights, biases, fuse_weight, fuse_bias, at)]
+        found = _plain_torch_downsize.coefficients(image, weights, biases, fuse_weight, fuse_bias, at)
+        return [_plain_torch_downsize.interpolate(image, found, at)]
 
     return run
 

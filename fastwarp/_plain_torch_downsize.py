@@ -43,33 +43,41 @@ def _axis(source: int, target: int, device: torch.device) -> tuple[Tensor, Tenso
     return first, (first + 1).clamp(max=source - 1), position - first
 
 
-def downsize(
+def coefficients(
     image: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
     fuse_weight: Tensor,
     fuse_bias: Tensor,
     at: Tables,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
 ) -> Tensor:
-    """`image` `[B, C, H, W]` downsized to the size of the tables.
+    """What each target takes from its four neighbours, `[B, 4, h, w]`.
 
     Args:
-        image: of one dtype with the parameters.
+        image: `[B, C, H, W]`, of one dtype with the parameters.
         weights: of the 3x3 convolutions.
         biases: theirs.
         fuse_weight: `[4, F + 4, 1, 1]` of the 1x1 convolution of features and distances.
         fuse_bias: `[4]`.
         at: of the sizes of image and result.
+        mean: `[C, 1, 1]`, subtracted from what the convolutions see.
+        std: `[C, 1, 1]`, which that is divided by.
     """
-    texture = image
+    texture = image if mean is None or std is None else (image - mean) / std
     for weight, bias in zip(weights, biases, strict=True):
         texture = F.relu(F.conv2d(texture, weight, bias, padding=1))
     features = _pick(texture, at.rows[0], at.columns[0])
     distances = at.distances.expand(len(image), -1, -1, -1)
-    coefficients = torch.sigmoid(F.conv2d(torch.cat([features, distances], 1), fuse_weight, fuse_bias))
-    coefficients = coefficients / coefficients.sum(1, keepdim=True)
+    values = torch.sigmoid(F.conv2d(torch.cat([features, distances], 1), fuse_weight, fuse_bias))
+    return values / values.sum(1, keepdim=True)
+
+
+def interpolate(image: Tensor, weights: Tensor, at: Tables) -> Tensor:
+    """The weighted sum of the four neighbours, DownsizeNet eq. 1."""
     neighbours = [_pick(image, rows, columns) for rows in at.rows for columns in at.columns]
-    terms = (near * coefficients[:, k : k + 1] for k, near in enumerate(neighbours))
+    terms = (near * weights[:, k : k + 1] for k, near in enumerate(neighbours))
     return functools.reduce(torch.add, terms)
 
 

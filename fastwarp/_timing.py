@@ -80,13 +80,13 @@ class Steps:
         """Times every step in both directions, implementations taking turns."""
         for step, inputs in self.inputs.items():
             functions = self.fastwarp[step], self.plain[step]
-            for direction, prepare in (("forward", _forward), ("backward", _backward)):
+            for direction, prepare in (("forward", forward), ("backward", backward)):
                 prepared = [functools.partial(prepare, function, inputs) for function in functions]
-                yield Timing(step, direction, *_medians(prepared, repeats, inputs[0].device))
+                yield Timing(step, direction, *medians(prepared, repeats, inputs[0].device))
 
     def _results(self, function: Function, step: str) -> list[Tensor]:
         inputs = self.inputs[step]
-        gradients = list(_backward(function, inputs)())
+        gradients = list(backward(function, inputs)())
         if step == WHOLE:
             # The slope of an image jumps at every pixel: knots that differ by a rounding put some samples on the other
             # side, and for a detailed image the gradient to the saliency by percents. The steps check it part by part.
@@ -96,7 +96,7 @@ class Steps:
         count = self.count if len(inputs) > self.count and step != WHOLE else 0
         geometry = [g[:, 1:-1] if g.ndim == 2 else g[:, 1:-1, 1:-1] for g in gradients[:count]]
         inner = geometry + gradients[count:]
-        return _forward(function, inputs)() + inner
+        return forward(function, inputs)() + inner
 
 
 class _Fastwarp:
@@ -137,7 +137,7 @@ def _functions(side: Any, size: tuple[int, int], fwhm: float, count: int) -> tup
     return warp, zoom, unzoom, everything
 
 
-def _forward(function: Function, inputs: list[Tensor]) -> Callable[[], list[Tensor]]:
+def forward(function: Function, inputs: list[Tensor]) -> Callable[[], list[Tensor]]:
     """A function that runs the forward pass as inference does."""
 
     @torch.no_grad()
@@ -147,7 +147,7 @@ def _forward(function: Function, inputs: list[Tensor]) -> Callable[[], list[Tens
     return run
 
 
-def _backward(function: Function, inputs: list[Tensor]) -> Callable[[], tuple[Tensor, ...]]:
+def backward(function: Function, inputs: list[Tensor]) -> Callable[[], tuple[Tensor, ...]]:
     """Runs the forward pass; returns a function that runs the backward pass once."""
     leaves = [x.detach().requires_grad_() for x in inputs]
     outputs = function(*leaves)
@@ -156,7 +156,7 @@ def _backward(function: Function, inputs: list[Tensor]) -> Callable[[], tuple[Te
     return lambda: torch.autograd.grad(outputs, leaves, gradients)
 
 
-def _medians(prepare: Sequence[Callable[[], Callable[[], object]]], repeats: int, device: torch.device) -> list[float]:
+def medians(prepare: Sequence[Callable[[], Callable[[], object]]], repeats: int, device: torch.device) -> list[float]:
     """Median milliseconds of what each `prepare` returns; preparing is not timed, and they take turns."""
     times: list[list[float]] = [[] for _ in prepare]
     for repeat in range(repeats + 1):

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import fastwarp
 from fastwarp.errors import FastwarpError
@@ -62,9 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo",
         help="zoom and unzoom a photo: a picture, times beside plain torch, and errors",
-        description="Zooms into boxes of a photo, runs a feature pyramid on the small image and unzooms its maps. "
-        "Writes a picture, and prints times beside the same in plain torch and round-trip errors.",
+        description="Zooms into boxes of a photo, runs a feature pyramid on the small image and unzooms its maps; or "
+        "downsizes the photo by DownsizeNet. Writes a picture, and prints times beside the same in plain torch and "
+        "errors.",
     )
+    demo.add_argument("--downsize", action="store_true", help="downsize the photo by DownsizeNet, trained on it")
     demo.add_argument("--image", type=Path, metavar="PATH", help="a photo (default: one that comes with scikit-image)")
     demo.add_argument(
         "--boxes",
@@ -74,11 +76,13 @@ def _parser() -> argparse.ArgumentParser:
         help="what to zoom into, in pixels of the photo (default: objects in the default photo, else the middle)",
     )
     demo.add_argument(
-        "--size", type=int, nargs=2, metavar=("H", "W"), help="of the zoomed image (default: half the photo)"
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="of the small image (default: half the photo, with --downsize 0.35 of it)",
     )
-    demo.add_argument(
-        "--warp", choices=("separable", "mesh"), default="separable", help="kind of warp (default: separable)"
-    )
+    demo.add_argument("--warp", choices=("separable", "mesh"), help="kind of warp (default: separable)")
     demo.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="of the picture (default: demo)")
     demo.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     demo.add_argument("--repeats", type=_count, default=20, metavar="N", help="of each timing (default: 20)")
@@ -186,18 +190,23 @@ def _count(text: str) -> int:
 
 def _demo(arguments: argparse.Namespace) -> int:
     # Imported here: matplotlib, Pillow, rich and scikit-image are an extra, and doctor must work without them.
-    from fastwarp import demo
+    from fastwarp import demo, demo_downsize
 
-    demo.run(
-        image=arguments.image,
-        boxes=arguments.boxes,
-        size=tuple(arguments.size) if arguments.size else None,
-        out=arguments.out,
-        warp=arguments.warp,
-        device=arguments.device,
-        repeats=arguments.repeats,
-        threads=arguments.threads,
-    )
+    common: dict[str, Any] = {
+        "image": arguments.image,
+        "size": tuple(arguments.size) if arguments.size else None,
+        "out": arguments.out,
+        "device": arguments.device,
+        "repeats": arguments.repeats,
+        "threads": arguments.threads,
+    }
+    if not arguments.downsize:
+        demo.run(boxes=arguments.boxes, warp=arguments.warp or "separable", **common)
+        return 0
+    for option in ("boxes", "warp"):
+        if getattr(arguments, option) is not None:
+            raise FastwarpError(f"--{option} is of a zoom, not of --downsize")
+    demo_downsize.run(**common)
     return 0
 
 

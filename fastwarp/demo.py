@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ FWHM = 10.0
 """Of the adaptive warp in LZU A.6; its other settings are the defaults of `box_density`."""
 
 LARGEST_SIDE = 8192
+
+COMPILING = "compiling kernels (the first run of an installation takes longest) …"
 
 LATTICE = 256
 """Cells on a side of the lattice whose points go there and back."""
@@ -124,15 +126,13 @@ def run(
     if boxes is None:
         boxes = PHOTO_BOXES if image is None else [(0.4 * width, 0.4 * height, 0.6 * width, 0.6 * height)]
     check_boxes(boxes, width, height)
-    size = check_size(size or (-(-height // 2), -(-width // 2)))
-    picture = picture_path(out)
+    size = check_size(size or (-(-height // 2), -(-width // 2)), LARGEST_SIDE)
+    picture = picture_path(out, "demo.png")
     place = pick_device(device)
     busy = busy_note(threads)
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    with limited_threads(threads), progress:
-        task = progress.add_task("compiling kernels (the first run of an installation takes longest) …", total=None)
+    with limited_threads(threads), progress_of(console) as progress:
+        task = progress.add_task(COMPILING, total=None)
         journey = travel(photo, boxes, size, place, warp)
         steps = Steps(journey.saliency, journey.photo, journey.levels, size, FWHM, WARPS[warp])
         steps.check()
@@ -144,10 +144,20 @@ def run(
         draw(journey, picture)
 
     name = image.name if image else "rocket (scikit-image)"
-    where = f"{threads} CPU threads" if place.type == "cpu" else torch.cuda.get_device_name(place)
-    report(console, journey, timings, name, f"median of {repeats}, {where}")
+    report(console, journey, timings, name, f"median of {repeats}, {hardware(place, threads)}")
     console.print("\n".join([*busy, f"picture: {picture}"]), soft_wrap=True, highlight=False)
     return picture
+
+
+def progress_of(console: Console) -> Progress:
+    """A line that says what is being done, on terminals only."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def hardware(device: torch.device, threads: int) -> str:
+    """What times are taken on."""
+    return f"{threads} CPU threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
 def busy_note(threads: int) -> list[str]:
@@ -208,22 +218,22 @@ def check_boxes(boxes: Sequence[Box], width: int, height: int) -> None:
             raise FastwarpError(f"box {text} lies outside the picture, which is {width} pixels wide and {height} high")
 
 
-def check_size(size: tuple[int, int]) -> tuple[int, int]:
-    """`size`, or FastwarpError if a side is not in 1 .. LARGEST_SIDE."""
-    if min(size) < 1 or max(size) > LARGEST_SIDE:
-        raise FastwarpError(f"size is {size[0]} {size[1]}, expected a height and a width from 1 to {LARGEST_SIDE}")
+def check_size(size: tuple[int, int], largest: int) -> tuple[int, int]:
+    """`size`, or FastwarpError if a side is not in 1 .. largest."""
+    if min(size) < 1 or max(size) > largest:
+        raise FastwarpError(f"size is {size[0]} {size[1]}, expected a height and a width from 1 to {largest}")
     return size
 
 
-def picture_path(out: Path) -> Path:
-    """Where the picture goes, in a folder that exists and can be written to when this returns."""
+def picture_path(out: Path, name: str) -> Path:
+    """Where the picture `name` goes, in a folder that exists and can be written to when this returns."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FastwarpError(f"cannot make the folder {out}: {error.strerror or error}") from None
     if not os.access(out, os.W_OK | os.X_OK):
         raise FastwarpError(f"cannot write to the folder {out}: permission denied")
-    return out / "demo.png"
+    return out / name
 
 
 def pick_device(device: str) -> torch.device:
@@ -235,11 +245,16 @@ def pick_device(device: str) -> torch.device:
     return torch.device(device)
 
 
+def as_tensor(photo: np.ndarray, device: torch.device) -> Tensor:
+    """`[H, W, 3]` uint8 -> `[1, 3, H, W]` in [0, 1]."""
+    return torch.from_numpy(photo).to(device).permute(2, 0, 1)[None].float().contiguous() / 255
+
+
 def travel(
     photo: np.ndarray, boxes: Sequence[Box], size: tuple[int, int], device: torch.device, kind: str = "separable"
 ) -> Journey:
     """Photo -> saliency -> warp -> zoom -> pyramid -> unzoom, and a uniformly resized photo for comparison."""
-    image = torch.from_numpy(photo).to(device).permute(2, 0, 1)[None].float().contiguous() / 255
+    image = as_tensor(photo, device)
     source_size = photo.shape[0], photo.shape[1]
     corners = torch.tensor(boxes, dtype=torch.float32, device=device)
     with torch.random.fork_rng(devices=[]):
@@ -272,6 +287,15 @@ def draw(journey: Journey, path: Path) -> None:
     )
     note = f", in the boxes {error:.3f} (uniform {uniform:.3f})"
     figure = viz.show_before_after(photo, journey.warp, journey.size, journey.boxes, journey.saliency[0], note=note)
+    write(figure, path)
+
+
+def write(figure: Any, path: Path) -> None:
+    """Writes a picture.
+
+    Raises:
+        FastwarpError: it cannot be written.
+    """
     try:
         figure.savefig(path, dpi=110)
     except OSError as problem:

@@ -220,6 +220,39 @@ def show_error(
     return _finish(ax, title)
 
 
+def show_weights(weights: Tensor, taps: tuple[int, int], *, title: str = "", ax: Axes | None = None) -> Figure:
+    """What each target of a downsizing takes from its taps: one map for each tap, laid out as the taps are.
+
+    Args:
+        weights: `[K, h, w]`, tap ky KX + kx being row ky and column kx. Where some are negative, as differences of
+            weights are, colours diverge from 0.
+        taps: (KY, KX), K = KY KX.
+        title: of the axes.
+        ax: where to draw.
+
+    Raises:
+        FastwarpError: weights that are not one map for each tap.
+    """
+    ax = _axes(ax)
+    values = _array(weights)
+    rows, columns = check_size("show_weights", "taps", taps)
+    if values.ndim != 3 or len(values) != rows * columns:
+        expected = f"[{rows * columns}, h, w], a map for each tap"
+        raise fail("show_weights", "weights", f"of shape {list(values.shape)}", expected)
+    height, width = values.shape[1:]
+    tiled = values.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
+    limit = float(np.abs(tiled).max()) or 1.0
+    signed = tiled.min() < 0
+    norm = TwoSlopeNorm(0, -limit, limit) if signed else Normalize(0, limit)
+    shown = _imshow(ax, tiled, cmap="RdBu_r" if signed else "viridis", norm=norm)
+    for row in range(1, rows):
+        ax.axhline(row * height, color="white", linewidth=1.5)
+    for column in range(1, columns):
+        ax.axvline(column * width, color="white", linewidth=1.5)
+    _colour_bar(ax, shown, "weight")
+    return _finish(ax, title)
+
+
 def show_before_after(
     image: Image,
     warp: Warp,

@@ -227,7 +227,7 @@ def test_medians_leave_out_preparation_and_warm_up(monkeypatch):
         return lambda: [log.append(f"run {name}"), *(next(clock) for _ in range(ticks))]
 
     prepared = [lambda: prepare("a", 4), lambda: prepare("b", 0)]
-    assert _timing._medians(prepared, 3, torch.device("cpu")) == [5000, 1000]
+    assert _timing.medians(prepared, 3, torch.device("cpu")) == [5000, 1000]
     assert log == ["prepare a", "run a", "prepare b", "run b"] * 4
 
 

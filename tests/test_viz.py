@@ -162,6 +162,23 @@ def test_before_and_after_without_saliency_shows_where_it_reads(warp):
     assert len(ax.collections[0].get_segments()) == 25 + 33
 
 
+def test_weights_lie_as_their_taps_do():
+    weights = torch.rand(6, 4, 5)
+    ax = viz.show_weights(weights, (2, 3), title="taps").axes[0]
+    (shown,) = ax.images
+    values = shown.get_array()
+    assert values.shape == (8, 15)
+    for k in range(6):
+        y, x = 4 * (k // 3), 5 * (k % 3)
+        np.testing.assert_array_equal(values[y : y + 4, x : x + 5], weights[k].double())
+    assert shown.get_clim() == (0, weights.double().max())
+    assert [sorted(set(line.get_xdata())) for line in ax.lines] == [[0, 1], [5], [10]]
+    assert ax.lines[0].get_ydata() == [4, 4]
+    weights[2, 1, 1] = -2
+    assert viz.show_weights(weights, (2, 3)).axes[0].images[0].get_clim() == (-2, 2)
+    assert viz.show_weights(torch.zeros(1, 2, 2), (1, 1)).axes[0].images[0].get_clim() == (0, 1)
+
+
 def test_montage_calls_every_panel_once_and_keeps_no_figure():
     axes = []
     figure = viz.montage([axes.append] * 5, columns=3, panel_size=(2, 1))
@@ -182,5 +199,7 @@ def test_bad_input():
             call()
     with pytest.raises(FastwarpError, match=r"show_saliency: saliency is of shape \[1, 3, 4\], expected \[h, w\]"):
         viz.show_saliency(SOURCE, torch.ones(1, 3, 4))
+    with pytest.raises(FastwarpError, match=r"show_weights: weights is of shape \[3, 4, 5\], expected \[4, h, w\]"):
+        viz.show_weights(torch.ones(3, 4, 5), (2, 2))
     with pytest.raises(FastwarpError, match=r"show_saliency: image is \(0, 4\)"):
         viz.show_saliency((0, 4), torch.ones(3, 4))
