@@ -3,10 +3,11 @@
 may be fused with sums).
 
 Run as a script, without TRITON_INTERPRET. The launchers are called as they are, on CPU tensors; instead of launching,
-each kernel is compiled for the arguments it was given. `--short` leaves out the rarer variants, `--mesh` all
-other families.
+each kernel is compiled for the arguments it was given. `--short` leaves out the rarer variants, `--mesh` and
+`--downsize` all other families.
 """
 
+import itertools
 import json
 import multiprocessing
 import re
@@ -23,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
-from fastwarp.kernels.gpu import axis, density, grid, mesh, separable
+from fastwarp.kernels.gpu import axis, density, downsize, grid, mesh, separable
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -102,6 +103,7 @@ def launches(short: bool) -> Iterator[str]:
 
     yield from grid_launches(short)
     yield from mesh_launches(short)
+    yield from downsize_launches(short)
 
 
 def grid_launches(short: bool) -> Iterator[str]:
@@ -153,7 +155,44 @@ def mesh_launches(short: bool) -> Iterator[str]:
                     yield f"{dtype} inverse={inverse} homography={homography} levels={len(levels)}"
 
 
+def downsize_launches(short: bool) -> Iterator[str]:
+    """The same for the `downsize` family: with maps before the last layer, and with the last two at the targets."""
+    usual, strong = ((1, 3, 1200, 1920), (600, 960), 2), ((1, 3, 1200, 1920), (120, 192), 11)
+    some = [(3, 16, usual), (2, 16, strong)]
+    rare = [(0, 0, usual), (1, 16, ((1, 3, 300, 300), (160, 160), 4)), (2, 64, ((2, 64, 75, 120), (19, 30), 5))]
+    for dtype in (
+        (torch.float16, torch.float32, torch.float64)
+        if short
+        else (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    ):
+        for layers, features, (shape, size, taps) in some if short else some + rare:
+            for form in (torch.contiguous_format,) if short else (torch.contiguous_format, torch.channels_last):
+                image, real = (
+                    torch.empty(shape, dtype=dtype).to(memory_format=form),
+                    torch.promote_types(dtype, torch.float32),
+                )
+                widths = [shape[1], *[features] * layers]
+                args = (
+                    image,
+                    [torch.empty(b, a, 3, 3, dtype=real) for a, b in itertools.pairwise(widths)],
+                    [torch.empty(b, dtype=real) for b in widths[1:]],
+                    torch.empty(taps * taps, features, dtype=real),
+                    torch.empty(taps * taps, *size, dtype=real),
+                    *(torch.zeros(side, taps, dtype=torch.int32) for side in size),
+                    *(torch.zeros(side, dtype=torch.int32) for side in size),
+                    *([0.5] * shape[1], [2.0, *[1.0] * (shape[1] - 1)]),
+                )
+                for normalise in ("sigmoid",) if short else ("sigmoid", "softmax", "signed"):
+                    grad = downsize.downsize(*args, normalise)
+                    for wanted in ((True, True, True),) if short else ((True, True, True), (False, True, False)):
+                        downsize.downsize_backward(grad, *args, normalise, *wanted)
+                yield f"{dtype} {form} layers={layers} features={features} taps={taps}"
+
+
 JOBS: list[tuple[str, Any, tuple, dict]] = []
+
+
+FAMILIES = {"--mesh": mesh_launches, "--downsize": downsize_launches}
 
 
 def row(job: int, capability: int) -> dict[str, Any]:
@@ -176,7 +215,7 @@ def main() -> None:
         recorded.append((kernel, args, kwargs))
 
     JITFunction.run = record  # type: ignore[method-assign]
-    chosen = mesh_launches if "--mesh" in sys.argv else launches
+    chosen = next((f for name, f in FAMILIES.items() if name in sys.argv), launches)
     for case in chosen("--short" in sys.argv):
         JOBS.extend((case, *call) for call in recorded)
         recorded.clear()
