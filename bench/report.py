@@ -24,6 +24,7 @@ def _report(run: dict[str, Any]) -> Iterator[str]:
     yield from _machine(run, cases)
     yield from _targets(cases)
     yield from _losses(cases)
+    yield from _kept(cases)
     yield from _times(cases)
 
 
@@ -68,6 +69,30 @@ def _losses(cases: list[dict[str, Any]]) -> Iterator[str]:
                 found = True
                 yield f"- {_name(case)}: {name} takes {times['ratio']:.2f} of fastwarp's time"
     yield "" if found else "None in this run.\n"
+
+
+def _kept(cases: list[dict[str, Any]]) -> Iterator[str]:
+    cases = [case for case in cases if "kept" in case["extra_info"]]
+    if not cases:
+        return
+    yield "## Memory of backward passes\n"
+    yield (
+        "Kept: what the forward pass leaves for the backward pass beside its inputs. Peak: of both passes together, "
+        "results and gradients included. Shares are of the peer's.\n"
+    )
+    yield "| case | contender | kept MiB | share | peak MiB | share |\n|---|---|---:|---:|---:|---:|"
+    for case in cases:
+        info = case["extra_info"]
+        peaks = {name: info["contenders"][name]["peak"] for name in info["kept"]}
+        for name in info["kept"]:
+            first = name == OURS
+            row = [_name(case) if first else "", f"**{name}**" if first else name]
+            for values in (info["kept"], peaks):
+                peer = max(values[other] or 0 for other in values if other != OURS)
+                row.append("" if values[name] is None else f"{values[name] / MIB:.1f}")
+                row.append(f"{100 * values[name] / peer:.1f} %" if first and values[name] is not None and peer else "")
+            yield f"| {' | '.join(row)} |"
+    yield ""
 
 
 def _times(cases: list[dict[str, Any]]) -> Iterator[str]:
