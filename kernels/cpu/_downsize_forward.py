@@ -31,7 +31,8 @@ _WHOLE = 16  # values of a vector, at most
 def line_places(lo, hi, strides):
     """Where the lines of each layer lie in a strip's buffer, how long they are, and the buffer's length.
 
-    Before and after the needed columns, a line has a pixel of zeros for the padding of the image.
+    Before and after the needed columns, a line has a pixel of zeros for the padding of the image. The last layer has a
+    single line without them, which line after line is written to; it ends with a whole vector of pixels.
     """
     layers = len(lo) - 1
     at, length = np.empty(layers + 1, np.int64), np.empty(layers + 1, np.int64)
@@ -39,40 +40,61 @@ def line_places(lo, hi, strides):
     for layer in range(layers):
         at[layer], length[layer] = total, (hi[layer] - lo[layer] + 2) * strides[layer]
         total += _LINES * length[layer]
-    at[layers], length[layers] = total, 0
-    return at, length, total
+    at[layers], length[layers] = total - strides[layers], 0
+    return at, length, total + whole_vectors(hi[layers] - lo[layers]) * strides[layers]
 
 
 @inline
-def load_line(source, base, strides, columns, mean, scale, buffer, at):
-    """One row of the image, normalised, channels last. `strides`: of channels and columns in the image."""
+def whole_vectors(count):
+    return (count + _WHOLE - 1) // _WHOLE * _WHOLE
+
+
+@inline
+def _load_line(source, base, strides, columns, mean, scale, buffer, at):
+    """One row of the image, normalised, channels last."""
     channels = len(mean)
-    if 2 <= channels <= _FEW and strides[1] == 1:
-        interleave(source, base, strides[0], columns, mean, scale, buffer, at)
+    if 2 <= channels <= _FEW and strides[3] == 1:
+        interleave(source, base, strides[1], columns, mean, scale, buffer, at)
         last = at + len(columns) * channels
         buffer[last : last + _FEW - channels] = 0
         return
     for j in range(len(columns)):
-        first = base + columns[j] * strides[1]
+        first = base + columns[j] * strides[3]
         for c in range(channels):
-            value = load(source, first + c * strides[0], mean[c])
+            value = load(source, first + c * strides[1], mean[c])
             buffer[at + j * channels + c] = (value - mean[c]) * scale[c]
 
 
 @inline
 def _prefetch_line(source, base, strides, first, last, channels):
     """Asks for the columns first .. last of a row that comes next: too short for the hardware to know where it goes."""
-    for c in range(channels if strides[2] == 1 else 1):
-        at = base + c * strides[0]
-        for i in range(first * strides[2], last * strides[2] + 1, _WHOLE):
+    for c in range(channels if strides[3] == 1 else 1):
+        at = base + c * strides[1]
+        for i in range(first * strides[3], last * strides[3] + 1, _WHOLE):
             prefetch(source, at + i)
 
 
 @inline
-def convolve_line(layer, i, y, x, height, lo, hi, at, length, strides, widths, parameters, buffer, target, where):
+def _convolve_line(
+    layer,
+    i,
+    place,
+    left,
+    left_columns,
+    height,
+    lo,
+    hi,
+    at,
+    length,
+    strides,
+    widths,
+    weight,
+    bias,
+    weight_at,
+    bias_at,
+    buffer,
+):
     """Line i of a layer from the three lines of the layer before, which its ring holds."""
-    weight, bias, weight_at, bias_at = parameters
-    _, place, left, _, _ = y
     above = layer - 1
     start = at[above] - (lo[above] - 1) * strides[above]
     zeros = start + _RING * length[above]
@@ -81,18 +103,10 @@ def convolve_line(layer, i, y, x, height, lo, hi, at, length, strides, widths, p
     middle = start + (k + 1) % _RING * length[above]
     lower = start + (k + 2) % _RING * length[above] if place[layer, i] < height - 1 else zeros
     convolve_row(
-        buffer,
-        upper,
-        middle,
-        lower,
-        strides[above],
-        widths[above],
-        x[2][layer, lo[layer] : hi[layer]],
+        *(buffer, upper, middle, lower, strides[above], widths[above], left_columns[layer, lo[layer] : hi[layer]]),
         weight[weight_at[layer] : weight_at[layer + 1]],
         bias[bias_at[layer] : bias_at[layer + 1]],
-        True,
-        target,
-        where,
+        *(True, buffer, at[layer] + i % _RING * length[layer] + strides[layer]),
     )
 
 
@@ -107,12 +121,33 @@ def _gaps(columns):
 
 
 @inline
-def _targets(source, target, image_at, result_at, row, which, anchor, begin, scores, texts, tables, z, line, real):
+def _targets(
+    source,
+    target,
+    image_at,
+    result_at,
+    strides_image,
+    strides_result,
+    channels,
+    row,
+    which,
+    anchor,
+    begin,
+    scores,
+    texts,
+    logits,
+    rows,
+    columns,
+    gaps,
+    normalise,
+    z,
+    line,
+    real,
+):
     """The targets `which` of one row, at most `_TARGETS` of them."""
-    logits, rows, columns, gaps, shape, normalise = tables
     across, width = len(columns), columns.shape[1] - LANES
     taps = rows.shape[1] * across
-    channel_stride, row_stride, column_stride = shape[0]
+    _, channel_stride, row_stride, column_stride = strides_image
     lo, hi = which
     n = hi - lo
     for k in range(taps):
@@ -137,7 +172,7 @@ def _targets(source, target, image_at, result_at, row, which, anchor, begin, sco
                 z[k * _TARGETS + i] += line[i]
     else:
         coefficients(z, _TARGETS, taps, n, normalise == SIGMOID)
-    for c in range(shape[2]):
+    for c in range(channels):
         line[:] = real[0]
         for ky in range(rows.shape[1]):
             base = image_at + c * channel_stride + rows[row, ky] * row_stride
@@ -152,73 +187,69 @@ def _targets(source, target, image_at, result_at, row, which, anchor, begin, sco
                 for i in range(n):
                     line[i] += z[first + i] * load(source, base + columns[kx, lo + i] * column_stride, real[0])
                 kx += 1
-        out = result_at + c * shape[1][0] + row * shape[1][1]
-        if shape[1][2] == 1:
+        out = result_at + c * strides_result[1] + row * strides_result[2]
+        if strides_result[3] == 1:
             for i in range(n):
                 store(line[i], target, out + lo + i)
         else:
             for i in range(n):
-                store(line[i], target, out + (lo + i) * shape[1][2])
+                store(line[i], target, out + (lo + i) * strides_result[3])
 
 
 @inline
-def _strip(source, target, image_at, result_at, y, x, size, some_rows, some_columns, net, tables, real):
+def _strip(source, target, places, y, x, size, some_rows, some_columns, net, tables, real):
     """Anchors `some_rows` x `some_columns` of one image."""
     height, channels = size
-    widths, strides, parameters, texture, mean, scale = net
+    image_at, result_at, strides_image, strides_result = places
+    # Taken from their tuples once: each time, references are counted, which threads wait for.
+    widths, strides, weight, bias, weight_at, bias_at, texture, mean, scale = net
+    logits, rows, columns, gaps, normalise = tables
     count, place, left, first_row, _ = y
-    _, columns, _, first_column, anchor = x
+    _, place_columns, left_columns, first_column, anchor = x
     layers = len(count) - 1
     lo, hi = span(x, *some_columns)
     next_, _ = span(y, *some_rows)
     at, length, total = line_places(lo, hi, strides)
     n = hi[layers] - lo[layers]
-    whole = (n + _WHOLE - 1) // _WHOLE * _WHOLE
+    whole = whole_vectors(n) if layers > 0 else 0
     buffer = np.zeros(total, real.dtype)
-    features = np.zeros(whole * strides[layers], real.dtype)
-    taps = tables[1].shape[1] * len(tables[2])
+    features = buffer[at[layers] + strides[layers] :]
+    taps = rows.shape[1] * len(columns)
     scores = np.empty(taps * whole, real.dtype)
     z, line = np.zeros(taps * _TARGETS, real.dtype), np.empty(_TARGETS, real.dtype)
-    image_strides = tables[4][0]
+    seen = place_columns[0, lo[0] : hi[0]]
     for u in range(some_rows[0], some_rows[1]):
         layer = layers
         while layers > 0:
             i = next_[layer]
-            if layer == 0:
-                base = image_at + place[0, i] * image_strides[1]
-                where = at[0] + i % _RING * length[0] + channels
-                if i + 1 < count[0]:
-                    ahead = base + (place[0, i + 1] - place[0, i]) * image_strides[1]
-                    _prefetch_line(source, ahead, image_strides, columns[0, lo[0]], columns[0, hi[0] - 1], channels)
-                load_line(
-                    *(source, base, (image_strides[0], image_strides[2]), columns[0, lo[0] : hi[0]]),
-                    *(mean, scale, buffer, where),
-                )
-            elif next_[layer - 1] < left[layer, i] + 2 + (place[layer, i] < height - 1):
+            if layer > 0 and next_[layer - 1] < left[layer, i] + 2 + (place[layer, i] < height - 1):
                 layer -= 1
                 continue
-            elif layer < layers:
-                where = at[layer] + i % _RING * length[layer] + strides[layer]
-                convolve_line(
-                    layer, i, y, x, height, lo, hi, at, length, strides, widths, parameters, buffer, buffer, where
+            next_[layer] += 1
+            if layer == 0:
+                base = image_at + place[0, i] * strides_image[2]
+                if i + 1 < count[0]:
+                    ahead = base + (place[0, i + 1] - place[0, i]) * strides_image[2]
+                    _prefetch_line(source, ahead, strides_image, seen[0], seen[len(seen) - 1], channels)
+                _load_line(
+                    source, base, strides_image, seen, mean, scale, buffer, at[0] + i % _RING * length[0] + channels
                 )
             else:
-                convolve_line(
-                    layer, i, y, x, height, lo, hi, at, length, strides, widths, parameters, buffer, features, 0
+                _convolve_line(
+                    *(layer, i, place, left, left_columns, height, lo, hi, at, length),
+                    *(strides, widths, weight, bias, weight_at, bias_at, buffer),
                 )
-            next_[layer] += 1
             if layer == layers:
                 scores[:] = real[0]
                 add_products(features, n, widths[layers], strides[layers], texture, scores, whole)
                 break
             layer += 1
-        texts = whole if layers > 0 else 0
         for row in range(first_row[u], first_row[u + 1]):
             for q in range(first_column[lo[layers]], first_column[hi[layers]], _TARGETS):
-                which = (q, min(q + _TARGETS, first_column[hi[layers]]))
                 _targets(
-                    *(source, target, image_at, result_at, row, which, anchor, lo[layers]),
-                    *(scores, texts, tables, z, line, real),
+                    *(source, target, image_at, result_at, strides_image, strides_result, channels),
+                    *(row, (q, min(q + _TARGETS, first_column[hi[layers]])), anchor, lo[layers], scores, whole),
+                    *(logits, rows, columns, gaps, normalise, z, line, real),
                 )
 
 
@@ -253,15 +284,13 @@ def forward(
     source, target = flat(addresses[0], lengths[0], like), flat(addresses[1], lengths[1], like)
     layers = len(widths) - 1
     y, x = needed(anchor_rows, height, layers), needed(anchor_columns, width, layers)
-    net = (widths, strides, (weight, bias, weight_at, bias_at), texture, mean, scale)
-    tables = (logits, rows, columns, _gaps(columns), (strides_image[1:], strides_result[1:], channels), normalise)
+    net = (widths, strides, weight, bias, weight_at, bias_at, texture, mean, scale)
+    tables = (logits, rows, columns, _gaps(columns), normalise)
     n, divisions = y[0][layers], strips(x, strides)
     begin, end = part * batch * n // parts, (part + 1) * batch * n // parts
     for image in range(begin // n, (end + n - 1) // n):
+        places = (image * strides_image[0], image * strides_result[0], strides_image, strides_result)
         some_rows = (max(begin - image * n, 0), min(end - image * n, n))
         for s in range(divisions):
             some_columns = (s * x[0][layers] // divisions, (s + 1) * x[0][layers] // divisions)
-            _strip(
-                *(source, target, image * strides_image[0], image * strides_result[0], y, x, (height, channels)),
-                *(some_rows, some_columns, net, tables, real),
-            )
+            _strip(source, target, places, y, x, (height, channels), some_rows, some_columns, net, tables, real)
