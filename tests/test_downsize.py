@@ -138,6 +138,12 @@ def test_several_strips(dtype, source, target):
         check(arguments(source, target, dtype=dtype, taps=taps, batch=1))
 
 
+@pytest.mark.parametrize("target", [(1, 1), (1, 70), (3, 2)])
+def test_large_footprints(target):
+    """So many taps that few targets' coefficients are made at a time."""
+    check(arguments((90, 140), target, (5,), taps="area", batch=1))
+
+
 @two_floats
 @pytest.mark.parametrize("widths", [(64,), (16, 40), (33, 2, 70)])
 @pytest.mark.parametrize("channels", [3, 40, 256])

@@ -22,7 +22,8 @@ SIGMOID, SOFTMAX, SIGNED = range(3)
 
 _RING = 3
 _LINES = _RING + 1  # of zeros: above and below the image
-_TARGETS = 128  # whose coefficients are made at a time
+_TARGETS = 128  # whose coefficients are made at a time, at most
+_COEFFICIENTS = 1 << 15  # that are made at a time
 _FEW = 4  # channels that fit into the vector of a pixel
 _WHOLE = 16  # values of a vector, at most
 
@@ -144,14 +145,14 @@ def _targets(
     line,
     real,
 ):
-    """The targets `which` of one row, at most `_TARGETS` of them."""
+    """The targets `which` of one row, no more than fit into `line`."""
     across, width = len(columns), columns.shape[1] - LANES
     taps = rows.shape[1] * across
     _, channel_stride, row_stride, column_stride = strides_image
     lo, hi = which
-    n = hi - lo
+    n, step = hi - lo, len(line)
     for k in range(taps):
-        first, text, at = k * _TARGETS, k * texts + anchor[lo] - begin, (k * len(rows) + row) * width + lo
+        first, text, at = k * step, k * texts + anchor[lo] - begin, (k * len(rows) + row) * width + lo
         if not texts:
             for i in range(n):
                 store(load(logits, at + i, real[0]), z, first + i)
@@ -165,23 +166,23 @@ def _targets(
         for i in range(n):
             total = real[1]
             for k in range(taps):
-                total -= z[k * _TARGETS + i]
+                total -= z[k * step + i]
             line[i] = total / real.dtype.type(taps)
         for k in range(taps):
             for i in range(n):
-                z[k * _TARGETS + i] += line[i]
+                z[k * step + i] += line[i]
     else:
-        coefficients(z, _TARGETS, taps, n, normalise == SIGMOID)
+        coefficients(z, step, taps, n, normalise == SIGMOID)
     for c in range(channels):
         line[:] = real[0]
         for ky in range(rows.shape[1]):
             base = image_at + c * channel_stride + rows[row, ky] * row_stride
             kx = 0
             while kx < across:
-                first = (ky * across + kx) * _TARGETS
+                first = (ky * across + kx) * step
                 if kx + 1 < across and column_stride == 1 and gaps[kx, hi] == gaps[kx, lo]:
                     begin = kx * columns.shape[1] + lo
-                    add_pairs(source, base, columns, begin, z, first, first + _TARGETS, n, line)
+                    add_pairs(source, base, columns, begin, z, first, first + step, n, line)
                     kx += 2
                     continue
                 for i in range(n):
@@ -216,7 +217,8 @@ def _strip(source, target, places, y, x, size, some_rows, some_columns, net, tab
     features = buffer[at[layers] + strides[layers] :]
     taps = rows.shape[1] * len(columns)
     scores = np.empty(taps * whole, real.dtype)
-    z, line = np.zeros(taps * _TARGETS, real.dtype), np.empty(_TARGETS, real.dtype)
+    step = min(max(_COEFFICIENTS // taps // _WHOLE * _WHOLE, _WHOLE), _TARGETS)
+    z, line = np.zeros(taps * step, real.dtype), np.empty(step, real.dtype)
     seen = place_columns[0, lo[0] : hi[0]]
     for u in range(some_rows[0], some_rows[1]):
         layer = layers
@@ -245,10 +247,10 @@ def _strip(source, target, places, y, x, size, some_rows, some_columns, net, tab
                 break
             layer += 1
         for row in range(first_row[u], first_row[u + 1]):
-            for q in range(first_column[lo[layers]], first_column[hi[layers]], _TARGETS):
+            for q in range(first_column[lo[layers]], first_column[hi[layers]], step):
                 _targets(
                     *(source, target, image_at, result_at, strides_image, strides_result, channels),
-                    *(row, (q, min(q + _TARGETS, first_column[hi[layers]])), anchor, lo[layers], scores, whole),
+                    *(row, (q, min(q + step, first_column[hi[layers]])), anchor, lo[layers], scores, whole),
                     *(logits, rows, columns, gaps, normalise, z, line, real),
                 )
 
