@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastwarp import saliency as saliency_sources
+from fastwarp.functional import downsize
 from fastwarp.warp import MeshWarp, SeparableWarp
 
 
@@ -16,7 +17,7 @@ def warmup(
     backward: bool = True,
 ) -> None:
     """Compiles (or loads from the disk cache) every kernel that the given dtypes use, so that no first call waits for
-    it.
+    it. GPUs compile `downsize` for each number of channels and taps: here for those of `nn.DownsizeNet()`.
 
     Args:
         device: whose kernels.
@@ -46,6 +47,16 @@ def warmup(
             if not trainable:
                 frame = torch.zeros(2, 16, 16, 3, dtype=torch.uint8, device=device)
                 warp.zoom_frame(frame, (12, 12))
+        if dtype.is_floating_point:
+            _finish(_downsized(image, trainable), trainable)
+
+
+def _downsized(image: Tensor, trainable: bool) -> Tensor:
+    """By what `nn.DownsizeNet()` has, without drawing random numbers for it."""
+    colour = image.detach()[:, :1].expand(-1, 3, -1, -1).contiguous().requires_grad_(trainable)
+    shapes = [(16, 3, 3, 3), (16, 16, 3, 3), (16, 16, 3, 3), (16,), (16,), (16,), (4, 20), (4,)]
+    parameters = [torch.zeros(shape, device=image.device, requires_grad=trainable) for shape in shapes]
+    return downsize(colour, parameters[:3], parameters[3:6], parameters[6], parameters[7], (8, 8))
 
 
 def _finish(result: Tensor, trainable: bool) -> None:
