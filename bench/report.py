@@ -78,7 +78,7 @@ def _kept(cases: list[dict[str, Any]]) -> Iterator[str]:
     yield "## Memory of backward passes\n"
     yield (
         "Kept: what the forward pass leaves for the backward pass beside its inputs. Peak: of both passes together, "
-        "results and gradients included. Shares are of the peer's.\n"
+        "results and gradients included. Shares are of the peer's; at most 5 % kept is the aim.\n"
     )
     yield "| case | contender | kept MiB | share | peak MiB | share |\n|---|---|---:|---:|---:|---:|"
     for case in cases:

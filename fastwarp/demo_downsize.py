@@ -145,8 +145,6 @@ def network(photo: Tensor) -> DownsizeNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = DownsizeNet(mean=photo.mean((0, 2, 3)).tolist(), std=deviation.tolist())
-    for conv in net.convs:
-        torch.nn.init.zeros_(conv.bias)
     return net.to(photo.device)
 
 
@@ -197,8 +195,10 @@ def restoration_error(small: Tensor, photo: Tensor) -> float:
 
 
 def _parameters(net: DownsizeNet) -> list[Tensor]:
-    weights, biases = [conv.weight for conv in net.convs], [conv.bias for conv in net.convs]
-    return [p.detach() for p in (*weights, *biases, net.fuse.weight, net.fuse.bias)]
+    """Weights of the convolutions, their biases, and those of the 1x1 convolution."""
+    named = {name: parameter.detach() for name, parameter in net.named_parameters()}
+    convolutions = [f"convs.{layer}.{kind}" for kind in ("weight", "bias") for layer in range(net.layers)]
+    return [named[name] for name in (*convolutions, "fuse.weight", "fuse.bias")]
 
 
 def _arguments(parameters: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
@@ -216,10 +216,9 @@ def _contenders(net: DownsizeNet, photo: Tensor, size: tuple[int, int]) -> dict[
     """By name, functions of tensors and these tensors."""
     at = plain.tables((photo.shape[2], photo.shape[3]), size, photo)
     statistics = _statistics(net, photo)
-    settings = {"mean": net.mean, "std": net.std}
 
     def ours(image: Tensor, *parameters: Tensor) -> list[Tensor]:
-        return [downsize(image, *_arguments(parameters), size, **settings)]
+        return [downsize(image, *_arguments(parameters), size, mean=net.mean, std=net.std)]
 
     def theirs(image: Tensor, *parameters: Tensor) -> list[Tensor]:
         found = plain.coefficients(image, *_arguments(parameters), at, *statistics)
