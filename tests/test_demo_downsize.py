@@ -137,3 +137,10 @@ def test_plain_torch_reads_its_features_at_the_first_tap():
     # Targets lie at 0.5, 2.5, ...: the first taps are 0, 2, ... in both axes.
     first = torch.sigmoid(F.relu((image[0, 0, 0::2, 0::2] - 3) / 4))
     torch.testing.assert_close(weights[0, 0], first / (first + 1.5))
+
+
+def test_plain_torch_keeps_the_first_tap_off_the_last_pixel():
+    # Targets lie at 0 (clamped), 0.25, 0.75, 1.25, 1.75 and 2 (clamped): the last is one pixel past its first tap.
+    at = plain.tables((1, 3), (1, 6), torch.empty(0))
+    assert [taps.tolist() for taps in at.columns] == [[0, 0, 0, 1, 1, 1], [1, 1, 1, 2, 2, 2]]
+    assert [taps.tolist() for taps in at.rows] == [[0], [0]]
