@@ -273,7 +273,7 @@ def layer(
     if out.numel() == 0:
         return out
     block_f = min(padded(features), 64)
-    pixels = 1024 if INTERPRETED else block_pixels(dtype, block_f)
+    pixels = 256 if INTERPRETED else block_pixels(dtype, block_f)
     block_x = min(padded(w, 1), pixels if INTERPRETED else 16)
     block_y = pixels // block_x
     blocks = triton.cdiv(h, block_y) * triton.cdiv(w, block_x)

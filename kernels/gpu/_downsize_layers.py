@@ -84,7 +84,7 @@ def weights_gradient(
     """
     batch, h, w, features = grad.shape
     channels = source.values.shape[1]
-    block_p = 1024 if INTERPRETED else 64
+    block_p = 256 if INTERPRETED else 64
     block_f, block_k = min(padded(features), 64), 32
     rows, columns = triton.cdiv(9 * channels + 1, block_k), triton.cdiv(features, block_f)
     shares = max(min(PROGRAMS // (rows * columns), batch * triton.cdiv(h * w, block_p)), 1)
