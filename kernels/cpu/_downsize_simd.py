@@ -164,7 +164,7 @@ def add_products(typingctx, features, count, channels, stride, texture, scores, 
 
     def codegen(context, builder, signature, args):
         features, texture, scores = (_data(context, builder, signature.args[i], args[i]) for i in (0, 4, 5))
-        count, channels, stride, step = *args[1:4], args[6]
+        count, channels, stride, step = (args[i] for i in (1, 2, 3, 6))
         taps = context.make_array(signature.args[4])(context, builder, args[4]).nitems
         taps = builder.sdiv(taps, stride)
         lanes = _lanes(features.type.pointee)
