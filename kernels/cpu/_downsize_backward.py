@@ -120,7 +120,7 @@ def _pull(layer, y, tile, bounds, net, back, lanes, counts, rings, every, buffer
     """Row y of the gradient to a layer, not the last one, before its ReLU: from the gradient to the next."""
     anchors, low, high, height = tile
     widths, strides = net[:2]
-    weight, weight_at = back
+    weight, weight_at, _ = back
     layers = len(widths) - 1
     at, length, stride = _line(rings, 1, layer, y), rings[1, layer, 2], strides[layer]
     inside = bounds[0] <= y < bounds[1] and 0 <= y < height
@@ -176,19 +176,24 @@ def _add_row(layer, y, height, strides, lanes, counts, rings, buffer, ones, sums
 def _image_row(y, columns, base, net, back, rings, every, buffer, other, scale, target, target_at, strides):
     """Row y of the image's gradient through the convolutions, from three lines of the gradient to the first layer."""
     widths, steps = net[:2]
-    weight, weight_at = back
+    weight, weight_at, across = back
     channels, begin, end = widths[0], columns[0], columns[1]
     rows = np.empty(3, np.int64)
     for dy in range(3):
         rows[dy] = _line(rings, 1, 1, y + dy - 1)
     matrix = weight[weight_at[1] : weight_at[2]]
-    wide = len(matrix) // (3 * widths[1])
-    multiply(buffer, rows, steps[1], widths[1], every[begin - 1 - base : end + 1 - base], matrix, wide, other, 0)
+    wide = len(matrix) // (3 * across * widths[1])
+    if across == 1:
+        multiply(buffer, rows, steps[1], widths[1], every[begin - 1 - base : end + 1 - base], matrix, wide, other, 0)
+    else:
+        zeros, left = np.zeros(wide, buffer.dtype), every[begin - 1 - base : end - 1 - base]
+        convolve_row(buffer, rows[0], rows[1], rows[2], steps[1], widths[1], left, matrix, zeros, False, other, 0)
     for c in range(channels):
         place, factor = target_at + c * strides[1] + y * strides[2], scale[c]
         for x in range(end - begin):
-            value = other[x * wide + c] + other[(x + 1) * wide + channels + c]
-            value += other[(x + 2) * wide + 2 * channels + c]
+            value = other[x * wide + c]
+            if across == 1:
+                value += other[(x + 1) * wide + channels + c] + other[(x + 2) * wide + 2 * channels + c]
             store(value * factor, target, place + (begin + x) * strides[3])
 
 
@@ -220,6 +225,7 @@ def sweep(
     texture,
     back,
     back_at,
+    back_across,
     mean,
     scale,
     logits,
@@ -261,6 +267,7 @@ def sweep(
         texture: see there.
         back: weights that `transposed_weights` made.
         back_at: where those of each layer begin.
+        back_across: columns of the first one's.
         mean: this and all to `normalise` as `forward` has them.
         scale: see there.
         logits: see there.
@@ -311,7 +318,7 @@ def sweep(
     start = np.zeros(1, np.int64)
     sums = np.zeros(sums_at[-1] if to_parameters else 0, real.dtype)
     anchor_of = np.empty(targets, np.int32)
-    net = (widths, strides, weight, bias, weight_at, bias_at)
+    net, turned = (widths, strides, weight, bias, weight_at, bias_at), (back, back_at, back_across)
     tables = (logits, rows, columns, normalise)
     taps_strides = (strides_image[1], strides_image[2], strides_image[3], shape[1])
     batch = images[1] - images[0]
@@ -380,13 +387,13 @@ def sweep(
                     if layer < layers:
                         around = _halo(layer, layers, *needs)
                         bounds = (top - around, bottom + around)
-                        _pull(layer, y, tile, bounds, net, (back, back_at), lanes, counts, rings, every, buffer, other)
+                        _pull(layer, y, tile, bounds, net, turned, lanes, counts, rings, every, buffer, other)
                     if to_parameters and top <= y < bottom and _near(anchor_rows, low, high, y, layers - layer):
                         _add_row(layer, y, height, strides, lanes, counts, rings, buffer, ones, sums, sums_at)
                 y = t - 2 * layers
                 if to_texture and top <= y < bottom:
                     _image_row(
-                        *(y, (begin, end), base, net, (back, back_at), rings, every, buffer, other),
+                        *(y, (begin, end), base, net, turned, rings, every, buffer, other),
                         *(scale, target, at_part, strides_part),
                     )
                 if to_parameters and (t % _FLUSH == 0 or t == bottom + 2 * layers - 1):

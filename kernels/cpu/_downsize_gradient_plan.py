@@ -36,22 +36,26 @@ def plan(batch: int, height: int, width: int, coefficients: int) -> Plan:
     return Plan(down, across, runs, images)
 
 
-def transposed_weights(weights: list[Tensor], strides: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What takes the gradient of a layer's map to that of the layer before; where those of layer l begin.
+def transposed_weights(weights: list[Tensor], real: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """What takes the gradient of a layer's map to that of the layer before.
 
-    The first layer's are `[3, F_1, 3 C]`, to the left, middle and right pixel, turned around: a row of the image
-    gathers from three rows. The last one's are `[3, F_L, 3, F_(L-1)]`: an anchor scatters to its neighbours. Those
-    between are a convolution's, turned around. The last axis is padded to whole vectors.
+    The last layer's weights become `[3, F_L, 3, F_(L-1)]`: an anchor scatters to its neighbours. Those between are a
+    convolution's, turned around. So are the first one's, unless `[3, F_1, 3 C]` are fewer: products of one column for
+    the left, middle and right pixel. The last axis is padded to whole vectors.
+
+    Returns:
+        All of them; where those of layer l begin; columns of the first layer's, 3 or 1.
     """
     lanes, layers = width(real), len(weights)
-    parts, at = [np.zeros(0, real.dtype)], [0, 0]
+    parts, at, across = [np.zeros(0, real.dtype)], [0, 0], 3
     for layer, weight in enumerate(weights, 1):
         w = weight.detach().numpy().astype(real.dtype)
-        before, features = int(strides[layer - 1]), w.shape[0]
-        if layer == 1:
-            w = w[:, :, ::-1, ::-1].transpose(2, 0, 3, 1).reshape(3, features, -1)
-            packed = np.zeros((*w.shape[:2], -(-w.shape[2] // lanes) * lanes), real.dtype)
-        elif layer == layers:
+        features, channels = w.shape[:2]
+        before = -(-channels // lanes) * lanes
+        if layer == 1 and -(-3 * channels // lanes) * lanes < 3 * before:
+            w, across = w[:, :, ::-1, ::-1].transpose(2, 0, 3, 1).reshape(3, features, -1), 1
+            packed = np.zeros((3, features, -(-3 * channels // lanes) * lanes), real.dtype)
+        elif 1 < layer == layers:
             w = w.transpose(2, 0, 3, 1)
             packed = np.zeros((3, features, 3, before), real.dtype)
         else:
@@ -60,7 +64,7 @@ def transposed_weights(weights: list[Tensor], strides: np.ndarray, real: np.ndar
         packed[..., : w.shape[-1]] = w
         parts.append(packed.reshape(-1))
         at.append(at[-1] + packed.size)
-    return np.concatenate(parts), np.array(at, np.int64)
+    return np.concatenate(parts), np.array(at, np.int64), across
 
 
 def places_of_sums(strides: np.ndarray, taps: int) -> np.ndarray:

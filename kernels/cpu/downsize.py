@@ -178,7 +178,7 @@ def downsize_backward(
     # In half precision, the two ways' gradients are added before they are rounded.
     wide = to_texture and image.dtype not in (torch.float32, torch.float64)
     part = empty(image.shape, logits.dtype, memory_format(image)) if wide else to_image
-    back, back_at = transposed_weights(weights, strides, real)
+    back = transposed_weights(weights, real)
     sums_at = places_of_sums(strides, len(logits))
     units = divided.down * divided.across * divided.runs
     sums = np.zeros((units, sums_at[-1] if need_parameters else 0))
@@ -189,7 +189,7 @@ def downsize_backward(
         np.array([_extent(image), _extent(grad), part.numel()], np.int64),
         tuple(image.shape),
         *(image.stride(), grad.stride(), part.stride() if need_image else image.stride()),
-        *(widths, strides, *net, back, back_at, np.array(mean, real.dtype), np.array(scale, real.dtype)),
+        *(widths, strides, *net, *back, np.array(mean, real.dtype), np.array(scale, real.dtype)),
         *(_array(t) for t in (logits, rows, columns, anchor_rows, anchor_columns)),
         *(_MODES[normalise], to_texture, need_parameters),
     )
