@@ -134,6 +134,17 @@ def coefficients(z: Array, normalise: str) -> Array:
     return s / s.sum(1, keepdims=True)
 
 
+def distance_logits(distances: Array, weight: Array, bias: Array) -> Array:
+    """What the 1x1 convolution `[K, K']` makes of encoded distances `[K', h, w]`: `[K, h, w]`."""
+    return np.einsum("kj,jhw->khw", weight, distances) + bias[:, None, None]
+
+
+def distance_logits_backward(grad: Array, distances: Array, weight: Array) -> tuple[Array, Array, Array]:
+    """Gradients of `distance_logits` to distances, weight and bias."""
+    by_weight = np.einsum("khw,jhw->kj", grad, distances)
+    return np.einsum("kj,khw->jhw", weight, grad), by_weight, grad.sum((1, 2))
+
+
 def _read(image: Array, rows: NDArray, columns: NDArray) -> Array:
     """The K taps of every target, `[B, C, K, h, w]`."""
     taps = image[:, :, rows.T[:, None, :, None], columns.T[None, :, None, :]]

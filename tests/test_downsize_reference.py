@@ -129,13 +129,27 @@ def test_against_torch(layers, normalise, taps, texture_gradient):
     args = arguments(layers, normalise, taps)
     tensors = torch.utils._pytree.tree_map(lambda a: torch.from_numpy(a) if isinstance(a, np.ndarray) else a, args)
     leaves = [t.requires_grad_() for t in (tensors[0], *tensors[1], *tensors[2], tensors[3], tensors[4])]
-    expected = _dense_downsize.downsize(*tensors, texture_gradient)
+    image, weights, biases, texture, logits, *others = tensors
+    fuse = torch.cat([texture, torch.eye(len(texture), dtype=torch.float64)], 1), logits.new_zeros(len(texture)), logits
+    expected = _dense_downsize.downsize(image, weights, biases, *fuse, *others, texture_gradient)
     np.testing.assert_allclose(reference.downsize(*args), expected.detach(), rtol=0, atol=1e-13)
     grad = torch.rand_like(expected)
     by_torch = torch.autograd.grad(expected, leaves, grad, materialize_grads=True)
     by_image, by_weights, by_biases, *others = reference.downsize_backward(grad.numpy(), *args, texture_gradient)
     for ours, theirs in zip([by_image, *by_weights, *by_biases, *others], by_torch, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_distance_logits_against_torch():
+    torch.manual_seed(0)
+    distances, weight, bias, grad = (torch.rand(s, dtype=torch.float64) for s in ((5, 3, 2), (4, 5), (4,), (4, 3, 2)))
+    leaves = [t.requires_grad_() for t in (distances, weight, bias)]
+    expected = torch.nn.functional.conv2d(distances[None], weight[:, :, None, None], bias)[0]
+    arrays = [t.detach().numpy() for t in leaves]
+    np.testing.assert_allclose(reference.distance_logits(*arrays), expected.detach(), rtol=1e-14)
+    by_torch = torch.autograd.grad(expected, leaves, grad)
+    for ours, theirs in zip(reference.distance_logits_backward(grad.numpy(), *arrays[:2]), by_torch, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-14)
 
 
 def test_texture_matters():

@@ -26,8 +26,8 @@ NORMALISE = ("sigmoid", "softmax", "signed")
 SMALLEST = 1e-6
 """Distances are kept this far from 0 and 1, where their logit is infinite."""
 
-_KEPT = 2**22
-"""Values of the largest distance map that is kept for the next call: 32 MB."""
+_KEPT = 2**24
+"""Values of the largest distance map that is kept for the next call: 64 MB of float32."""
 
 
 class Axis(NamedTuple):
@@ -103,10 +103,12 @@ def axes(at: Geometry, device: torch.device, keep: bool) -> list[Axis]:
     return [_kept_axis(_stream(device), *key) if keep else _axis(*key) for key in keys]
 
 
-def distances(at: Geometry, encoding: str, normalise: str, device: torch.device, keep: bool) -> Tensor:
-    """Encoded relative distances `[K, h, w]`, float64; those of an earlier call where it may `keep` them."""
+def distances(
+    at: Geometry, encoding: str, normalise: str, dtype: torch.dtype, device: torch.device, keep: bool
+) -> Tensor:
+    """Encoded relative distances `[K, h, w]`; those of an earlier call where it may `keep` them."""
     ky, kx = shape(at)
-    key = (at, encoding, normalise, device)
+    key = (at, encoding, normalise, dtype, device)
     if keep and ky * kx * at.size[0] * at.size[1] <= _KEPT:
         return _kept_distances(_stream(device), *key)
     return _distances(*key)
@@ -165,9 +167,10 @@ def _cubic(t: Tensor, a: float = -0.75) -> Tensor:
     return torch.stack([far(t + 1), near(t), near(1 - t), far(2 - t)], 1)
 
 
-def _distances(at: Geometry, encoding: str, normalise: str, device: torch.device) -> Tensor:
+def _distances(at: Geometry, encoding: str, normalise: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     rows, columns = axes(at, device, False)
-    return encode(products(rows.weights, columns.weights), encoding, normalise)
+    # Rounded at the end: next to 1 a logit of float32 is off by hundredths.
+    return encode(products(rows.weights, columns.weights), encoding, normalise).to(dtype)
 
 
 def _keeping(entries: int, make: Callable[..., Any]) -> Callable[..., Any]:

@@ -117,22 +117,23 @@ def downsize(
     features = weights[-1].shape[0] if len(weights) else 0
     kernel_rows, kernel_columns = shape(at)
     K = kernel_rows * kernel_columns
-    numbers = batch * channels * image.itemsize + 20 * K  # the result, and per tap a distance, a logit, its rounding
+    numbers = batch * channels * image.itemsize + 20 * K  # the result, and per tap a distance, its rounding, a logit
     check_memory(name, "size", tuple(target), numbers * target[0] * target[1], image.device)
 
     real = torch.float64 if image.dtype == torch.float64 else torch.float32
     keep = can_keep(image)
     rows, columns = axes(at, image.device, keep)
     encoded = _encoded(name, at, rows, columns, encoding, normalise, real, keep)
-    check_fuse(name, fuse_weight, (kernel_rows, kernel_columns), features, 0 if encoded is None else len(encoded))
+    check_fuse(name, fuse_weight, (kernel_rows, kernel_columns), features, encoded.shape[0])
     return call(
         name,
         _ops.downsize,
         image,
         [weight.to(real) for weight in weights],
         [bias.to(real) for bias in biases],
-        fuse_weight[:, :features].to(real),
-        _logits(fuse_weight[:, features:], fuse_bias, encoded, target).to(real),
+        fuse_weight.to(real),
+        (fuse_weight.new_zeros(K) if fuse_bias is None else fuse_bias).to(real),
+        encoded,
         rows.taps,
         columns.taps,
         rows.anchor,
@@ -205,23 +206,13 @@ def _encoded(
     normalise: str,
     real: torch.dtype,
     keep: bool,
-) -> Tensor | None:
-    """Encoded distances `[K', h, w]`; None for none."""
+) -> Tensor:
+    """Encoded distances `[K', h, w]`, K' = 0 for none."""
     check_encoding(function, encoding)
     if encoding is None:
-        return None
+        return rows.weights.new_empty(0, *at.size, dtype=real)
     if isinstance(encoding, str):
-        return distances(at, encoding, normalise, rows.taps.device, keep)
+        return distances(at, encoding, normalise, real, rows.taps.device, keep)
     value = encoding(columns.offset.to(real)[None, :], rows.offset.to(real)[:, None])
     check_devices(function, image=rows.taps, encoding=value if isinstance(value, Tensor) else None)
-    return check_encoded(function, value, at.size).double()
-
-
-def _logits(weight: Tensor, bias: Tensor | None, encoded: Tensor | None, size: tuple[int, int]) -> Tensor:
-    """The distances' part of the 1x1 convolution, `[K, h, w]`, float64: rounded to TF32 or bf16, as products of float32
-    may be, a logit of 13 is off by more than all distances but a few hundredths."""
-    constant = weight.new_zeros(weight.shape[0]) if bias is None else bias
-    constant = constant.double()[:, None]
-    if encoded is None:
-        return constant[:, :, None].expand(-1, *size)
-    return torch.addmm(constant, weight.double(), encoded.flatten(1)).unflatten(1, size)
+    return check_encoded(function, value, at.size).to(real)

@@ -11,8 +11,9 @@ def downsize(
     image: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
-    texture: Tensor,
-    logits: Tensor,
+    fuse_weight: Tensor,
+    fuse_bias: Tensor,
+    distances: Tensor,
     rows: Tensor,
     columns: Tensor,
     anchor_rows: Tensor,
@@ -23,14 +24,15 @@ def downsize(
     texture_gradient: bool,
 ) -> Tensor:
     """The op `downsize`, one torch operation after the other."""
-    z = logits[None]
+    features = fuse_weight.shape[1] - distances.shape[0]
+    z = torch.einsum("kj,jhw->khw", fuse_weight[:, features:], distances)[None] + fuse_bias[:, None, None]
     if weights:
         seen = image if texture_gradient else image.detach()
         a = (seen - seen.new_tensor(mean)[:, None, None]) * seen.new_tensor(scale)[:, None, None]
         for weight, bias in zip(weights, biases, strict=True):
             a = F.relu(F.conv2d(a, weight, bias, padding=1))
         selected = a.index_select(2, anchor_rows).index_select(3, anchor_columns)
-        z = z + F.conv2d(selected, texture[:, :, None, None])
+        z = z + F.conv2d(selected, fuse_weight[:, :features, None, None])
     weights_of_taps = coefficients(z, normalise)
     # One gather by rows, then one by columns: [B, C, h ky, w kx] -> [B, C, ky kx, h, w].
     (height, ky), (width, kx) = rows.shape, columns.shape

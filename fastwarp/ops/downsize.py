@@ -1,7 +1,8 @@
 """Ops of the `downsize` family: interpolation weights from texture and distance ("DownsizeNet", BMVC 2022).
 
 `downsize` saves its inputs and nothing else: `downsize_backward` computes the activations anew. Where taps and anchors
-lie comes in tables, one per axis; what the 1x1 convolution makes of the relative distances comes as `logits`.
+lie comes in tables, one per axis. The 1x1 convolution is taken apart: its columns of the features work at the anchors
+of every image, those of the relative distances give `logits`, which a batch shares.
 """
 
 from collections.abc import Sequence
@@ -15,54 +16,75 @@ from fastwarp.kernels.layout import memory_format
 from fastwarp.ops import _dense, _dense_downsize
 
 _INPUTS = (
-    "Tensor image, Tensor[] weights, Tensor[] biases, Tensor texture, Tensor logits, Tensor rows, Tensor columns, "
-    "Tensor anchor_rows, Tensor anchor_columns, float[] mean, float[] scale, str normalise, bool texture_gradient"
+    "Tensor image, Tensor[] weights, Tensor[] biases, Tensor fuse_weight, Tensor fuse_bias, Tensor distances, "
+    "Tensor rows, Tensor columns, Tensor anchor_rows, Tensor anchor_columns, float[] mean, float[] scale, "
+    "str normalise, bool texture_gradient"
 )
+_SINGLE = 7
+"""Tensors after the layers' lists: the 1x1 convolution, the distances and the tables."""
+
 torch.library.define("fastwarp::downsize", f"({_INPUTS}) -> Tensor")
 torch.library.define(
-    "fastwarp::downsize_backward", f"(Tensor grad, {_INPUTS}, bool need_image, bool need_parameters) -> Tensor[]"
+    "fastwarp::downsize_backward",
+    f"(Tensor grad, {_INPUTS}, bool need_image, bool need_parameters, bool need_distances) -> Tensor[]",
 )
+
+
+def _halves(fuse_weight: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
+    """The 1x1 convolution's columns of the features and of the distances."""
+    features = fuse_weight.shape[1] - distances.shape[0]
+    return fuse_weight[:, :features], fuse_weight[:, features:]
+
+
+def _empty(image: Tensor, size: Sequence[int]) -> Tensor:
+    shape = (*image.shape[:2], *size)
+    return torch.empty(shape, dtype=image.dtype, device=image.device, memory_format=memory_format(image))
 
 
 # --- downsize ---------------------------------------------------------------------------------------------------------
 
 
 @torch.library.impl("fastwarp::downsize", ("cpu", "cuda"))
-def _downsize(image: Tensor, *args: Any) -> Tensor:
-    return kernels("downsize", image.device).downsize(image, *args[:-1])
+def _downsize(
+    image: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    fuse_weight: Tensor,
+    fuse_bias: Tensor,
+    distances: Tensor,
+    *args: Any,
+) -> Tensor:
+    family = kernels("downsize", image.device)
+    texture, weight = _halves(fuse_weight, distances)
+    return family.downsize(image, weights, biases, texture, family.logits(distances, weight, fuse_bias), *args[:-1])
 
 
 @torch.library.register_fake("fastwarp::downsize")
-def _(image: Tensor, weights: Any, biases: Any, texture: Tensor, logits: Tensor, *args: Any) -> Tensor:
-    return _empty(image, (*image.shape[:2], *logits.shape[1:]))
-
-
-def _empty(image: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return torch.empty(shape, dtype=image.dtype, device=image.device, memory_format=memory_format(image))
+def _(image: Tensor, weights: Any, biases: Any, fuse_weight: Any, fuse_bias: Any, distances: Tensor, *_: Any) -> Tensor:
+    return _empty(image, distances.shape[1:])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    image, weights, biases, texture, logits, *tables = inputs
-    ctx.options = tables[4:]
-    ctx.save_for_backward(image, *weights, *biases, texture, logits, *tables[:4])
+    image, weights, biases, *single = inputs
+    ctx.options = single[_SINGLE:]
+    ctx.save_for_backward(image, *weights, *biases, *single[:_SINGLE])
 
 
 def _grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     image, *parameters = ctx.saved_tensors
-    *parameters, texture, logits = parameters[:-4]
+    parameters, single = parameters[:-_SINGLE], parameters[-_SINGLE:]
     layers = len(parameters) // 2
-    weights, biases, tables = parameters[:layers], parameters[layers:], ctx.saved_tensors[-4:]
-    need_image, by_weights, by_biases, by_texture, by_logits, *rest = ctx.needs_input_grad
-    need_parameters = any(by_weights) or any(by_biases) or by_texture or by_logits
-    first, *grads = torch.ops.fastwarp.downsize_backward(
-        grad, image, weights, biases, texture, logits, *tables, *ctx.options, need_image, need_parameters
+    need_image, by_weights, by_biases, by_fuse_weight, by_fuse_bias, by_distances, *rest = ctx.needs_input_grad
+    need_parameters = any(by_weights) or any(by_biases) or by_fuse_weight or by_fuse_bias
+    by_image, *by = torch.ops.fastwarp.downsize_backward(
+        *(grad, image, parameters[:layers], parameters[layers:], *single, *ctx.options),
+        *(need_image, need_parameters, by_distances),
     )
     return (
-        first if need_image else None,
-        [g if n else None for g, n in zip(grads[:layers], by_weights, strict=True)],
-        [g if n else None for g, n in zip(grads[layers : 2 * layers], by_biases, strict=True)],
-        grads[-2] if by_texture else None,
-        grads[-1] if by_logits else None,
+        by_image if need_image else None,
+        [g if n else None for g, n in zip(by[:layers], by_weights, strict=True)],
+        [g if n else None for g, n in zip(by[layers : 2 * layers], by_biases, strict=True)],
+        *(g if n else None for g, n in zip(by[-3:], (by_fuse_weight, by_fuse_bias, by_distances), strict=True)),
         *(None for _ in rest),
     )
 
@@ -95,51 +117,66 @@ def _example(index: int, args: Any, dims: Any) -> list[Any]:
 
 
 @torch.library.impl("fastwarp::downsize_backward", ("cpu", "cuda"))
-def _backward(grad: Tensor, image: Tensor, *args: Any) -> list[Tensor]:
-    return kernels("downsize", image.device).downsize_backward(grad, image, *args)
-
-
-@torch.library.register_fake("fastwarp::downsize_backward")
-def _(
+def _backward(
     grad: Tensor,
     image: Tensor,
     weights: list[Tensor],
     biases: list[Tensor],
-    texture: Tensor,
-    logits: Tensor,
+    fuse_weight: Tensor,
+    fuse_bias: Tensor,
+    distances: Tensor,
     *args: Any,
 ) -> list[Tensor]:
-    need_image, need_parameters = args[-2:]
+    *options, need_image, need_parameters, need_distances = args
+    family = kernels("downsize", image.device)
+    texture, weight = _halves(fuse_weight, distances)
+    logits = family.logits(distances, weight, fuse_bias)
+    need_logits = need_parameters or need_distances
+    *by, by_texture, by_logits = family.downsize_backward(
+        grad, image, weights, biases, texture, logits, *options, need_image, need_logits
+    )
+    if not need_logits:
+        return [*by, *(t.new_empty(0) for t in (fuse_weight, fuse_bias, distances))]
+    by_distances, by_weight, by_bias = family.logits_backward(by_logits, distances, weight, need_distances)
+    return [*by, torch.cat([by_texture, by_weight], 1), by_bias, by_distances]
+
+
+@torch.library.register_fake("fastwarp::downsize_backward")
+def _(grad: Tensor, image: Tensor, weights: list[Tensor], biases: list[Tensor], *args: Any) -> list[Tensor]:
+    fuse_weight, fuse_bias, distances, *_, need_image, need_parameters, need_distances = args
+    parameters = (*weights, *biases, fuse_weight, fuse_bias)
     return [
-        _empty(image, tuple(image.shape)) if need_image else image.new_empty(0),
-        *(p.new_empty(p.shape if need_parameters else 0) for p in (*weights, *biases, texture, logits)),
+        _empty(image, image.shape[2:]) if need_image else image.new_empty(0),
+        *(p.new_empty(p.shape if need_parameters or need_distances else 0) for p in parameters),
+        distances.new_empty(distances.shape if need_distances else 0),
     ]
 
 
 def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    grad, image, weights, biases, texture, logits, *tables = inputs
-    ctx.options, ctx.needs = tables[4:-2], tables[-2:]
-    ctx.save_for_backward(grad, image, *weights, *biases, texture, logits, *tables[:4])
+    grad, image, weights, biases, *single = inputs
+    ctx.options, ctx.needs = single[_SINGLE:-3], single[-3:]
+    ctx.save_for_backward(grad, image, *weights, *biases, *single[:_SINGLE])
 
 
 def _backward_grad(ctx: Any, cotangents: list[Tensor]) -> tuple[Any, ...]:
     grad, *inputs = ctx.saved_tensors
     tables, inputs = inputs[-4:], inputs[:-4]
-    layers = (len(inputs) - 3) // 2
-    need_image, need_parameters = ctx.needs
+    layers = (len(inputs) - 4) // 2
+    need_image, need_parameters, need_distances = ctx.needs
 
-    def wanted(values: Any) -> list[Tensor]:
-        return [*values[:1] * need_image, *values[1:] * need_parameters]
+    def wanted(values: Sequence[Tensor]) -> list[Tensor]:
+        image, *parameters, distances = values
+        return [image] * need_image + parameters * (need_parameters or need_distances) + [distances] * need_distances
 
     def maps(*leaves: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         image, *parameters = leaves
-        weights, biases = parameters[:layers], parameters[layers:-2]
-        result = _dense_downsize.downsize(image, weights, biases, *parameters[-2:], *tables, *ctx.options)
-        return [result], wanted(leaves)
+        weights, biases, fuse = parameters[:layers], parameters[layers:-3], parameters[-3:]
+        options: list[Any] = [*tables, *ctx.options]
+        return [_dense_downsize.downsize(image, weights, biases, *fuse, *options)], wanted(leaves)
 
-    by_grad, by_image, *by = _dense.second_backward(maps, [grad], inputs, wanted(list(cotangents)))
+    by_grad, by_image, *by = _dense.second_backward(maps, [grad], inputs, wanted(cotangents))
     rest = [None] * (len(tables) + len(ctx.options) + len(ctx.needs))
-    return by_grad, by_image, list(by[:layers]), list(by[layers:-2]), *by[-2:], *rest
+    return by_grad, by_image, list(by[:layers]), list(by[layers:-3]), *by[-3:], *rest
 
 
 torch.library.register_autograd("fastwarp::downsize_backward", _backward_grad, setup_context=_save_backward)

@@ -12,12 +12,15 @@ from fastwarp.kernels.cpu._downsize_backward import sweep
 from fastwarp.kernels.cpu._downsize_forward import SIGMOID, SIGNED, SOFTMAX, forward
 from fastwarp.kernels.cpu._downsize_gradient import pixels_gradient
 from fastwarp.kernels.cpu._downsize_gradient_plan import places_of_sums, plan, transposed_weights, unpacked
+from fastwarp.kernels.cpu._downsize_logits import logits, logits_backward
 from fastwarp.kernels.cpu._downsize_simd import width
 from fastwarp.kernels.cpu._memory import empty
 from fastwarp.kernels.cpu._parallel import run
 from fastwarp.kernels.cpu._simd import LANES
 from fastwarp.kernels.cpu.separable import _like, _real
 from fastwarp.kernels.layout import memory_format
+
+__all__ = ["downsize", "downsize_backward", "logits", "logits_backward"]
 
 _MODES = {"sigmoid": SIGMOID, "softmax": SOFTMAX, "signed": SIGNED}
 _VALUE = 16  # multiplications and additions that take as long as a value that is read or written

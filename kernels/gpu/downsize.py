@@ -13,11 +13,12 @@ from fastwarp.kernels.gpu._downsize_conv import Source, factor, layer, matrix
 from fastwarp.kernels.gpu._downsize_gradient import differentiate
 from fastwarp.kernels.gpu._downsize_image import image_gradient
 from fastwarp.kernels.gpu._downsize_layers import spread, weights_gradient
+from fastwarp.kernels.gpu._downsize_logits import logits, logits_backward
 from fastwarp.kernels.gpu._downsize_targets import Last, evaluate
 from fastwarp.kernels.gpu._launch import device_of
 from fastwarp.kernels.layout import memory_format
 
-__all__ = ["downsize", "downsize_backward"]
+__all__ = ["downsize", "downsize_backward", "logits", "logits_backward"]
 
 
 def downsize(
@@ -54,7 +55,7 @@ def downsize(
     batch, _, height, width = image.shape
     with device_of(image):
         layers = _layers(weights, biases, image.dtype)
-        source = Source.image(image, mean, scale) if layers else None
+        source = Source.image(image, mean, scale)
         dense = layers[:-1]
         if len(layers) > 1:
             sizes = (weights[-2].shape[1], weights[-1].shape[1], weights[-1].shape[0])
@@ -63,7 +64,7 @@ def downsize(
                 dense = layers[:-2]
         for weight, bias in dense:
             source = Source.map(layer(source, weight, bias, image.dtype))
-        last = Last(source, layers[len(dense) :])
+        last = Last(source if layers else None, layers[len(dense) :])
         texture = texture.to(factor(image.dtype)).contiguous()
         return evaluate(image, last, texture, logits.contiguous(), tables, normalise)
 
@@ -119,17 +120,24 @@ def downsize_backward(
         for weight, bias in layers[:-1]:
             sources.append(Source.map(layer(sources[-1], weight, bias, image.dtype)))
         targets = differentiate(
-            *(grad, image, Last(sources[-1] if layers else None, layers[-1:])),
-            *(texture.to(factor(image.dtype)).contiguous(), logits.contiguous(), tables, normalise),
-            *(need_image, need_parameters, len(weights) > 0 and (need_parameters or through_layers)),
+            grad,
+            image,
+            Last(sources[-1] if layers else None, layers[-1:]),
+            texture.to(factor(image.dtype)).contiguous(),
+            logits.contiguous(),
+            tables,
+            normalise,
+            need_image,
+            need_parameters,
+            len(weights) > 0 and (need_parameters or through_layers),
         )
         by_layer, by_map = _layers_backward(
             targets.features, weights, sources, anchors, image, need_parameters, through_layers
         )
         by_image = image.new_empty(0)
-        if need_image:
+        if targets.coefficients is not None:
             by_image = image_gradient(grad, image, targets.coefficients, by_map, scale, tables[:2])
-        if not need_parameters:
+        if not need_parameters or targets.logits is None:
             return [by_image, *(p.new_empty(0) for p in parameters)]
         by_texture = texture.new_zeros(texture.shape) if targets.texture is None else targets.texture.sum(0)
         by_weights, by_biases = zip(*by_layer, strict=True) if by_layer else ((), ())
@@ -172,11 +180,11 @@ def _layers_backward(
         return by_layer, by_map
     for i in reversed(range(len(weights))):
         if need_parameters:
-            at = (by_features, anchors) if by_map is None else (by_map, None)
-            by_layer.insert(0, weights_gradient(sources[i], *at, image.dtype))
+            at, places = (by_features, anchors) if by_map is None else (by_map, None)
+            by_layer.insert(0, weights_gradient(sources[i], at, places, image.dtype))
         if i > 0 or through:
             if by_map is None:
-                by_map = spread(by_features, anchors, image.shape[2:], image.dtype)
+                by_map = spread(by_features, anchors, (image.shape[2], image.shape[3]), image.dtype)
             turned = matrix(weights[i].flip(2, 3).transpose(0, 1), by_features.dtype)
             gate = sources[i].values.permute(0, 2, 3, 1) if i > 0 else None
             by_map = layer(Source.map(by_map), turned, None, image.dtype, gradients=True, gate=gate)

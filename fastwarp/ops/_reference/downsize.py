@@ -9,6 +9,18 @@ from fastwarp.ops._reference import call, to_tensor
 from fastwarp.reference import downsize as reference
 
 
+def logits(distances: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The distances' part of the 1x1 convolution, `[K, h, w]`."""
+    return to_tensor(call(reference.distance_logits, distances, weight, bias), weight)
+
+
+def logits_backward(grad: Tensor, distances: Tensor, weight: Tensor, need_distances: bool) -> list[Tensor]:
+    """Gradients to distances (empty unless needed), weight and bias."""
+    by_distances, *others = call(reference.distance_logits_backward, grad, distances, weight)
+    first = to_tensor(by_distances, weight) if need_distances else distances.new_empty(0)
+    return [first, *(to_tensor(a, weight) for a in others)]
+
+
 def downsize(image: Tensor, *args: Any) -> Tensor:
     """The downsized image."""
     return to_tensor(call(reference.downsize, image, *args), image).contiguous(memory_format=memory_format(image))
