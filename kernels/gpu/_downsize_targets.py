@@ -244,9 +244,9 @@ def tile(dtype: torch.dtype, last: Last, taps: int, gradients: bool = False) -> 
     double = dtype == torch.float64
     most = (16 if double or taps > 128 else 32) if gradients else 32 if double else 64 if taps > 128 else 128
     block_t = min(triton.next_power_of_2(taps), most)
-    widest = max(padded(last.features), padded(last.inner), block_t * (2 if gradients else 1))
-    block_p = 256 if INTERPRETED else block_pixels(dtype, widest)
-    return {"BLOCK_T": block_t, "BLOCK_P": block_p, "num_warps": 8 if widest >= 128 else 4}
+    features = max(padded(last.features), padded(last.inner))
+    block_p = 256 if INTERPRETED else block_pixels(dtype, max(features, 2 * block_t))
+    return {"BLOCK_T": block_t, "BLOCK_P": block_p, "num_warps": 8 if max(features, block_t) >= 128 else 4}
 
 
 def evaluate(
