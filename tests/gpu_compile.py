@@ -157,7 +157,7 @@ def mesh_launches(short: bool) -> Iterator[str]:
 
 def downsize_launches(short: bool) -> Iterator[str]:
     """The same for the `downsize` family: with maps before the last layer, and with the last two at the targets."""
-    usual, strong = ((1, 3, 1200, 1920), (600, 960), 2), ((1, 3, 1200, 1920), (120, 192), 11)
+    usual, strong = ((1, 3, 300, 480), (150, 240), 2), ((1, 3, 300, 480), (30, 48), 11)
     some = [(3, 16, usual), (2, 16, strong)]
     rare = [(0, 0, usual), (1, 16, ((1, 3, 300, 300), (160, 160), 4)), (2, 64, ((2, 64, 75, 120), (19, 30), 5))]
     for dtype in (
