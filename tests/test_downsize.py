@@ -303,3 +303,44 @@ def test_nothing_to_do(dtype, layout):
     args = arguments(dtype=dtype)
     args[0] = own.laid_out(args[0][:0], layout)
     assert kernels.downsize(*args).shape == (0, 3, 11, 10)
+
+
+# --- the distances' half of the 1x1 convolution -----------------------------------------------------------------------
+
+
+@two_floats
+@pytest.mark.parametrize("shape", [(4, 4, 70, 90), (9, 7, 5, 3), (4, 0, 2, 2), (1, 3, 1, 1), (16, 16, 40, 60)])
+def test_distance_logits(dtype, shape):
+    """Of one block of targets and of several, with a remainder."""
+    taps, inputs, *size = shape
+    random = np.random.default_rng(0)
+    arrays = [random.normal(size=s) for s in ((inputs, *size), (taps, inputs), (taps,), (taps, *size))]
+    distances, weight, bias, grad = (torch.from_numpy(a).to(dtype) for a in arrays)
+    arrays = [t.double().numpy() for t in (distances, weight, bias, grad)]
+    terms = float(np.abs(arrays[0]).max(initial=1) * np.abs(arrays[1]).sum(1).max(initial=1) + np.abs(arrays[2]).max())
+    result = kernels.logits(distances, weight, bias)
+    assert_close_to(reference.distance_logits(*arrays[:3]), result, dtype, "downsized", terms)
+    by_distances, *by = kernels.logits_backward(grad, distances, weight, True)
+    expected, *sums = reference.distance_logits_backward(arrays[3], *arrays[:2])
+    assert_close_to(expected, by_distances, dtype, "downsized", float(np.abs(arrays[3]).sum(0).max() * 4))
+    for ours, theirs in zip(by, sums, strict=True):
+        assert_close_to(theirs, ours, dtype, "downsized", 4 * taps * size[0] * size[1] ** 0.5)
+    without, *others = kernels.logits_backward(grad, distances, weight, False)
+    assert not without.numel()
+    assert_bitwise(others, by)
+
+
+def test_distance_logits_with_any_number_of_threads():
+    torch.manual_seed(0)
+    distances, weight, bias, grad = (torch.randn(s) for s in ((4, 300, 310), (4, 4), (4,), (4, 300, 310)))
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 4):
+            torch.set_num_threads(count)
+            one = kernels.logits(distances, weight, bias), *kernels.logits_backward(grad, distances, weight, True)
+            results.append([t.clone() for t in one])
+    finally:
+        torch.set_num_threads(threads)
+    for one in results[1:]:
+        assert_bitwise(one, results[0])

@@ -86,7 +86,7 @@ def logits_backward(grad: Tensor, distances: Tensor, weight: Tensor, need_distan
     run(_backward, (*arrays, partial), grad.numel() * (1 + 2 * weight.shape[1]))
     total = torch.from_numpy(partial.sum(0)).to(weight.dtype)
     first = distances.new_empty(0) if by_distances is None else by_distances
-    return [first, total[:, :-1].contiguous(), total[:, -1].contiguous()]
+    return [first, *(t.clone(memory_format=torch.contiguous_format) for t in (total[:, :-1], total[:, -1]))]
 
 
 def _rows(tensor: Tensor) -> np.ndarray:

@@ -96,4 +96,4 @@ def logits_backward(grad: Tensor, distances: Tensor, weight: Tensor, need_distan
             _BLOCK,
         )
     total = partial.sum(0)
-    return [by_distances, total[:, :-1].contiguous(), total[:, -1].contiguous()]
+    return [by_distances, *(t.clone(memory_format=torch.contiguous_format) for t in (total[:, :-1], total[:, -1]))]
