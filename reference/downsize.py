@@ -257,7 +257,7 @@ def downsize_backward(
     np.add.at(np.moveaxis(grad_map, (2, 3), (0, 1)), at, np.moveaxis(by_features, (2, 3), (0, 1)))
     grad_weights, grad_biases = [], []
     for layer in reversed(range(len(weights))):
-        grad_map = np.where(maps[layer + 1] > 0, grad_map, 0.0)
+        grad_map = np.where(maps[layer + 1] <= 0, 0.0, grad_map)  # NaN passes, as it came
         padded = np.pad(maps[layer], ((0, 0), (0, 0), (1, 1), (1, 1)))
         windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), (2, 3))  # [B, C, 3, 3, H, W]
         grad_weights.append(np.einsum("bfhw,bcyxhw->fcyx", grad_map, windows, optimize=True))

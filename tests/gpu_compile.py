@@ -187,6 +187,12 @@ def downsize_launches(short: bool) -> Iterator[str]:
                     for wanted in ((True, True, True),) if short else ((True, True, True), (False, True, False)):
                         downsize.downsize_backward(grad, *args, normalise, *wanted)
                 yield f"{dtype} {form} layers={layers} features={features} taps={taps}"
+        for taps in (4, 16):
+            distances, weight = torch.empty(taps, 150, 240, dtype=real), torch.empty(taps, taps, dtype=real)
+            logits = downsize.logits(distances, weight, weight[0])
+            for need_distances in (False, True):
+                downsize.logits_backward(logits, distances, weight, need_distances)
+            yield f"{dtype} distances taps={taps}"
 
 
 JOBS: list[tuple[str, Any, tuple, dict]] = []

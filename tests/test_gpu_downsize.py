@@ -354,6 +354,29 @@ def test_graph_capture():
     assert_bitwise(results, everything())
 
 
+@exact
+@pytest.mark.parametrize("shape", [(4, 4, 70, 90), (9, 7, 5, 3), (4, 0, 2, 2), (1, 3, 1, 1)])
+def test_distance_logits(shape, dtype):
+    taps, inputs, *size = shape
+    random = np.random.default_rng(0)
+    arrays = [random.normal(size=s) for s in ((inputs, *size), (taps, inputs), (taps,), (taps, *size))]
+    distances, weight, bias, grad = (torch.from_numpy(a).to(dtype) for a in arrays)
+    arrays = [array(t) for t in (distances, weight, bias, grad)]
+    results = [
+        run(downsize.logits, distances, weight, bias),
+        *run(downsize.logits_backward, grad, distances, weight, True),
+    ]
+    expected = [
+        reference.distance_logits(*arrays[:3]),
+        *reference.distance_logits_backward(arrays[3], *arrays[:2]),
+    ]
+    for ours, theirs in zip(results, expected, strict=True):
+        assert_near(ours, theirs, dtype, 4.0 * taps * (1 + inputs))
+    without, *others = run(downsize.logits_backward, grad, distances, weight, False)
+    assert not without.numel()
+    assert_bitwise(others, results[2:])
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux")
 def test_kernels_compile_without_spills():
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

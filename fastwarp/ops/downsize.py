@@ -170,9 +170,9 @@ def _backward_grad(ctx: Any, cotangents: list[Tensor]) -> tuple[Any, ...]:
 
     def maps(*leaves: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         image, *parameters = leaves
-        weights, biases, fuse = parameters[:layers], parameters[layers:-3], parameters[-3:]
-        options: list[Any] = [*tables, *ctx.options]
-        return [_dense_downsize.downsize(image, weights, biases, *fuse, *options)], wanted(leaves)
+        rest: list[Any] = [*parameters[-3:], *tables, *ctx.options]
+        result = _dense_downsize.downsize(image, parameters[:layers], parameters[layers:-3], *rest)
+        return [result], wanted(leaves)
 
     by_grad, by_image, *by = _dense.second_backward(maps, [grad], inputs, wanted(cotangents))
     rest = [None] * (len(tables) + len(ctx.options) + len(ctx.needs))

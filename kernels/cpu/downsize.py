@@ -176,7 +176,7 @@ def downsize_backward(
         return [to_image, *(torch.zeros_like(p) if need_parameters else p.new_empty(0) for p in parameters)]
     grad, image, real = grad.detach(), image.detach(), _real(image.dtype)
     widths, strides, *net = _packed(weights, biases, texture, channels, real)
-    divided = plan(len(image), *image.shape[2:], logits.numel() if need_image else 0)
+    divided = plan(len(image), image.shape[2], image.shape[3], logits.numel() if need_image else 0)
     to_texture = texture_gradient and need_image and len(weights) > 0
     # In half precision, the two ways' gradients are added before they are rounded.
     wide = to_texture and image.dtype not in (torch.float32, torch.float64)
