@@ -17,7 +17,7 @@ import torch
 from helpers import assert_bitwise, assert_near, run_python, strange_strides
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tolerances import EPS16, EPS32, EPS64, EPSB, Bound, errors
+from tolerances import EPS32, assert_close_to, errors
 
 from fastwarp.kernels.cpu import _downsize_gradient_plan as gradient_plan
 from fastwarp.kernels.cpu import downsize as kernels
@@ -29,15 +29,6 @@ some = settings(deadline=None, max_examples=60)
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 NAMES = {torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 MODES = ("sigmoid", "softmax", "signed")
-
-# Relative to the largest value, or term: sums over all targets and channels of products that are a few roundings off;
-# in float64 the reference is as far off.
-BOUNDS = {torch.float32: Bound(10 * EPS32, 50 * EPS32), torch.float64: Bound(30 * EPS64, 100 * EPS64)}
-IMAGE_BOUNDS = {
-    **BOUNDS,
-    torch.float16: Bound(0.6 * EPS16, 1.01 * EPS16),
-    torch.bfloat16: Bound(0.6 * EPSB, 1.01 * EPSB),
-}
 
 dtypes = pytest.mark.parametrize("dtype", FLOATS, ids=NAMES.get)
 modes = pytest.mark.parametrize("mode", MODES)
@@ -135,13 +126,8 @@ def check(args: list[Any], mode: str = "sigmoid", texture_gradient: bool = True)
     assert got[0].dtype == dtype
     assert memory_format(got[0]) == memory_format(image)
     for i, (value, array) in enumerate(zip(got, right, strict=True)):
-        bound = (BOUNDS if i else IMAGE_BOUNDS)[value.dtype]
-        rms, largest = errors(
-            array, value, value.dtype, "downsize_grad", 0.0 if dtype.itemsize == 2 and not i else term
-        )
-        text = f"gradient {i} {tuple(array.shape)}: RMS {rms:.3g}, maximum {largest:.3g}, bound {bound}"
-        assert largest <= bound.max, text
-        assert rms <= bound.rms or array.size < 30, text
+        terms = 0.0 if dtype.itemsize == 2 and not i else term
+        assert_close_to(array, value, value.dtype, "downsize_grad", terms, f"gradient {i} of {len(got)}")
 
 
 @pytest.fixture
