@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from fastwarp import MeshWarp, viz
+from fastwarp import MeshWarp, demo, demo_downsize, viz
 from fastwarp.demo import FWHM, PHOTO_BOXES, load_photo
 from fastwarp.saliency import box_density
 
@@ -28,3 +28,5 @@ def mesh() -> None:
 
 if __name__ == "__main__":
     mesh()
+    demo.run(out=IMAGES)
+    demo_downsize.run(out=IMAGES)
