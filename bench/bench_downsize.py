@@ -154,7 +154,10 @@ def test_downsize_format(benchmark: Any, layout: str, dtype: torch.dtype, device
 
 
 @DEVICES
-@pytest.mark.parametrize(("shape", "size"), [((4, 3, 300, 300), (160, 160)), ((1, 3, *SMALL), _scaled(SMALL, 0.35))])
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((16, 3, 300, 300), (160, 160)), ((1, 3, 1200, 1920), (600, 960)), ((1, 3, *SMALL), _scaled(SMALL, 0.35))],
+)
 def test_downsize_backward(benchmark: Any, shape: tuple[int, ...], size: Size, device: str) -> None:
     """Gradients to the image, both ways, and to every parameter."""
     _compare(benchmark, shape, size, device, backward=True, target=2.5)
