@@ -41,7 +41,7 @@ def check_parameters(
         check_tensor(function, f"biases[{l}]", bias, "[F]", floating=True)
         if bias.shape[0] != channels:
             raise fail(function, f"biases[{l}]", f"of shape {list(bias.shape)}", f"[{channels}]")
-        named |= {f"weights[{l}]": weight, f"biases[{l}]": bias}
+        named[f"weights[{l}]"], named[f"biases[{l}]"] = weight, bias
     if isinstance(fuse_weight, Tensor) and fuse_weight.dim() == 4 and fuse_weight.shape[2:] == (1, 1):
         fuse_weight = fuse_weight.flatten(1)
     check_tensor(function, "fuse_weight", fuse_weight, "[K, F + K']", floating=True)
