@@ -246,7 +246,8 @@ def tile(dtype: torch.dtype, last: Last, taps: int, gradients: bool = False) -> 
     block_t = min(triton.next_power_of_2(taps), most)
     features = max(padded(last.features), padded(last.inner))
     block_p = 256 if INTERPRETED else block_pixels(dtype, max(features, 2 * block_t))
-    return {"BLOCK_T": block_t, "BLOCK_P": block_p, "num_warps": 8 if max(features, block_t) >= 128 else 4}
+    many = 64 if dtype == torch.float32 else 128  # products of float32 take registers of their own
+    return {"BLOCK_T": block_t, "BLOCK_P": block_p, "num_warps": 8 if max(features, block_t) >= many else 4}
 
 
 def evaluate(
