@@ -16,6 +16,7 @@ from torch import Tensor
 import fastwarp
 from fastwarp._backend import backend, backend_for
 from fastwarp.errors import FastwarpError
+from fastwarp.functional import downsize
 from fastwarp.warp import MeshWarp, SeparableWarp
 
 TOLERANCE = 1e-4
@@ -94,7 +95,8 @@ def _examine_device(device: torch.device) -> dict[str, Any]:
 
 
 def _self_check(device: torch.device) -> float:
-    """Largest error of a small zoom and unzoom and of all their gradients against the reference, in float32."""
+    """Largest error of small zooms, unzooms and a DownsizeNet, and of all their gradients, against the reference, in
+    float32."""
     with backend("reference"):
         expected = _exercise(torch.device("cpu"))
     got = _exercise(device)
@@ -104,15 +106,16 @@ def _self_check(device: torch.device) -> float:
 
 def _exercise(device: torch.device) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    shapes = [(2, 9, 12), (2, 3, 37, 53), (2, 4, 10, 14)]
+    shapes = [(2, 9, 12), (2, 3, 37, 53), (2, 4, 10, 14), (8, 3, 3, 3), (8,), (4, 12)]
     inputs = [torch.rand(shape, generator=generator).to(device).requires_grad_() for shape in shapes]
-    saliency, image, level = inputs
+    saliency, image, level, weight, bias, fuse = inputs
     results = []
     kinds: tuple[type[SeparableWarp] | type[MeshWarp], ...] = (SeparableWarp, MeshWarp)
     for kind, antialias in itertools.product(kinds, (False, True)):
         warp = kind.from_saliency(saliency, fwhm=4.0)
         zoomed = warp.zoom(image, (20, 27), antialias=antialias)
         results += [zoomed, *warp.unzoom([zoomed, level], antialias=antialias)]
+    results.append(downsize(image, [weight - 0.5], [bias - 0.5], fuse - 0.5, None, (20, 27)))
     loss = torch.stack([(y * torch.arange(y.numel()).to(y).cos().view_as(y)).sum() for y in results]).sum()
     return [y.detach() for y in results] + list(torch.autograd.grad(loss, inputs))
 
