@@ -76,22 +76,22 @@ def test_number_of_threads_changes_no_bit(kind):
 def test_large_jobs_use_the_threads_that_torch_may_use_and_small_ones_none(monkeypatch):
     from fastwarp.kernels.cpu import _parallel
 
-    def threads_of(function) -> set[str]:
+    def threads_of(function) -> set[int]:
         used = set()
-        original = _parallel.ThreadPoolExecutor.submit
+        original = _parallel._Pool.with_threads
 
-        def submit(pool, *args):
-            used.add(args[-2:])
-            return original(pool, *args)
+        def with_threads(pool, parts):
+            used.add(parts)
+            return original(pool, parts)
 
-        monkeypatch.setattr(_parallel.ThreadPoolExecutor, "submit", submit)
+        monkeypatch.setattr(_parallel._Pool, "with_threads", with_threads)
         function()
         monkeypatch.undo()
         return used
 
     dataset = WarpedImages()
     torch.set_num_threads(3)
-    assert threads_of(lambda: dataset[0]) == {(1, 3), (2, 3)}  # the caller does part 0
+    assert threads_of(lambda: dataset[0]) == {3}
     torch.set_num_threads(1)
     assert threads_of(lambda: dataset[0]) == set()
     torch.set_num_threads(3)
@@ -105,13 +105,13 @@ from fastwarp.kernels.cpu import _parallel
 torch.set_num_threads(2)
 dataset = WarpedImages()
 expected = dataset[0]
-parents = dict(_parallel._pools)
-assert parents, "the job was too small for a pool"
+parents = _parallel._pool
+assert parents.threads == 2, "the job was too small for a pool"
 child = os.fork()
 if child == 0:
-    assert not _parallel._pools
+    assert _parallel._pool is not parents and _parallel._pool.threads == 1
     same = torch.equal(dataset[0], expected)
-    assert _parallel._pools and all(_parallel._pools[n] is not parents.get(n) for n in _parallel._pools)
+    assert _parallel._pool.threads == 2
     os._exit(0 if same else 3)
 assert os.waitpid(child, 0)[1] == 0
 assert torch.equal(dataset[0], expected)

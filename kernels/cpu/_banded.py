@@ -4,7 +4,7 @@ import numpy as np
 
 from fastwarp.kernels.cpu._bands import band, transposed
 from fastwarp.kernels.cpu._extents import extent
-from fastwarp.kernels.cpu._parallel import inline, jit
+from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._simd import LANES, flat, interleave_rows, load, sum_columns
 from fastwarp.kernels.cpu._tiles import TILE, empty_columns, next_row, places, store_tile, tap_columns, tiles
 
@@ -58,7 +58,7 @@ def _banded_rows(source, target, real, units, height, width, size, channels, ima
             )
 
 
-@jit
+@parallel
 def banded(table, windows, extents, like, like_out, real, scale, bias, planar, adjoint, part, parts):
     for level in range(len(table)):
         source_at, target_at, images, planes, height, width, channels, h, w, at = table[level]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastwarp.kernels.cpu._extents import extent
-from fastwarp.kernels.cpu._parallel import inline, jit
+from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._simd import LANES, blend_columns, blend_pixels, blend_rows, blend_values, flat, load, store
 from fastwarp.kernels.cpu._tiles import TILE, empty_columns, next_row, places, store_tile, tap_columns, tiles
 
@@ -141,7 +141,7 @@ def _bilinear_interleaved(
             )
 
 
-@jit
+@parallel
 def bilinear(table, windows, extents, like, like_out, real, scale, bias, planar, part, parts):
     for level in range(len(table)):
         source_at, target_at, images, planes, height, width, channels, h, w, at = table[level]

@@ -15,7 +15,7 @@ import numpy as np
 from fastwarp.kernels.cpu._downsize_gradient import target_row
 from fastwarp.kernels.cpu._downsize_gradient_simd import add_outer_products, add_pixels, multiply, pass_positive
 from fastwarp.kernels.cpu._downsize_simd import add_products, convolve_row
-from fastwarp.kernels.cpu._parallel import inline, jit
+from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._simd import flat, load, store
 
 _FLUSH = 16  # rows of a tile whose products are summed in the type of the activations; sums of those are float64
@@ -208,7 +208,7 @@ def _load_line(source, first, strides, columns, base, mean, scale, buffer, at):
             buffer[place] = (load(source, start + x * strides[3], shift) - shift) * factor
 
 
-@jit
+@parallel
 def sweep(
     addresses,
     lengths,

@@ -15,7 +15,7 @@ from fastwarp.kernels.cpu._downsize_simd import (
     interleave,
     prefetch,
 )
-from fastwarp.kernels.cpu._parallel import inline, jit
+from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._simd import LANES, flat, load, store
 
 SIGMOID, SOFTMAX, SIGNED = range(3)
@@ -255,7 +255,7 @@ def _strip(source, target, places, y, x, size, some_rows, some_columns, net, tab
                 )
 
 
-@jit
+@parallel
 def forward(
     addresses,
     lengths,

@@ -8,7 +8,7 @@ import numpy as np
 from fastwarp.kernels.cpu._downsize_forward import SIGMOID, SIGNED
 from fastwarp.kernels.cpu._downsize_gradient_simd import coefficients_gradient
 from fastwarp.kernels.cpu._downsize_simd import coefficients
-from fastwarp.kernels.cpu._parallel import inline, jit
+from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._simd import flat, load, store
 
 
@@ -113,7 +113,7 @@ def target_row(row, begin, owned, anchor, scores, whole, images, tables, buffers
                 by_anchor[anchor[i] * taps + k] += grads[k * step + i]
 
 
-@jit
+@parallel
 def pixels_gradient(
     addresses, lengths, shape, grad_strides, strides, values, add, rows, columns, like, part_like, real, part, parts
 ):

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from fastwarp.kernels.cpu._memory import empty
-from fastwarp.kernels.cpu._parallel import inline, jit, run
+from fastwarp.kernels.cpu._parallel import inline, parallel, run
 
 _BLOCK = 2048  # targets at a time: few taps of those stay in L1
 _LANES = 32
 
 
-@jit
+@parallel
 def _forward(distances, weight, bias, result, part, parts):
     taps, count = result.shape
     blocks = (count + _BLOCK - 1) // _BLOCK
@@ -46,7 +46,7 @@ def _dot(a, b, lanes):
     return total
 
 
-@jit
+@parallel
 def _backward(grad, distances, weight, by_distances, partial, part, parts):
     """Blocks are as many whatever the number of threads: so are the sums of `partial [blocks, K, K' + 1]`."""
     taps, count = grad.shape

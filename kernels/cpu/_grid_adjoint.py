@@ -8,7 +8,7 @@ import numpy as np
 
 from fastwarp.kernels.cpu._grid_simd import add_taps
 from fastwarp.kernels.cpu._grid_taps import extents_of, places
-from fastwarp.kernels.cpu._parallel import inline, jit
+from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._simd import LANES, blend_rows, flat, load, store, store_rows
 
 _CHUNK = 64  # targets that are taken or left together
@@ -86,7 +86,7 @@ def _write(total, channels, result, at, steps, count):
                 store(total[i * channels + k], result, at + i * steps[0] + k * steps[1])
 
 
-@jit
+@parallel
 def adjoint(table, windows, extents, like, real, part, parts):
     for level in range(len(table)):
         result_at, grad_at, images, planes, _, height, width, channels, count, at = table[level]

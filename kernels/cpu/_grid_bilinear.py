@@ -4,7 +4,7 @@ import numpy as np
 
 from fastwarp.kernels.cpu._grid_simd import blend_frame, blend_pixels, blend_plane
 from fastwarp.kernels.cpu._grid_taps import extents_of, holes, steps, taps
-from fastwarp.kernels.cpu._parallel import inline, jit
+from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._simd import LANES, flat, load, store
 
 _RUN = 4096  # values of targets whose taps are found at a time: those stay in L2
@@ -54,7 +54,7 @@ def _run(source, base, step, offset, fraction_y, fraction_x, channels, scale, bi
     _values(source, base, step, offset, fraction_y, fraction_x, which, channels, scale, bias, planar, target, out)
 
 
-@jit
+@parallel
 def bilinear(table, windows, extents, like, like_out, real, scale, bias, planar, part, parts):
     for level in range(len(table)):
         source_at, target_at, images, planes, sources, height, width, channels, count, at = table[level]

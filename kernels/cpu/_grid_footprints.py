@@ -7,7 +7,7 @@ import numpy as np
 
 from fastwarp.kernels.cpu._bands import band, chain_to_windows
 from fastwarp.kernels.cpu._extents import extent
-from fastwarp.kernels.cpu._parallel import inline, jit
+from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._simd import flat, load, store
 
 _RUN = 1024  # targets whose weights are made at a time: they stay in L2
@@ -42,7 +42,7 @@ def _bands(windows, which, extent_y, extent_x, real):
     return y, x
 
 
-@jit
+@parallel
 def resample(table, windows, extents, like, like_out, real, scale, bias, planar, part, parts):
     for level in range(len(table)):
         source_at, target_at, images, planes, sources, height, width, channels, count, at = table[level]
@@ -83,7 +83,7 @@ def _read(source, base, width, channels, y, x, k, line):
     return y_offset[k] < y_offset[k + 1] and x_offset[k] < x_offset[k + 1]
 
 
-@jit
+@parallel
 def resample_adjoint(table, windows, extents, like, real, part, parts):
     """Each unit owns some rows of the result and adds to them what every target that touches them brings, in their
     order: the same sums however the rows are divided."""
@@ -137,7 +137,7 @@ def _add(grad, first, lo, hi, width, channels, y, x, k, total):
                     total[pixel + c] += weight * load(grad, first + c, total[0])
 
 
-@jit
+@parallel
 def windows_gradient(table, windows, extents, like, real, result, part, parts):
     """Each unit owns some windows and sums over the planes, then the images, that share them, in their order."""
     for level in range(len(table)):

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastwarp.kernels.cpu._grid_simd import multiply_pixels, multiply_planes
 from fastwarp.kernels.cpu._grid_taps import extents_of, steps, taps
-from fastwarp.kernels.cpu._parallel import inline, jit
+from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._simd import LANES, flat, load
 
 _RUN = 4096  # values of targets whose sums are made at a time: they stay in L2
@@ -82,7 +82,7 @@ def _add_windows(windows, lo, fraction_y, fraction_x, size, total, result):
         result[1, lo + i] += np.nan if x != x or y != y else by_y if y < size[0] - 1 else 0.0
 
 
-@jit
+@parallel
 def gradient(table, windows, extents, like, real, result, part, parts):
     """Each unit owns some windows and sums over the planes, then the images, that share them, in their order."""
     for level in range(len(table)):

@@ -17,7 +17,7 @@ from fastwarp.kernels.cpu._mesh_gradient import (
 )
 from fastwarp.kernels.cpu._mesh_owners import convex_runs, units, vertices, winding_runs
 from fastwarp.kernels.cpu._mesh_simd_gradient import COEFFICIENTS, bilinear_sums, homography_sums
-from fastwarp.kernels.cpu._parallel import inline, jit
+from fastwarp.kernels.cpu._parallel import inline, jit, parallel
 from fastwarp.kernels.cpu._simd import LANES
 
 _UNIT = (0.0, 1.0)  # normalised positions
@@ -125,7 +125,7 @@ def _unzoom(grad_x, grad_y, x, y, tiles, mesh, i, homography, extents, span, wid
         store(sums, j, total)
 
 
-@jit
+@parallel
 def backward(
     grad, mesh, windows, tiles, sizes, source_sizes, inverse, homography, valid, source_valid, by_tile, part, parts
 ):

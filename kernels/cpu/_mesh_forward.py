@@ -4,7 +4,7 @@ import numpy as np
 
 from fastwarp.kernels.cpu._extents import extent
 from fastwarp.kernels.cpu._mesh_geometry import perspective, quad
-from fastwarp.kernels.cpu._parallel import exact, inline, jit
+from fastwarp.kernels.cpu._parallel import exact, inline, parallel
 
 
 @inline
@@ -73,7 +73,7 @@ def columns(targets, w, fraction, first):
     first[tiles:] = targets
 
 
-@jit
+@parallel
 def forward(mesh, sizes, source_sizes, homography, valid, source_valid, windows, tiles, part, parts):
     w = mesh.shape[2]
     begin, end = part * tiles.size // parts, (part + 1) * tiles.size // parts

@@ -12,7 +12,7 @@ from fastwarp.kernels.cpu._mesh_border import nearest, outline
 from fastwarp.kernels.cpu._mesh_geometry import cross, edges, perspective, quad, solve
 from fastwarp.kernels.cpu._mesh_owners import convex_runs, units, vertices, winding_runs
 from fastwarp.kernels.cpu._mesh_simd import COEFFICIENTS, bilinear_rows, homography_rows
-from fastwarp.kernels.cpu._parallel import inline, jit
+from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._simd import LANES
 
 _ERROR = 2.0**-11  # targets: a tile whose inverse could be further off goes to a wider type
@@ -196,7 +196,7 @@ def _first_row(cost, of_level, height):
     return min(max(-(-cost * height // of_level), 0), height)
 
 
-@jit
+@parallel
 def inverse(
     mesh, sizes, source_sizes, costs, homography, border, valid, source_valid, real, windows, tiles, part, parts
 ):

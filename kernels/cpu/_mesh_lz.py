@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastwarp.kernels.cpu._parallel import inline, jit, run
+from fastwarp.kernels.cpu._parallel import inline, parallel, run
 
 _FLOOR = 1e-6  # uniform saliency added to a map, relative to its mean
 _TINY = 2.0**-962  # the same of an all-zero map
@@ -67,7 +67,7 @@ def _attracted(saliency, weight_y, pull_y, weight_x, pull_x):
     return weights, x, y, above
 
 
-@jit
+@parallel
 def _lz_mesh(saliency, fwhm, anti_crop, mesh, part, parts):
     """Mesh `[B, h, w, 2]`, images shared out."""
     batch, h, w = saliency.shape
@@ -86,7 +86,7 @@ def _lz_mesh(saliency, fwhm, anti_crop, mesh, part, parts):
                 mesh[b, i, j, 1] = min(max(v, 0.0), 1.0) if v == v else v
 
 
-@jit
+@parallel
 def _lz_mesh_backward(grad, saliency, fwhm, anti_crop, result, part, parts):
     """Gradient to the saliency, images shared out."""
     batch, h, w = saliency.shape

@@ -17,7 +17,7 @@ from fastwarp.kernels.cpu._mesh_gradient import (
     value_and_slopes,
 )
 from fastwarp.kernels.cpu._mesh_owners import vertices, winding
-from fastwarp.kernels.cpu._parallel import inline, jit
+from fastwarp.kernels.cpu._parallel import inline, parallel
 
 _UNIT = (0.0, 1.0)  # normalised positions
 _SOLVED = 1e-9  # a preimage outside of the mesh may miss its point by this, in tiles
@@ -175,7 +175,7 @@ def _zoom(mesh, u, v, homography):
     return tile[0][0] + value[0], tile[0][1] + value[1], i * (w - 1) + j
 
 
-@jit
+@parallel
 def map_points(mesh, points, inverse, homography, mapped, tiles, part, parts):
     h, w, count = mesh.shape[1], mesh.shape[2], tiles.shape[1]
     widened = np.empty((h, w, 2))
@@ -219,7 +219,7 @@ def _pull(mesh, tile, zoomed, grad_x, grad_y, inverse, homography):
     return to_x, to_y, products(of_tile, value, f, g, p, q, has_homography, grad_x, grad_y)
 
 
-@jit
+@parallel
 def points_backward(grad, mesh, points, mapped, tiles, inverse, homography, grad_points, part, parts):
     """Gradient to the points, summed over the images that share them."""
     total = len(grad_points) * grad_points.shape[1]
@@ -236,7 +236,7 @@ def points_backward(grad, mesh, points, mapped, tiles, inverse, homography, grad
         grad_points[shared, n, 0], grad_points[shared, n, 1] = by_x, by_y
 
 
-@jit
+@parallel
 def mesh_backward(grad, mesh, points, mapped, tiles, inverse, homography, grad_mesh, part, parts):
     """Gradient to the mesh: every point adds to the sums of its tile, in the order of the points."""
     h, w = mesh.shape[1], mesh.shape[2]

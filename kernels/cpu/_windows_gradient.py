@@ -6,7 +6,7 @@ from fastwarp.kernels.cpu import _bilinear_gradient as _bilinear
 from fastwarp.kernels.cpu._bands import band, chain_to_windows
 from fastwarp.kernels.cpu._bilinear import two_taps
 from fastwarp.kernels.cpu._extents import extent
-from fastwarp.kernels.cpu._parallel import inline, jit
+from fastwarp.kernels.cpu._parallel import inline, jit, parallel
 from fastwarp.kernels.cpu._simd import LANES, flat, load
 
 CHUNKS = 16  # partial sums: a fixed number, so that the result does not depend on the threads
@@ -52,7 +52,7 @@ def _rows_by_weight(source, grad, real, rows, height, width, size, channels, ima
             by_y[tap] += total
 
 
-@jit
+@parallel
 def windows_gradient(table, windows, extents, like, real, antialias, partial, part, parts):
     for level in range(len(table)):
         source_at, grad_at, images, planes, height, width, channels, h, w, at = table[level]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastwarp.errors import FastwarpError
-from fastwarp.kernels.cpu._parallel import inline, jit, run
+from fastwarp.kernels.cpu._parallel import inline, jit, parallel, run
 from fastwarp.kernels.cpu.axis import _lz_knots, _lz_knots_backward
 
 _SMALLEST = 1e-3  # pixels; thinner boxes count as this thin
@@ -142,7 +142,7 @@ def _add_boxes(boxes, count, amplitude, bandwidth, cells_y, cells_x, density):
     return total
 
 
-@jit
+@parallel
 def _map(boxes, counts, amplitude, bandwidth, height, width, result, part, parts):
     h, w = result.shape[1:]
     density, cells_y, cells_x = np.empty((h, w)), _cells(height, h), _cells(width, w)
@@ -265,7 +265,7 @@ def _image_backward(by_density, by_y, by_x, boxes, count, a, bandwidth, cells_y,
     return by_a, by_b
 
 
-@jit
+@parallel
 def _map_backward(grad, boxes, counts, amplitude, bandwidth, height, width, by_boxes, by_a, by_b, part, parts):
     h, w = grad.shape[1:]
     density, to_y, to_x = np.empty((h, w)), np.zeros(h), np.zeros(w)
