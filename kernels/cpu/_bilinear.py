@@ -2,13 +2,14 @@
 
 import numpy as np
 
+from fastwarp.kernels.cpu._blocks import bilinear_blocks
 from fastwarp.kernels.cpu._extents import extent
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._simd import LANES, blend_columns, blend_pixels, blend_rows, blend_values, flat, load, store
 from fastwarp.kernels.cpu._tiles import TILE, empty_columns, next_row, places, store_tile, tap_columns, tiles
 
 _AHEAD = 64  # values between what is read and what is prefetched
-_DIRECT_CHANNELS = 16  # from here on the channels of a pixel fill vectors by themselves
+_MANY = 16  # channels, from here on they fill vectors by themselves
 _DIRECT_RATIO = 4  # minification from which most of an interleaved source row would be made for nothing
 
 
@@ -50,7 +51,8 @@ def _bilinear_direct(source, target, real, rows, height, width, size, channels, 
     across, between = (1, h * w) if planar else (channels, 1)
     left, right = np.maximum(x0, 0) * channels, np.maximum(x1, 0) * channels
     step = (right - left).max()  # 0 where there is only one pixel
-    few = max(w - 4 // channels, 0) if 2 <= channels <= 4 else 0  # pixels made as vectors: not past the end of a row
+    # Pixels made as vectors of 4: those of fewer channels not past the end of a row.
+    few = w if channels >= 4 else max(w - 4 // channels, 0) if channels >= 2 else 0
     reach = left.max() + channels + 4
     line = np.empty(w * channels if planar else 0, real.dtype)
     holes = np.flatnonzero(x0 < 0)
@@ -68,7 +70,7 @@ def _bilinear_direct(source, target, real, rows, height, width, size, channels, 
                 for j in range(w):
                     store(real[0], target, out + j * across + c * between)
             continue
-        if channels >= _DIRECT_CHANNELS:
+        if channels >= _MANY and not planar:
             for j in range(w):
                 at, p, q = out + j * channels, left[j], right[j]
                 wa, wb, wc, wd = top * wx0[j], top * wx1[j], bottom * wx0[j], bottom * wx1[j]
@@ -78,12 +80,16 @@ def _bilinear_direct(source, target, real, rows, height, width, size, channels, 
                     store(upper + lower, target, at + c)
         else:
             # A camera's pixels go through `line`, from where their channels part.
-            vectors = few if reach <= len(source) - b else _vectors(left, few, channels, len(source) - b)
-            pixels = (source, a, b, top, bottom, left, step, wx0, wx1, vectors)
-            if planar:
-                blend_pixels(*pixels, line, 0, channels, ahead)
-            else:
-                blend_pixels(*pixels, target, out, channels, ahead)
+            vectors = few
+            if channels < 4 and reach > len(source) - b:
+                vectors = _vectors(left, few, channels, len(source) - b)
+            for four in range(0, channels, 4):
+                c = max(min(four, channels - 4), 0)
+                pixels = (source, a + c, b + c, top, bottom, left, step, wx0, wx1, vectors)
+                if planar:
+                    blend_pixels(*pixels, line, c, channels, ahead)
+                else:
+                    blend_pixels(*pixels, target, out + c, channels, ahead)
             for c in range(channels):
                 gain, shift = (scale[c], bias[c]) if planar else (real[1], real[0])
                 at = out + c * between
@@ -158,9 +164,12 @@ def bilinear(table, windows, extents, like, like_out, real, scale, bias, planar,
             y = two_taps(row[:, at : at + h], extent(extents, image, level, 0, height), real)
             x = two_taps(row[:, at + h : at + h + w], extent(extents, image, level, 1, width), real)
             shape = (height, width, (h, w), channels, image, planes, y, x, (scale, bias), planar)
-            many = channels >= _DIRECT_CHANNELS and not planar
-            if many or width > _DIRECT_RATIO * w or width * channels < LANES:
-                rows = (lo * LANES, min(hi * LANES, planes * h))
+            rows = (lo * LANES, min(hi * LANES, planes * h))
+            # Pixels of few channels are vectors by themselves where nothing has to be widened for them.
+            full = channels > 4 or (channels > 2 and like.itemsize >= 4)
+            if channels == 1 and extent(extents, image, level, 1, width) > 1:
+                bilinear_blocks(source, target, real, rows, *shape)
+            elif full or width > _DIRECT_RATIO * w or width * channels < LANES:
                 _bilinear_direct(source, target, real, rows, *shape)
             else:
                 _bilinear_interleaved(source, target, real, (lo, hi), *shape)

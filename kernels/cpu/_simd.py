@@ -52,7 +52,10 @@ def _align(element: ir.Type) -> int:
 
 def _load(builder: Any, storage: types.Type, pointer: Any, index: Any, real: ir.Type, lanes: int) -> Any:
     """Loads storage values and widens them to the real type that accumulates."""
-    value = _raw_load(builder, pointer, index, lanes)
+    return _widen(builder, storage, _raw_load(builder, pointer, index, lanes), real, lanes)
+
+
+def _widen(builder: Any, storage: types.Type, value: Any, real: ir.Type, lanes: int) -> Any:
     wide = _vector(real, lanes)
     if storage == types.uint16:
         return builder.fpext(builder.bitcast(value, _vector(ir.HalfType(), lanes)), wide)

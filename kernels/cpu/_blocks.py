@@ -1,0 +1,82 @@
+"""Two taps per axis for images of one channel: eight neighbouring targets at a time, straight from the image."""
+
+import numpy as np
+
+from fastwarp.kernels.cpu._blocks_simd import ROWS, WINDOW, blend_blocks
+from fastwarp.kernels.cpu._parallel import inline
+from fastwarp.kernels.cpu._simd import LANES, store
+from fastwarp.kernels.cpu._tiles import next_row
+
+_SHORT = 512  # values of a row, up to there the processor fetches the next ones in time
+
+
+@inline
+def _blocks(first, second, w_first, w_second, real):
+    """Cuts the taps of a row of targets into blocks of eight; the last overlaps the one before, or repeats the last
+    target where there are fewer than eight.
+
+    Returns:
+        `[n, 2]` first target of each block, and where its window begins, or -1 for pairs; `[n, 3, 8]` for each target
+        its first tap, and its two taps in the window; `[n, 2, 8]` their weights.
+    """
+    w = len(first)
+    count = (w + LANES - 1) // LANES
+    place, taps = np.empty((count, 2), np.int64), np.zeros((count, 3, LANES), np.int32)
+    weights = np.empty((count, 2, LANES), real.dtype)
+    for n in range(count):
+        at = max(min(n * LANES, w - LANES), 0)
+        low, high = 1 << 62, -1
+        for k in range(LANES):
+            j = min(at + k, w - 1)
+            weights[n, 0, k], weights[n, 1, k] = w_first[j], w_second[j]
+            if first[j] >= 0:
+                taps[n, 0, k] = first[j]
+                low, high = min(low, first[j]), max(high, second[j])
+        low = min(low, max(high, 0))
+        place[n, 0], place[n, 1] = at, low if high - low < WINDOW else -1
+        for k in range(LANES):
+            j = min(at + k, w - 1)
+            if place[n, 1] >= 0 and first[j] >= 0:
+                taps[n, 1, k], taps[n, 2, k] = first[j] - low, second[j] - low
+    return place, taps, weights
+
+
+@inline
+def bilinear_blocks(source, target, real, rows, height, width, size, channels, image, planes, y, x, affine, planar):
+    """The rows `rows` of the planes of an image with one channel and at least two pixels across."""
+    y0, y1, wy0, wy1 = y
+    x0, x1, wx0, wx1 = x
+    scale, bias = (affine[0][0], affine[1][0]) if planar else (real[1], real[0])
+    h, w = size
+    place, taps, weights = _blocks(x0, x1, wx0, wx1, real)
+    holes = np.flatnonzero(x0 < 0)
+    few = np.empty(ROWS * LANES, real.dtype)
+    few_out = np.arange(ROWS) * LANES
+    upper, lower, out = np.empty(ROWS, np.int64), np.empty(ROWS, np.int64), np.empty(ROWS, np.int64)
+    w_upper, w_lower = np.empty(ROWS, real.dtype), np.empty(ROWS, real.dtype)
+    skip = np.empty(ROWS, np.bool_)
+    plane, i = rows[0] // h, rows[0] % h
+    for r in range(rows[0], rows[1], ROWS):
+        for k in range(ROWS):
+            base = (image * planes + plane) * height
+            skip[k] = y0[i] < 0
+            upper[k], lower[k] = (base + max(y0[i], 0)) * width, (base + max(y1[i], 0)) * width
+            w_upper[k], w_lower[k] = wy0[i], wy1[i]
+            out[k] = (image * planes * h + min(r + k, planes * h - 1)) * w
+            plane, i = next_row(plane, i, planes, h)
+        ahead = (upper[1] - upper[0]) * ROWS if width > _SHORT else 0  # to the next rows; short ones are in the L1
+        shape = (source, upper, lower, w_upper, w_lower, place, taps, weights, scale, bias)
+        if w >= LANES:
+            blend_blocks(*shape, target, out, ahead)
+        else:
+            blend_blocks(*shape, few, few_out, ahead)
+        for k in range(ROWS):
+            if skip[k]:
+                for j in range(w):
+                    store(real[0], target, out[k] + j)
+                continue
+            if w < LANES:
+                for j in range(w):
+                    store(few[k * LANES + j], target, out[k] + j)
+            for hole in holes:
+                store(real[0], target, out[k] + hole)

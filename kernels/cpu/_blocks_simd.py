@@ -1,0 +1,141 @@
+"""The vector operation of `_blocks`.
+
+Where the taps of a block lie within `WINDOW` pixels, that window of two rows is loaded and blended as vectors, and the
+taps are picked from registers; elsewhere each target's two neighbours are loaded as a pair.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+
+from fastwarp.kernels.cpu._simd import (
+    _FLAGS,
+    _I32,
+    _I64,
+    LANES,
+    _blend,
+    _constant,
+    _data,
+    _load,
+    _prefetch,
+    _raw_load,
+    _splat,
+    _store,
+    _vector,
+    _widen,
+    intrinsic,
+)
+
+WINDOW = 2 * LANES
+ROWS = 2  # made together: what a block needs to know is loaded once for them
+
+
+def _pick(builder: Any, low: Any, high: Any, index: Any) -> Any:
+    """`[*low, *high][index]` for a vector of indices. Written lane by lane: LLVM makes a permutation of registers of it
+    where there is one, and loads from the stack elsewhere."""
+    halves = []
+    within = builder.and_(index, _constant(index.type, LANES - 1))
+    for half in (low, high):
+        picked = ir.Constant(half.type, ir.Undefined)
+        for k in range(LANES):
+            lane = ir.Constant(_I32, k)
+            value = builder.extract_element(half, builder.extract_element(within, lane))
+            picked = builder.insert_element(picked, value, lane)
+        halves.append(picked)
+    is_high = builder.icmp_signed(">=", index, _constant(index.type, LANES))
+    return builder.select(is_high, halves[1], halves[0])
+
+
+@intrinsic
+def blend_blocks(
+    typingctx, source, upper, lower, w_upper, w_lower, place, taps, weights, scale, bias, target, out, ahead
+):
+    """`ROWS` rows of targets, in blocks as `blocks` makes them: `target[out[r] + j] = scale * value + bias`.
+
+    `upper` and `lower` are where the two source rows of each begin; what lies `ahead` values further on is prefetched.
+    """
+
+    def codegen(context, builder, signature, args):
+        source, upper, lower, w_upper, w_lower, place, taps, weights, target, out = (
+            _data(context, builder, signature.args[i], args[i]) for i in (0, 1, 2, 3, 4, 5, 6, 7, 10, 11)
+        )
+        storage, real = signature.args[0].dtype, weights.type.pointee
+
+        def each(array: Any) -> list[Any]:
+            return [builder.load(builder.gep(array, [_number(r)])) for r in range(ROWS)]
+
+        length = context.make_array(signature.args[0])(context, builder, args[0]).nitems
+        count = builder.extract_value(context.make_array(signature.args[5])(context, builder, args[5]).shape, 0)
+        rows = list(zip(each(upper), each(lower), strict=True))
+        by_row = list(zip(each(w_upper), each(w_lower), strict=True))
+        outs = each(out)
+        wide = [[_splat(builder, w, 2 * LANES) for w in ws] for ws in by_row]
+        narrow = [[_splat(builder, w) for w in ws] for ws in by_row]
+        scale, bias = (_splat(builder, a) for a in args[8:10])
+        # A window near the end of the array would leave it.
+        last = rows[0][1]
+        for _, low in rows[1:]:
+            last = builder.select(builder.icmp_signed(">", low, last), low, last)
+        reach = builder.sub(builder.sub(length, last), _number(WINDOW))
+        far = builder.icmp_signed("!=", args[12], _number(0))
+        results = [[cgutils.alloca_once(builder, _vector(real, LANES)) for _ in range(2)] for _ in range(ROWS)]
+        with cgutils.for_range(builder, count) as loop:
+            start = builder.load(builder.gep(place, [builder.add(builder.mul(loop.index, _number(2)), _number(1))]))
+            first = builder.mul(loop.index, _number(3 * LANES))
+            inside = builder.and_(builder.icmp_signed(">=", start, _number(0)), builder.icmp_signed("<=", start, reach))
+            with builder.if_else(inside) as (window, pairs):
+                with window:
+                    with builder.if_then(far):
+                        for two in rows:
+                            for a in two:
+                                _prefetch(builder, source, builder.add(builder.add(a, start), args[12]), False)
+                    where = [_raw_load(builder, taps, builder.add(first, _number(i * LANES)), LANES) for i in (1, 2)]
+                    for two, by, result in zip(rows, narrow, results, strict=True):
+                        parts = []
+                        for part in range(2):
+                            offset = builder.add(start, _number(part * LANES))
+                            values = [_load(builder, storage, source, builder.add(a, offset), real, LANES) for a in two]
+                            parts.append(_blend(builder, values, by))
+                        for one, index in zip(result, where, strict=True):
+                            builder.store(_pick(builder, *parts, index), one)
+                with pairs:
+                    offsets = [builder.load(builder.gep(taps, [builder.add(first, _number(k))])) for k in range(LANES)]
+                    offsets = [builder.sext(offset, _I64) for offset in offsets]
+                    for two, by, result in zip(rows, wide, results, strict=True):
+                        values = []
+                        for a in two:
+                            several = [_raw_load(builder, source, builder.add(a, offset), 2) for offset in offsets]
+                            values.append(_widen(builder, storage, _concat(builder, several), real, 2 * LANES))
+                        for one, lanes in zip(result, _part(builder, _blend(builder, values, by)), strict=True):
+                            builder.store(lanes, one)
+            second = builder.mul(loop.index, _number(2 * LANES))
+            by_column = [_raw_load(builder, weights, builder.add(second, _number(i * LANES)), LANES) for i in (0, 1)]
+            at = builder.load(builder.gep(place, [builder.mul(loop.index, _number(2))]))
+            for begin, result in zip(outs, results, strict=True):
+                value = _blend(builder, [builder.load(one) for one in result], by_column)
+                value = builder.fadd(builder.fmul(value, scale, flags=_FLAGS), bias, flags=_FLAGS)
+                _store(builder, signature.args[10].dtype, value, target, builder.add(begin, at), LANES)
+        return context.get_dummy_value()
+
+    i, real = types.int64, weights.dtype
+    arrays = (upper, lower, w_upper, w_lower, place, taps, weights)
+    return types.void(source, *arrays, real, real, target, out, i), codegen
+
+
+def _number(value: int) -> Any:
+    return ir.Constant(_I64, value)
+
+
+def _concat(builder: Any, vectors: list[Any]) -> Any:
+    while len(vectors) > 1:
+        lanes = 2 * vectors[0].type.count
+        mask = ir.Constant(ir.VectorType(_I32, lanes), list(range(lanes)))
+        vectors = [builder.shuffle_vector(a, b, mask) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
+    return vectors[0]
+
+
+def _part(builder: Any, pairs: Any) -> list[Any]:
+    """The first and the second values of pairs."""
+    masks = [ir.Constant(ir.VectorType(_I32, LANES), list(range(i, 2 * LANES, 2))) for i in (0, 1)]
+    return [builder.shuffle_vector(pairs, ir.Constant(pairs.type, ir.Undefined), mask) for mask in masks]
