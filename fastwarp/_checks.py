@@ -141,8 +141,7 @@ def check_images(function: str, images: list[Any], **geometry: Tensor) -> None:
             raise TypeError(f"{function}: levels are {images[0].dtype} and {image.dtype}, expected one dtype")
         if image.shape[0] != images[0].shape[0]:
             raise fail(function, "levels", f"of batch {images[0].shape[0]} and {image.shape[0]}", "one batch size")
-        for name, tensor in geometry.items():
-            check_devices(function, **{"image": image, name: tensor})
+        check_devices(function, image=image, **geometry)
     check_batches(function, batch=images[0].shape[0], **geometry)
 
 

@@ -54,11 +54,15 @@ def check_size(function: str, argument: str, value: Any) -> tuple[int, int]:
 
 def check_devices(function: str, **tensors: Tensor | None) -> None:
     """Raises FastwarpError unless all tensors are on one device."""
-    devices = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
-    first, *others = devices.values()
-    if any(device != first for device in others):
-        got = ", ".join(f"{name} on {device}" for name, device in devices.items())
-        raise FastwarpError(f"{function}: got {got}, expected all on one device")
+    first, device = "", None
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if device is None:
+            first, device = name, tensor.device
+        elif tensor.device != device:
+            got = f"{first} on {device}, {name} on {tensor.device}"
+            raise FastwarpError(f"{function}: got {got}, expected all on one device")
 
 
 def check_batches(function: str, *, batch: int | None = None, **tensors: Tensor | None) -> None:
@@ -69,11 +73,10 @@ def check_batches(function: str, *, batch: int | None = None, **tensors: Tensor 
         batch: what the images say; None: any, but one.
         tensors: by the names of the arguments.
     """
-    sizes = {name: tensor.shape[0] for name, tensor in tensors.items() if tensor is not None}
-    if batch is None:
-        several = [size for size in sizes.values() if size != 1]
-        batch = several[0] if several else 1
-    for name, size in sizes.items():
+    for name, tensor in tensors.items():
+        size = 1 if tensor is None else tensor.shape[0]
+        if batch is None and size != 1:
+            batch = size
         if size not in (1, batch):
             expected = "a batch of 1" if batch == 1 else f"a batch of 1 or {batch}"
             raise fail(function, name, f"a batch of {size}", expected)

@@ -28,7 +28,7 @@ from fastwarp.kernels.cpu._simd import (
 )
 
 WINDOW = 2 * LANES
-ROWS = 2  # made together: what a block needs to know is loaded once for them
+ROWS = 4  # made together: what a block needs to know is loaded once for them
 
 
 def _pick(builder: Any, low: Any, high: Any, index: Any) -> Any:

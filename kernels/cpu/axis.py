@@ -376,12 +376,12 @@ def axis_windows(
     source_valid: Tensor | None,
 ) -> Tensor:
     """Centres and half-widths `[B, 2, sum(sizes)]` in source pixels, for every row and column of every level."""
-    batch = max(t.shape[0] for t in (knots_y, knots_x, valid, source_valid) if t is not None)
-    windows = torch.empty((batch, 2, sum(sizes)), dtype=knots_y.dtype)
     arrays = (_array(knots_y), _array(knots_x), np.array(sizes), np.array(source_sizes))
-    options = (inverse, antialias, border, extents_array(valid), extents_array(source_valid))
-    _require_order(_windows(*arrays, *options, _array(windows)))
-    return windows
+    extents = (extents_array(valid), extents_array(source_valid))
+    batch = max(len(array) for array in (*arrays[:2], *extents))
+    windows = np.empty((batch, 2, sum(sizes)), arrays[0].dtype)  # becoming a tensor is faster than becoming an array
+    _require_order(_windows(*arrays, inverse, antialias, border, *extents, windows))
+    return torch.from_numpy(windows)
 
 
 def axis_windows_backward(
