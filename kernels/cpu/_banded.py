@@ -2,11 +2,16 @@
 
 import numpy as np
 
+from fastwarp.kernels.cpu._banded_simd import sum_pixels, sum_rows
 from fastwarp.kernels.cpu._bands import band, transposed
+from fastwarp.kernels.cpu._blocks import banded_blocks
 from fastwarp.kernels.cpu._extents import extent
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._simd import LANES, flat, interleave_rows, load, sum_columns
+from fastwarp.kernels.cpu._simd import LANES, flat, interleave_rows, load, store, sum_columns
 from fastwarp.kernels.cpu._tiles import TILE, empty_columns, next_row, places, store_tile, tap_columns, tiles
+
+_LINE = 8192  # values of a sum of rows that stay in the L1
+_FEW = 8  # taps on average, up to there neighbours are not interleaved
 
 
 @inline
@@ -58,6 +63,32 @@ def _banded_rows(source, target, real, units, height, width, size, channels, ima
             )
 
 
+@inline
+def _banded_pixels(source, target, real, rows, height, width, size, channels, image, planes, y, x):
+    """Pixels of eight channels or more: a sum of rows, then sums of its pixels, a tile of columns after the other."""
+    y_start, y_offset, y_weight = y
+    x_start, x_offset, x_weight = x
+    h, w = size
+    first = np.where(x_offset[1:] > x_offset[:-1], x_start, -1)
+    columns = max(_LINE // channels, 1)
+    begin, end = tiles(first, x_start + x_offset[1:] - x_offset[:-1] - 1, channels, columns, width)
+    line = np.empty((end - begin).max(), real.dtype)
+    for r in range(rows[0], rows[1]):
+        plane, i = r // h, r % h
+        at = ((image * planes + plane) * height + y_start[i]) * width * channels
+        out = (image * planes * h + r) * w * channels
+        taps = y_offset[i + 1] - y_offset[i]
+        for t in range(len(begin) if taps > 0 else 0):
+            lo, hi = t * columns, min((t + 1) * columns, w)
+            stride = width * channels
+            sum_rows(source, at + begin[t], stride, y_weight, y_offset[i], taps, line, 0, end[t] - begin[t])
+            tile = (x_start[lo:hi], x_offset[lo : hi + 1], x_weight)
+            sum_pixels(line, -begin[t], *tile, channels, target, out + lo * channels)
+        if taps == 0:
+            for q in range(w * channels):
+                store(real[0], target, out + q)
+
+
 @parallel
 def banded(table, windows, extents, like, like_out, real, scale, bias, planar, adjoint, part, parts):
     for level in range(len(table)):
@@ -78,4 +109,10 @@ def banded(table, windows, extents, like, like_out, real, scale, bias, planar, a
             if adjoint:
                 y, x = transposed(*y, height), transposed(*x, width)
             shape = (source_size[0], source_size[1], size, channels, image, planes, y, x, (scale, bias), planar)
-            _banded_rows(source, target, real, (lo, hi), *shape)
+            rows = (lo * LANES, min(hi * LANES, planes * size[0]))
+            if channels >= LANES and not planar:
+                _banded_pixels(source, target, real, rows, *shape[:8])
+            elif channels == 1 and source_size[1] >= LANES and x[1][size[1]] <= _FEW * size[1]:
+                banded_blocks(source, target, real, rows, *shape)
+            else:
+                _banded_rows(source, target, real, (lo, hi), *shape)

@@ -1,11 +1,13 @@
-"""Two taps per axis for images of one channel: eight neighbouring targets at a time, straight from the image."""
+"""Images of one channel: eight neighbouring targets at a time, two taps per axis straight from the image, or any number
+of taps from sums of rows."""
 
 import numpy as np
 
-from fastwarp.kernels.cpu._blocks_simd import ROWS, WINDOW, blend_blocks
+from fastwarp.kernels.cpu._banded_simd import sum_rows
+from fastwarp.kernels.cpu._blocks_simd import ROWS, WINDOW, blend_blocks, sum_blocks
 from fastwarp.kernels.cpu._parallel import inline
 from fastwarp.kernels.cpu._simd import LANES, store
-from fastwarp.kernels.cpu._tiles import next_row
+from fastwarp.kernels.cpu._tiles import next_row, tiles
 
 _SHORT = 512  # values of a row, up to there the processor fetches the next ones in time
 
@@ -42,6 +44,21 @@ def _blocks(first, second, w_first, w_second, real):
 
 
 @inline
+def _finish(few, real, target, out, skip, holes, w):
+    """Brings narrow rows to their places; rows in `skip` and columns in `holes` become 0."""
+    for k in range(ROWS):
+        if skip[k]:
+            for j in range(w):
+                store(real[0], target, out[k] + j)
+            continue
+        if w < LANES:
+            for j in range(w):
+                store(few[k * LANES + j], target, out[k] + j)
+        for hole in holes:
+            store(real[0], target, out[k] + hole)
+
+
+@inline
 def bilinear_blocks(source, target, real, rows, height, width, size, channels, image, planes, y, x, affine, planar):
     """The rows `rows` of the planes of an image with one channel and at least two pixels across."""
     y0, y1, wy0, wy1 = y
@@ -50,8 +67,7 @@ def bilinear_blocks(source, target, real, rows, height, width, size, channels, i
     h, w = size
     place, taps, weights = _blocks(x0, x1, wx0, wx1, real)
     holes = np.flatnonzero(x0 < 0)
-    few = np.empty(ROWS * LANES, real.dtype)
-    few_out = np.arange(ROWS) * LANES
+    few, few_out = np.empty(ROWS * LANES, real.dtype), np.arange(ROWS) * LANES
     upper, lower, out = np.empty(ROWS, np.int64), np.empty(ROWS, np.int64), np.empty(ROWS, np.int64)
     w_upper, w_lower = np.empty(ROWS, real.dtype), np.empty(ROWS, real.dtype)
     skip = np.empty(ROWS, np.bool_)
@@ -70,13 +86,67 @@ def bilinear_blocks(source, target, real, rows, height, width, size, channels, i
             blend_blocks(*shape, target, out, ahead)
         else:
             blend_blocks(*shape, few, few_out, ahead)
+        _finish(few, real, target, out, skip, holes, w)
+
+
+@inline
+def _sums(start, offset, weight, real):
+    """Cuts bands `start`, `offset`, `weight` (see `_bands`) into blocks of eight targets, as `_blocks` does.
+
+    Returns:
+        `[n, 2]` first target of each block, and where its window begins, or -1; `[n + 1]` where its taps begin; `[t,
+        8]` for each target its t-th tap, in the window or of all; their weights, 0 for a target without so many.
+    """
+    w = len(start)
+    count = (w + LANES - 1) // LANES
+    place, first = np.empty((count, 2), np.int64), np.zeros(count + 1, np.int64)
+    for n in range(count):
+        at = max(min(n * LANES, w - LANES), 0)
+        low, high, most = 1 << 62, -1, 0
+        for j in range(at, min(at + LANES, w)):
+            taps = offset[j + 1] - offset[j]
+            if taps > 0:
+                low, high, most = min(low, start[j]), max(high, start[j] + taps - 1), max(most, taps)
+        place[n, 0], place[n, 1] = at, -1 if high - low >= WINDOW else min(low, max(high, 0))
+        first[n + 1] = first[n] + most
+    taps, weights = np.zeros((first[count], LANES), np.int32), np.zeros((first[count], LANES), real.dtype)
+    for n in range(count):
+        for k in range(min(LANES, w)):
+            j = place[n, 0] + k
+            for t in range(offset[j + 1] - offset[j]):
+                taps[first[n] + t, k] = start[j] + t - max(place[n, 1], 0)
+                weights[first[n] + t, k] = weight[offset[j] + t]
+    return place, first, taps, weights
+
+
+@inline
+def banded_blocks(source, target, real, rows, height, width, size, channels, image, planes, y, x, affine, planar):
+    """As `bilinear_blocks`, for bands and an image at least eight pixels across."""
+    y_start, y_offset, y_weight = y
+    x_start, x_offset, x_weight = x
+    scale, bias = (affine[0][0], affine[1][0]) if planar else (real[1], real[0])
+    h, w = size
+    first = np.where(x_offset[1:] > x_offset[:-1], x_start, -1)
+    begins, ends = tiles(first, x_start + x_offset[1:] - x_offset[:-1] - 1, 1, w, width)
+    begin, count = begins[0], ends[0] - begins[0]
+    place, offset, taps, weights = _sums(x_start - begin, x_offset, x_weight, real)
+    holes = np.flatnonzero(first < 0)
+    few, few_out = np.empty(ROWS * LANES, real.dtype), np.arange(ROWS) * LANES
+    stride = count + WINDOW
+    lines = np.zeros(ROWS * stride, real.dtype)
+    out, skip = np.empty(ROWS, np.int64), np.empty(ROWS, np.bool_)
+    plane, i = rows[0] // h, rows[0] % h
+    for r in range(rows[0], rows[1], ROWS):
         for k in range(ROWS):
-            if skip[k]:
-                for j in range(w):
-                    store(real[0], target, out[k] + j)
-                continue
-            if w < LANES:
-                for j in range(w):
-                    store(few[k * LANES + j], target, out[k] + j)
-            for hole in holes:
-                store(real[0], target, out[k] + hole)
+            at = ((image * planes + plane) * height + y_start[i]) * width + begin
+            taps_y = y_offset[i + 1] - y_offset[i]
+            skip[k] = taps_y == 0
+            sum_rows(source, at, width, y_weight, y_offset[i], taps_y, lines, k * stride, count)
+            out[k] = (image * planes * h + min(r + k, planes * h - 1)) * w
+            plane, i = next_row(plane, i, planes, h)
+        shape = (lines, stride, place, offset, taps, weights, scale, bias)
+        if w >= LANES:
+            sum_blocks(*shape, target, out)
+        else:
+            sum_blocks(*shape, few, few_out)
+        _finish(few, real, target, out, skip, holes, w)

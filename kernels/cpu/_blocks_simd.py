@@ -1,4 +1,4 @@
-"""The vector operation of `_blocks`.
+"""Vector operations of `_blocks`.
 
 Where the taps of a block lie within `WINDOW` pixels, that window of two rows is loaded and blended as vectors, and the
 taps are picked from registers; elsewhere each target's two neighbours are loaded as a pair.
@@ -31,7 +31,7 @@ WINDOW = 2 * LANES
 ROWS = 4  # made together: what a block needs to know is loaded once for them
 
 
-def _pick(builder: Any, low: Any, high: Any, index: Any) -> Any:
+def pick(builder: Any, low: Any, high: Any, index: Any) -> Any:
     """`[*low, *high][index]` for a vector of indices. Written lane by lane: LLVM makes a permutation of registers of it
     where there is one, and loads from the stack elsewhere."""
     halves = []
@@ -98,7 +98,7 @@ def blend_blocks(
                             values = [_load(builder, storage, source, builder.add(a, offset), real, LANES) for a in two]
                             parts.append(_blend(builder, values, by))
                         for one, index in zip(result, where, strict=True):
-                            builder.store(_pick(builder, *parts, index), one)
+                            builder.store(pick(builder, *parts, index), one)
                 with pairs:
                     offsets = [builder.load(builder.gep(taps, [builder.add(first, _number(k))])) for k in range(LANES)]
                     offsets = [builder.sext(offset, _I64) for offset in offsets]
@@ -121,6 +121,72 @@ def blend_blocks(
     i, real = types.int64, weights.dtype
     arrays = (upper, lower, w_upper, w_lower, place, taps, weights)
     return types.void(source, *arrays, real, real, target, out, i), codegen
+
+
+@intrinsic
+def sum_blocks(typingctx, lines, stride, place, offset, taps, weights, scale, bias, target, out):
+    """`ROWS` rows of targets, in blocks as `sums` makes them, from as many lines: `target[out[r] + j]` is `scale * (sum
+    of weights * taps of lines[r*stride:]) + bias`."""
+
+    def codegen(context, builder, signature, args):
+        lines, place, offset, taps, weights, target, out = (
+            _data(context, builder, signature.args[i], args[i]) for i in (0, 2, 3, 4, 5, 8, 9)
+        )
+        real = weights.type.pointee
+        zero = _constant(_vector(real, LANES), 0.0)
+        count = builder.extract_value(context.make_array(signature.args[2])(context, builder, args[2]).shape, 0)
+        begins = [builder.mul(args[1], _number(r)) for r in range(ROWS)]
+        outs = [builder.load(builder.gep(out, [_number(r)])) for r in range(ROWS)]
+        scale, bias = (_splat(builder, a) for a in args[6:8])
+        totals = [cgutils.alloca_once(builder, zero.type) for _ in range(ROWS)]
+
+        def add(several: Any, values: Any) -> None:
+            """Adds the terms of taps `several`, whose values `values(row, where)` finds."""
+            with cgutils.for_range(builder, several[1], start=several[0]) as loop:
+                first = builder.mul(loop.index, _number(LANES))
+                where, by = (_raw_load(builder, array, first, LANES) for array in (taps, weights))
+                used = builder.fcmp_unordered("!=", by, zero)
+                for row, total in enumerate(totals):
+                    term = builder.select(used, builder.fmul(values(row, where), by, flags=_FLAGS), zero)
+                    builder.store(builder.fadd(builder.load(total), term, flags=_FLAGS), total)
+
+        with cgutils.for_range(builder, count) as loop:
+            at, start = (
+                builder.load(builder.gep(place, [builder.add(builder.mul(loop.index, _number(2)), _number(i))]))
+                for i in (0, 1)
+            )
+            several = [builder.load(builder.gep(offset, [builder.add(loop.index, _number(i))])) for i in (0, 1)]
+            for total in totals:
+                builder.store(zero, total)
+            with builder.if_else(builder.icmp_signed(">=", start, _number(0))) as (window, loads):
+                with window:
+                    windows = [
+                        [
+                            _raw_load(builder, lines, builder.add(builder.add(begin, start), _number(i * LANES)), LANES)
+                            for i in (0, 1)
+                        ]
+                        for begin in begins
+                    ]
+                    add(several, lambda row, where: pick(builder, *windows[row], where))
+                with loads:
+                    add(several, lambda row, where: _gather(builder, lines, begins[row], where))
+            for begin, total in zip(outs, totals, strict=True):
+                value = builder.fadd(builder.fmul(builder.load(total), scale, flags=_FLAGS), bias, flags=_FLAGS)
+                _store(builder, signature.args[8].dtype, value, target, builder.add(begin, at), LANES)
+        return context.get_dummy_value()
+
+    i, real = types.int64, weights.dtype
+    return types.void(lines, i, place, offset, taps, weights, real, real, target, out), codegen
+
+
+def _gather(builder: Any, source: Any, begin: Any, index: Any) -> Any:
+    """`source[begin + index]` for a vector of indices."""
+    result = ir.Constant(_vector(source.type.pointee, LANES), ir.Undefined)
+    for k in range(LANES):
+        lane = ir.Constant(_I32, k)
+        where = builder.add(begin, builder.sext(builder.extract_element(index, lane), _I64))
+        result = builder.insert_element(result, builder.load(builder.gep(source, [where])), lane)
+    return result
 
 
 def _number(value: int) -> Any:

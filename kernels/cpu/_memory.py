@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_LARGE = 32 << 20  # bytes: from here on glibc takes every allocation from the system anew
+_LARGE = 4 << 20  # bytes: from here on there is a whole huge page, and glibc may give memory back and ask for it anew
 _PAGE = 4096
 _MADV_HUGEPAGE = 14
 
