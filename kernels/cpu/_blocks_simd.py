@@ -102,6 +102,11 @@ def blend_blocks(
                 with pairs:
                     offsets = [builder.load(builder.gep(taps, [builder.add(first, _number(k))])) for k in range(LANES)]
                     offsets = [builder.sext(offset, _I64) for offset in offsets]
+                    with builder.if_then(far):
+                        for two in rows:
+                            for a in two:
+                                for offset in offsets[:: LANES // 2]:
+                                    _prefetch(builder, source, builder.add(builder.add(a, offset), args[12]), False)
                     for two, by, result in zip(rows, wide, results, strict=True):
                         values = []
                         for a in two:
