@@ -24,6 +24,7 @@ Calls = dict[str, list[Callable[[], Any]]]
 OURS = "fastwarp"
 SECONDS = {"cpu": 1.2, "cuda": 1.0}  # of rounds, for a case
 ROUNDS = (5, 300)
+UNTIMED = (5, 0.02)  # calls before a timed one, or seconds of them: until caches are those of a loop
 ROTATED = 256 << 20  # bytes of inputs to rotate through on a GPU: several times its L2
 
 
@@ -64,7 +65,7 @@ def paired(
     calls: Calls = {name: [functools.partial(f, *one) for one in sets] for name, f in functions.items()}
     calls["copy"] = [_copy(moved, device) for _ in sets]
     extra = {name: _extra(several[0], device) | {"apart": apart.get(name)} for name, several in calls.items()}
-    times = _gpu(benchmark, calls) if device.type == "cuda" else _cpu(benchmark, calls)
+    times, firsts = (_gpu(benchmark, calls), {}) if device.type == "cuda" else _cpu(benchmark, calls)
     benchmark.extra_info.update(
         device=device.type,
         moved=moved,
@@ -72,6 +73,7 @@ def paired(
         load=round(os.getloadavg()[0], 1),
         targets=dict(targets or {}),
         contenders={name: _summary(taken, times[OURS]) | extra[name] for name, taken in times.items()},
+        first_calls={name: _summary(taken, firsts[OURS]) for name, taken in firsts.items()},
     )
 
 
@@ -133,31 +135,41 @@ def _in_turn(names: Sequence[str], turn: int) -> list[str]:
     return [*names[turn % len(names) :], *names[: turn % len(names)]]
 
 
-def _cpu(benchmark: Any, calls: Calls) -> dict[str, list[float]]:
+def _cpu(benchmark: Any, calls: Calls) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """pytest-benchmark times fastwarp; the others run, timed in the same way, in the set-up of each of its rounds.
 
-    Every timed call follows an untimed one of the same contender, so that none starts with the caches and the sleeping
-    or spinning threads that another left.
+    Returns:
+        times of calls that follow untimed ones of the same contender, so that caches, and threads that sleep or spin,
+        are those of a loop; and times of the first of those, which found caches as another contender left them.
     """
     others = [name for name in calls if name != OURS]
     times: dict[str, list[float]] = {name: [] for name in others}
+    firsts: dict[str, list[float]] = {name: [] for name in calls}
+
+    def run_untimed(name: str) -> None:
+        call = calls[name][0]
+        firsts[name].append(_time(call))
+        most, seconds = UNTIMED
+        for _ in range(int(min(max(seconds / firsts[name][-1], 1), most)) - 1):
+            call()
 
     def run_others() -> None:
         for name in _in_turn(others, len(times[others[0]])):
-            call = calls[name][0]
-            call()
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-        calls[OURS][0]()
+            run_untimed(name)
+            times[name].append(_time(calls[name][0]))
+        run_untimed(OURS)
 
-    start = time.perf_counter()
-    run_others()
-    rounds = _rounds(time.perf_counter() - start, SECONDS["cpu"])
-    for taken in times.values():
+    rounds = _rounds(_time(run_others), SECONDS["cpu"])
+    for taken in (*times.values(), *firsts.values()):
         taken.clear()
     benchmark.pedantic(calls[OURS][0], setup=run_others, rounds=rounds)
-    return {OURS: list(benchmark.stats.stats.data), **times}
+    return {OURS: list(benchmark.stats.stats.data), **times}, firsts
+
+
+def _time(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def _gpu(benchmark: Any, calls: Calls) -> dict[str, list[float]]:
@@ -179,9 +191,7 @@ def _gpu(benchmark: Any, calls: Calls) -> dict[str, list[float]]:
         torch.cuda.synchronize()
 
     run_all()  # uploads the graphs
-    start = time.perf_counter()
-    run_all()
-    rounds = _rounds(time.perf_counter() - start, SECONDS["cuda"])
+    rounds = _rounds(_time(run_all), SECONDS["cuda"])
     for taken in times.values():
         taken.clear()
     benchmark.pedantic(ours, setup=run_all, rounds=rounds)
