@@ -44,18 +44,18 @@ def _blocks(first, second, w_first, w_second, real):
 
 
 @inline
-def _finish(few, real, target, out, skip, holes, w):
+def _finish(few, zero, target, out, skip, holes, w):
     """Brings narrow rows to their places; rows in `skip` and columns in `holes` become 0."""
     for k in range(ROWS):
         if skip[k]:
             for j in range(w):
-                store(real[0], target, out[k] + j)
+                store(zero, target, out[k] + j)
             continue
         if w < LANES:
             for j in range(w):
                 store(few[k * LANES + j], target, out[k] + j)
         for hole in holes:
-            store(real[0], target, out[k] + hole)
+            store(zero, target, out[k] + hole)
 
 
 @inline
@@ -73,20 +73,23 @@ def bilinear_blocks(source, target, real, rows, height, width, size, channels, i
     skip = np.empty(ROWS, np.bool_)
     plane, i = rows[0] // h, rows[0] % h
     for r in range(rows[0], rows[1], ROWS):
+        some = False
         for k in range(ROWS):
             base = (image * planes + plane) * height
             skip[k] = y0[i] < 0
+            some |= skip[k]
             upper[k], lower[k] = (base + max(y0[i], 0)) * width, (base + max(y1[i], 0)) * width
             w_upper[k], w_lower[k] = wy0[i], wy1[i]
             out[k] = (image * planes * h + min(r + k, planes * h - 1)) * w
             plane, i = next_row(plane, i, planes, h)
         ahead = (upper[1] - upper[0]) * ROWS if width > _SHORT else 0  # to the next rows; short ones are in the L1
-        shape = (source, upper, lower, w_upper, w_lower, place, taps, weights, scale, bias)
+        rows_of = (upper, lower, w_upper, w_lower)
         if w >= LANES:
-            blend_blocks(*shape, target, out, ahead)
+            blend_blocks(source, *rows_of, place, taps, weights, scale, bias, target, out, ahead)
         else:
-            blend_blocks(*shape, few, few_out, ahead)
-        _finish(few, real, target, out, skip, holes, w)
+            blend_blocks(source, *rows_of, place, taps, weights, scale, bias, few, few_out, ahead)
+        if w < LANES or len(holes) > 0 or some:
+            _finish(few, real[0], target, out, skip, holes, w)
 
 
 @inline
@@ -137,16 +140,18 @@ def banded_blocks(source, target, real, rows, height, width, size, channels, ima
     out, skip = np.empty(ROWS, np.int64), np.empty(ROWS, np.bool_)
     plane, i = rows[0] // h, rows[0] % h
     for r in range(rows[0], rows[1], ROWS):
+        some = False
         for k in range(ROWS):
             at = ((image * planes + plane) * height + y_start[i]) * width + begin
             taps_y = y_offset[i + 1] - y_offset[i]
             skip[k] = taps_y == 0
+            some |= skip[k]
             sum_rows(source, at, width, y_weight, y_offset[i], taps_y, lines, k * stride, count)
             out[k] = (image * planes * h + min(r + k, planes * h - 1)) * w
             plane, i = next_row(plane, i, planes, h)
-        shape = (lines, stride, place, offset, taps, weights, scale, bias)
         if w >= LANES:
-            sum_blocks(*shape, target, out)
+            sum_blocks(lines, stride, place, offset, taps, weights, scale, bias, target, out)
         else:
-            sum_blocks(*shape, few, few_out)
-        _finish(few, real, target, out, skip, holes, w)
+            sum_blocks(lines, stride, place, offset, taps, weights, scale, bias, few, few_out)
+        if w < LANES or len(holes) > 0 or some:
+            _finish(few, real[0], target, out, skip, holes, w)

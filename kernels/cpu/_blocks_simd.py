@@ -70,8 +70,7 @@ def blend_blocks(
         rows = list(zip(each(upper), each(lower), strict=True))
         by_row = list(zip(each(w_upper), each(w_lower), strict=True))
         outs = each(out)
-        wide = [[_splat(builder, w, 2 * LANES) for w in ws] for ws in by_row]
-        narrow = [[_splat(builder, w) for w in ws] for ws in by_row]
+        by_row = [[_splat(builder, w) for w in ws] for ws in by_row]
         scale, bias = (_splat(builder, a) for a in args[8:10])
         # A window near the end of the array would leave it.
         last = rows[0][1]
@@ -91,7 +90,7 @@ def blend_blocks(
                             for a in two:
                                 _prefetch(builder, source, builder.add(builder.add(a, start), args[12]), False)
                     where = [_raw_load(builder, taps, builder.add(first, _number(i * LANES)), LANES) for i in (1, 2)]
-                    for two, by, result in zip(rows, narrow, results, strict=True):
+                    for two, by, result in zip(rows, by_row, results, strict=True):
                         parts = []
                         for part in range(2):
                             offset = builder.add(start, _number(part * LANES))
@@ -107,12 +106,14 @@ def blend_blocks(
                             for a in two:
                                 for offset in offsets[:: LANES // 2]:
                                     _prefetch(builder, source, builder.add(builder.add(a, offset), args[12]), False)
-                    for two, by, result in zip(rows, wide, results, strict=True):
-                        values = []
+                    for two, by, result in zip(rows, by_row, results, strict=True):
+                        values = [[], []]
                         for a in two:
                             several = [_raw_load(builder, source, builder.add(a, offset), 2) for offset in offsets]
-                            values.append(_widen(builder, storage, _concat(builder, several), real, 2 * LANES))
-                        for one, lanes in zip(result, _part(builder, _blend(builder, values, by)), strict=True):
+                            for half, value in enumerate(_halves(builder, several)):
+                                values[half].append(_widen(builder, storage, value, real, LANES))
+                        blended = [_blend(builder, value, by) for value in values]
+                        for one, lanes in zip(result, _part(builder, *blended), strict=True):
                             builder.store(lanes, one)
             second = builder.mul(loop.index, _number(2 * LANES))
             by_column = [_raw_load(builder, weights, builder.add(second, _number(i * LANES)), LANES) for i in (0, 1)]
@@ -198,15 +199,19 @@ def _number(value: int) -> Any:
     return ir.Constant(_I64, value)
 
 
-def _concat(builder: Any, vectors: list[Any]) -> Any:
-    while len(vectors) > 1:
-        lanes = 2 * vectors[0].type.count
-        mask = ir.Constant(ir.VectorType(_I32, lanes), list(range(lanes)))
-        vectors = [builder.shuffle_vector(a, b, mask) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
-    return vectors[0]
+def _halves(builder: Any, pairs: list[Any]) -> list[Any]:
+    """The first and the second four of eight pairs, each side by side."""
+    halves = []
+    for vectors in (pairs[: LANES // 2], pairs[LANES // 2 :]):
+        while len(vectors) > 1:
+            lanes = 2 * vectors[0].type.count
+            mask = ir.Constant(ir.VectorType(_I32, lanes), list(range(lanes)))
+            vectors = [builder.shuffle_vector(a, b, mask) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
+        halves += vectors
+    return halves
 
 
-def _part(builder: Any, pairs: Any) -> list[Any]:
+def _part(builder: Any, first: Any, second: Any) -> list[Any]:
     """The first and the second values of pairs."""
     masks = [ir.Constant(ir.VectorType(_I32, LANES), list(range(i, 2 * LANES, 2))) for i in (0, 1)]
-    return [builder.shuffle_vector(pairs, ir.Constant(pairs.type, ir.Undefined), mask) for mask in masks]
+    return [builder.shuffle_vector(first, second, mask) for mask in masks]

@@ -142,6 +142,7 @@ def task(typingctx, kernel, args):
         compiled = kernel.dispatcher.overloads[called.args]
         context.active_code_library.add_linking_library(compiled.library)
         values = cgutils.unpack_tuple(builder, values[1], len(args))
+        values = [_borrowed(context, builder, type_, value) for type_, value in zip(args.types, values, strict=True)]
         data = cgutils.alloca_once(builder, ir.LiteralStructType([value.type for value in values]))
         for i, value in enumerate(values):
             builder.store(value, cgutils.gep_inbounds(builder, data, 0, i))
@@ -150,6 +151,21 @@ def task(typingctx, kernel, args):
         return context.make_tuple(builder, signature.return_type, addresses)
 
     return types.UniTuple(_int64, 2)(kernel, args), codegen
+
+
+def _borrowed(context: Any, builder: Any, type_: Any, value: Any) -> Any:
+    """An argument whose arrays are not counted: the caller keeps them, and threads that count the same one wait for
+    each other."""
+    if isinstance(type_, types.BaseTuple):
+        parts = cgutils.unpack_tuple(builder, value, len(type_))
+        parts = [_borrowed(context, builder, t, part) for t, part in zip(type_.types, parts, strict=True)]
+        return context.make_tuple(builder, type_, parts)
+    if not isinstance(type_, types.Array):
+        return value
+    array = context.make_array(type_)(context, builder, value)
+    for owner in ("meminfo", "parent"):
+        setattr(array, owner, cgutils.get_null_value(getattr(array, owner).type))
+    return array._getvalue()
 
 
 def _part_function(context: Any, module: Any, name: str, kernel: Any, data_type: Any) -> Any:
