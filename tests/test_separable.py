@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import strategies as own
 import torch
+from helpers import run_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import assert_close_to
@@ -229,7 +230,7 @@ def test_work_of_several_threads(dtype, layout, antialias):
             assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("channels", [1, 3, 4, 7, 18])
 @pytest.mark.parametrize("out", FLOATS[1:], ids=NAMES.get)
 @settings(deadline=None, max_examples=25)
 @given(data=st.data(), antialias=st.booleans(), inverse=st.booleans())
@@ -469,6 +470,32 @@ def test_gradients_of_fill_are_never_read(dtype, bad, layout):
     assert torch.equal(ops.separable_windows_gradient([dirty], [image], windows, None, False), expected)
 
 
+@BAD
+@LAYOUT
+@pytest.mark.parametrize("channels", [1, 3, 9])
+@pytest.mark.parametrize("adjoint", [False, True])
+@two_floats
+def test_a_bad_pixel_goes_as_far_as_it_is_read(dtype, bad, layout, channels, adjoint):
+    """And no farther: targets without so many taps as their neighbours read nothing in place of them."""
+    source, size = (23, 90), (31, 61)
+    warp = knots("monotone", 2, 1, 5, dtype), knots("monotone", 3, 1, 6, dtype)
+    windows = separable_windows(*warp, [size], [source], antialias=True)
+
+    def through(image: Tensor) -> Tensor:
+        if adjoint:
+            (result,) = ops.separable_resample_adjoint([image], windows, list(source), None, True)
+        else:
+            (result,) = ops.separable_resample([image], windows, list(size), None, True)
+        return result
+
+    shape = (1, channels, *(size if adjoint else source))
+    for row, column in ((11, column) for column in range(2, shape[3] - 2)):
+        image = own.laid_out(own.values(1, shape, dtype).abs(), layout)
+        reads = own.laid_out(torch.zeros(shape, dtype=dtype), layout)
+        image[..., row, column], reads[..., row, column] = bad, 1
+        assert torch.equal(~torch.isfinite(through(image)), through(reads) != 0)
+
+
 @LAYOUT
 @pytest.mark.parametrize("antialias", [False, True])
 @pytest.mark.parametrize("channels", [3, 16])
@@ -519,6 +546,63 @@ def test_images_past_2_31_elements(layout):
     knots = torch.tensor([[0.9, 1.0]])
     result = separable_zoom(image, knots, knots, (2, 2))
     assert result[0].tolist() == [[[0, 0], [0, 30]]] * image.shape[1]
+
+
+GUARDED = """
+import ctypes, mmap
+import numpy as np
+import torch
+import strategies as own
+from fastwarp import MeshWarp, SeparableWarp
+
+libc = ctypes.CDLL(None, use_errno=True)
+PAGE = mmap.PAGESIZE
+
+def guarded(image, at_end):
+    # A copy with an unreadable page right behind, or right before its memory.
+    flat = image.permute(0, 2, 3, 1) if image.stride(1) == 1 and image.shape[1] > 1 else image
+    flat = flat.contiguous()
+    size = flat.numel() * flat.element_size()
+    room = -(-size // PAGE) * PAGE
+    area = mmap.mmap(-1, room + 2 * PAGE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    for page in (address, address + PAGE + room):
+        assert libc.mprotect(ctypes.c_void_p(page), PAGE, 0) == 0
+    start = PAGE + (room - size if at_end else 0)
+    result = torch.frombuffer(area, dtype=flat.dtype, count=flat.numel(), offset=start).view(flat.shape)
+    result.copy_(flat)
+    return result.permute(0, 3, 1, 2) if flat.shape != image.shape or flat.stride() != image.stride() else result
+
+generator = torch.Generator().manual_seed(0)
+count = 0
+for kind in (SeparableWarp, MeshWarp):
+    warp = kind.from_saliency(torch.rand(1, 9, 13, generator=generator), 4.0)
+    for dtype in (torch.uint8, torch.bfloat16, torch.float32, torch.float64):
+        for layout in ("contiguous", "channels_last"):
+            for channels in (1, 2, 3, 4, 5, 9, 17):
+                for source in ((5, 8), (7, 37), (3, 1), (2, 2), (24, 161)):
+                    for size in ((5, 8), (11, 19), (4, 3), (20, 90)):
+                        for at_end in (True, False):
+                            image = own.laid_out(own.values(1, (1, channels, *source), dtype), layout)
+                            image = guarded(image, at_end).requires_grad_(dtype.is_floating_point)
+                            for antialias in (False, True):
+                                zoomed = warp.zoom(image, size, antialias=antialias)
+                                if dtype.is_floating_point:
+                                    grad = guarded(torch.ones_like(zoomed), at_end)
+                                    torch.autograd.grad(zoomed, image, grad)
+                                warp.unzoom(image, size, antialias=antialias)
+                                if dtype == torch.uint8 and layout == "channels_last" and channels > 1:
+                                    warp.zoom_frame(image.permute(0, 2, 3, 1), size, mean=[0.0] * channels,
+                                                    std=[1.0] * channels, antialias=antialias)
+                                count += 1
+print(count)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="protects pages as Linux does")
+def test_nothing_around_an_image_is_read():
+    """Vectors reach past what they are for, but never past the memory of an image."""
+    assert run_python(GUARDED).strip() == "8960"
 
 
 GROWTH = """
