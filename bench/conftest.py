@@ -1,4 +1,5 @@
-"""Sets up the benchmarks: two threads, an allocator that keeps its memory, GPU cases skipped without a GPU, versions in the JSON and no raw samples."""
+"""Sets up the benchmarks: two threads, an allocator that keeps its memory, GPU cases skipped without a GPU, versions in
+the JSON and no raw samples."""
 
 from __future__ import annotations
 
