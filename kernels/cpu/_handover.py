@@ -258,11 +258,12 @@ def memory() -> np.ndarray:
     lines = np.zeros((4 + MOST + 1) * _LINE // 8, np.int64)
     words = lines[-lines.ctypes.data % _LINE // 8 :][: (4 + MOST) * _LINE // 8]
     api = ctypes.pythonapi
-    api.PyThread_allocate_lock.restype = ctypes.c_void_p
+    allocate = ctypes.PYFUNCTYPE(ctypes.c_void_p)(("PyThread_allocate_lock", api))
+    acquire = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int)(("PyThread_acquire_lock", api))
     for function, at in ((api.PyThread_acquire_lock, _ACQUIRE), (api.PyThread_release_lock, _RELEASE)):
         words[at // 8] = ctypes.cast(function, ctypes.c_void_p).value
     for thread in range(MOST):
-        lock = api.PyThread_allocate_lock()
-        api.PyThread_acquire_lock(ctypes.c_void_p(lock), 1)  # asleep means waiting for a release
+        lock = allocate()
+        acquire(lock, 1)  # asleep means waiting for a release
         words[(_WAITERS + thread * _LINE + _LOCK) // 8] = lock
     return words

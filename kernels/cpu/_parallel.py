@@ -112,4 +112,5 @@ def _forked() -> None:
     _pool = _Pool()
 
 
-os.register_at_fork(after_in_child=_forked)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
