@@ -103,7 +103,7 @@ BAD = [
     (
         "F.downsize(IMAGE, W, B, META, BIAS, (4, 4))",
         Value,
-        "fuse_weight on meta, fuse_bias on cpu, expected all on one",
+        "got image on cpu, fuse_weight on meta, expected all on one",
     ),
     (
         "F.downsize(IMAGE, W, B, FUSE, BIAS, (4, 4), taps='linear')",

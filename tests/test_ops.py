@@ -214,7 +214,7 @@ def test_results_allocated_full_of_nan_are_overwritten(name, monkeypatch):
     function, names = CALLS[name]
     inputs = call_inputs(names)
     expected = forward_backward(function, inputs)
-    empty, new_empty, empty_like = torch.empty, torch.Tensor.new_empty, torch.empty_like
+    empty, new_empty, empty_like, array = torch.empty, torch.Tensor.new_empty, torch.empty_like, np.empty
     poisoned = []
 
     def count(tensor):
@@ -224,6 +224,7 @@ def test_results_allocated_full_of_nan_are_overwritten(name, monkeypatch):
     monkeypatch.setattr(torch, "empty", lambda *a, **k: count(empty(*a, **k)))
     monkeypatch.setattr(torch, "empty_like", lambda *a, **k: count(empty_like(*a, **k)))
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: count(new_empty(*a, **k)))
+    monkeypatch.setattr(np, "empty", lambda *a, **k: count(torch.from_numpy(array(*a, **k))).numpy())
     assert_bitwise(forward_backward(function, inputs), expected)
     assert sum(poisoned) > 0
 

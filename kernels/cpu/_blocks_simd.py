@@ -31,20 +31,20 @@ WINDOW = 2 * LANES
 ROWS = 4  # made together: what a block needs to know is loaded once for them
 
 
-def pick(builder: Any, low: Any, high: Any, index: Any) -> Any:
-    """`[*low, *high][index]` for a vector of indices. Written lane by lane: LLVM makes a permutation of registers of it
-    where there is one, and loads from the stack elsewhere."""
-    halves = []
+def _pick(builder: Any, halves: list[Any], index: Any) -> Any:
+    """`[*halves[0], *halves[1]][index]` for a vector of indices. Written lane by lane: LLVM makes a
+    permutation of registers of it where there is one, and loads from the stack elsewhere."""
+    found = []
     within = builder.and_(index, _constant(index.type, LANES - 1))
-    for half in (low, high):
+    for half in halves:
         picked = ir.Constant(half.type, ir.Undefined)
         for k in range(LANES):
             lane = ir.Constant(_I32, k)
             value = builder.extract_element(half, builder.extract_element(within, lane))
             picked = builder.insert_element(picked, value, lane)
-        halves.append(picked)
+        found.append(picked)
     is_high = builder.icmp_signed(">=", index, _constant(index.type, LANES))
-    return builder.select(is_high, halves[1], halves[0])
+    return builder.select(is_high, found[1], found[0])
 
 
 @intrinsic
@@ -68,9 +68,8 @@ def blend_blocks(
         length = context.make_array(signature.args[0])(context, builder, args[0]).nitems
         count = builder.extract_value(context.make_array(signature.args[5])(context, builder, args[5]).shape, 0)
         rows = list(zip(each(upper), each(lower), strict=True))
-        by_row = list(zip(each(w_upper), each(w_lower), strict=True))
+        by_row = [[_splat(builder, w) for w in two] for two in zip(each(w_upper), each(w_lower), strict=True)]
         outs = each(out)
-        by_row = [[_splat(builder, w) for w in ws] for ws in by_row]
         scale, bias = (_splat(builder, a) for a in args[8:10])
         # A window near the end of the array would leave it.
         last = rows[0][1]
@@ -97,7 +96,7 @@ def blend_blocks(
                             values = [_load(builder, storage, source, builder.add(a, offset), real, LANES) for a in two]
                             parts.append(_blend(builder, values, by))
                         for one, index in zip(result, where, strict=True):
-                            builder.store(pick(builder, *parts, index), one)
+                            builder.store(_pick(builder, parts, index), one)
                 with pairs:
                     offsets = [builder.load(builder.gep(taps, [builder.add(first, _number(k))])) for k in range(LANES)]
                     offsets = [builder.sext(offset, _I64) for offset in offsets]
@@ -107,12 +106,12 @@ def blend_blocks(
                                 for offset in offsets[:: LANES // 2]:
                                     _prefetch(builder, source, builder.add(builder.add(a, offset), args[12]), False)
                     for two, by, result in zip(rows, by_row, results, strict=True):
-                        values = [[], []]
+                        halves: list[list[Any]] = [[], []]
                         for a in two:
                             several = [_raw_load(builder, source, builder.add(a, offset), 2) for offset in offsets]
                             for half, value in enumerate(_halves(builder, several)):
-                                values[half].append(_widen(builder, storage, value, real, LANES))
-                        blended = [_blend(builder, value, by) for value in values]
+                                halves[half].append(_widen(builder, storage, value, real, LANES))
+                        blended = [_blend(builder, values, by) for values in halves]
                         for one, lanes in zip(result, _part(builder, *blended), strict=True):
                             builder.store(lanes, one)
             second = builder.mul(loop.index, _number(2 * LANES))
@@ -173,7 +172,7 @@ def sum_blocks(typingctx, lines, stride, place, offset, taps, weights, scale, bi
                         ]
                         for begin in begins
                     ]
-                    add(several, lambda row, where: pick(builder, *windows[row], where))
+                    add(several, lambda row, where: _pick(builder, windows[row], where))
                 with loads:
                     add(several, lambda row, where: _gather(builder, lines, begins[row], where))
             for begin, total in zip(outs, totals, strict=True):

@@ -157,8 +157,9 @@ def _borrowed(context: Any, builder: Any, type_: Any, value: Any) -> Any:
     """An argument whose arrays are not counted: the caller keeps them, and threads that count the same one wait for
     each other."""
     if isinstance(type_, types.BaseTuple):
-        parts = cgutils.unpack_tuple(builder, value, len(type_))
-        parts = [_borrowed(context, builder, t, part) for t, part in zip(type_.types, parts, strict=True)]
+        kinds = getattr(type_, "types")  # noqa: B009  (numba does not declare it)
+        parts = cgutils.unpack_tuple(builder, value, len(kinds))
+        parts = [_borrowed(context, builder, kind, part) for kind, part in zip(kinds, parts, strict=True)]
         return context.make_tuple(builder, type_, parts)
     if not isinstance(type_, types.Array):
         return value
@@ -261,7 +262,7 @@ def memory() -> np.ndarray:
     allocate = ctypes.PYFUNCTYPE(ctypes.c_void_p)(("PyThread_allocate_lock", api))
     acquire = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int)(("PyThread_acquire_lock", api))
     for function, at in ((api.PyThread_acquire_lock, _ACQUIRE), (api.PyThread_release_lock, _RELEASE)):
-        words[at // 8] = ctypes.cast(function, ctypes.c_void_p).value
+        words[at // 8] = ctypes.cast(function, ctypes.c_void_p).value or 0
     for thread in range(MOST):
         lock = allocate()
         acquire(lock, 1)  # asleep means waiting for a release

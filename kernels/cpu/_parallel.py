@@ -20,7 +20,7 @@ SMALL = 1 << 14
 """Values (taps read or written) a thread must have to pay for it."""
 
 
-def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+def jit(function: Callable[..., Any]) -> Any:
     """Compiles with numba on first call, without the GIL, and caches the machine code on disk where that can be
     written.
 
@@ -56,7 +56,7 @@ def parallel(function: Callable[..., Any]) -> Callable[..., Any]:
     return jit(whole)
 
 
-def _all_parts(pool, parts, *args):  # type: ignore[no-untyped-def]
+def _all_parts(pool, parts, *args):
     function, data = task(kernel, args)  # type: ignore[name-defined]  # noqa: F821
     return share(pool, parts, function, data)  # type: ignore[name-defined]  # noqa: F821
 
