@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import strategies as own
 import torch
-from helpers import run_python
+from helpers import TESTS, run_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import assert_close_to
@@ -644,9 +644,8 @@ def test_nothing_of_the_size_of_the_result_but_the_result(inverse, antialias):
     In a process of its own: what other tests leave to be freed would be counted too.
     """
     command = [sys.executable, "-c", GROWTH, str(inverse), str(antialias)]
-    size, forward, backward = map(
-        int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    )
+    done = subprocess.run(command, cwd=TESTS, check=True, capture_output=True, text=True)
+    size, forward, backward = map(int, done.stdout.split())
     assert 0.9 * size < forward < size + (8 << 20)
     assert backward < 8 << 20
 
