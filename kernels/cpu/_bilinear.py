@@ -96,9 +96,10 @@ def _bilinear_direct(source, target, real, rows, height, width, size, channels, 
                 if planar:
                     for j in range(vectors):
                         store(line[j * channels + c] * gain + shift, target, at + j)
-                taps = (left[vectors:], right[vectors:], wx0[vectors:], wx1[vectors:])
-                at += vectors * across
-                blend_values(source, a + c, b + c, top, bottom, *taps, gain, shift, target, at, across, ahead)
+                if vectors < w:
+                    taps = (left[vectors:], right[vectors:], wx0[vectors:], wx1[vectors:])
+                    at += vectors * across
+                    blend_values(source, a + c, b + c, top, bottom, *taps, gain, shift, target, at, across, ahead)
         for hole in holes:
             for c in range(channels):
                 store(real[0], target, out + hole * across + c * between)
