@@ -17,8 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 THREADS = 2
-KEPT = 1 << 30  # bytes that the allocator keeps instead of giving them back to the system
-_M_TRIM_THRESHOLD = -1  # of glibc's malloc.h
+KEPT = {-1: 1 << 30, -3: 32 << 20}  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (its highest value) of glibc's malloc.h
 PACKAGES = ("fastwarp", "torch", "triton", "numba", "numpy", "opencv-python-headless", "scipy", "pytest-benchmark")
 STATS = ("min", "max", "mean", "stddev", "median", "iqr", "q1", "q3", "rounds")
 
@@ -28,7 +27,8 @@ def pytest_configure() -> None:
     torch.manual_seed(0)
     if sys.platform == "linux":
         # Else luck decides which contender finds its memory gone and pays for page faults, up to thrice its time.
-        ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, KEPT)
+        for threshold, size in KEPT.items():
+            ctypes.CDLL(None).mallopt(threshold, size)
     try:
         import cv2
     except ModuleNotFoundError:  # machines with a GPU need no CPU peer
