@@ -165,6 +165,8 @@ def frame_arguments(
     channels = frame.shape[3]
     if 0 in frame.shape[1:]:
         raise fail(function, "frame", f"of shape {list(frame.shape)}", "no empty dimension")
+    mean = (0.0,) * channels if mean is None else mean
+    std = (1.0,) * channels if std is None else std
     check_statistics(function, channels, mean, std)
     if dtype not in IMAGE_DTYPES[1:]:
         raise TypeError(f"{function}: dtype is {dtype}, expected float16, bfloat16, float32 or float64")

@@ -119,9 +119,9 @@ BAD = [
         "separable_windows: sizes is 1 and 2 levels, expected",
     ),
     (
-        "F.separable_windows(K, K, [(3, 3)], [(3, 3)], fill='x')",
+        "F.separable_windows(K, K, [(3, 3)], [(3, 3)], padding_mode='x')",
         Value,
-        "separable_windows: fill is 'x', expected 'zeros'",
+        "separable_windows: padding_mode is 'x', expected 'zeros'",
     ),
     (
         "F.separable_windows(K, K.double(), [(3, 3)], [(3, 3)])",
@@ -280,11 +280,15 @@ BAD = [
     ),
     ("F.separable_unzoom([IMAGE], K, K, [(0, 2)])", Value, "separable_unzoom: size is (0, 2), expected a height and"),
     (
-        "F.separable_unzoom(IMAGE, K, K, fill='mirror')",
+        "F.separable_unzoom(IMAGE, K, K, padding_mode='mirror')",
         Value,
-        "separable_unzoom: fill is 'mirror', expected 'zeros' or",
+        "separable_unzoom: padding_mode is 'mirror', expected 'zeros' or",
     ),
-    ("F.separable_unzoom(IMAGE, K, K, fill=0)", Value, "separable_unzoom: fill is 0, expected 'zeros' or 'border'"),
+    (
+        "F.separable_unzoom(IMAGE, K, K, padding_mode=0)",
+        Value,
+        "separable_unzoom: padding_mode is 0, expected 'zeros' or 'border'",
+    ),
     (
         "F.separable_unzoom([IMAGE] * 2, K, K, valid=VALID)",
         Value,
@@ -309,66 +313,86 @@ BAD = [
     ("F.separable_unzoom(IMAGE, K, K.flip(1))", Value, "separable_unzoom: knots"),
     ("F.separable_unzoom([IMAGE] * 2, K, K, valid=[VALID, VALID.to('meta')])", Value, "separable_unzoom: "),
     # --- zoom_frame
-    ("F.zoom_frame(3, K, K, (2, 2))", Type, "zoom_frame: frame is int, expected a torch.Tensor [B, H, W, C]"),
-    ("F.zoom_frame(FRAME[0], K, K, (2, 2))", Value, "zoom_frame: frame is of shape [7, 3], expected 4 dimensions"),
-    ("F.zoom_frame(FRAME.float(), K, K, (2, 2))", Type, "zoom_frame: frame has dtype float32, expected uint8"),
     (
-        "F.zoom_frame(FRAME[:0], K, K, (2, 2))",
-        Value,
-        "zoom_frame: frame is of shape [1, 0, 7, 3], expected no empty dim",
-    ),
-    ("F.zoom_frame(FRAME, K, K, (2,))", Type, "zoom_frame: size is (2,), expected two integers (height, width)"),
-    (
-        "F.zoom_frame(FRAME, K, K, (2, 0))",
-        Value,
-        "zoom_frame: size is (2, 0), expected a height and a width of at least",
-    ),
-    (
-        "F.zoom_frame(FRAME, K, K, (2, 2), mean=(1, 2))",
-        Value,
-        "zoom_frame: mean is 2 long, expected one value for each",
-    ),
-    (
-        "F.zoom_frame(FRAME, K, K, (2, 2), std=(1, 0, 1))",
-        Value,
-        "zoom_frame: std is [1, 0, 1], expected values other than 0",
-    ),
-    (
-        "F.zoom_frame(FRAME, K, K, (2, 2), dtype=torch.int8)",
+        "F.separable_zoom_frame(3, K, K, (2, 2))",
         Type,
-        "zoom_frame: dtype is torch.int8, expected float16",
+        "separable_zoom_frame: frame is int, expected a torch.Tensor [B, H, W, C]",
     ),
     (
-        "F.zoom_frame(FRAME, K, K, (2, 2), dtype='half')",
-        Type,
-        "zoom_frame: dtype is half, expected float16, bfloat16",
-    ),
-    (
-        "F.zoom_frame(FRAME, K.half(), K, (2, 2))",
-        Type,
-        "zoom_frame: knots_y has dtype float16, expected float32, float64",
-    ),
-    (
-        "F.zoom_frame(FRAME, META, META, (2, 2))",
+        "F.separable_zoom_frame(FRAME[0], K, K, (2, 2))",
         Value,
-        "zoom_frame: got frame on cpu, knots_y on meta, expected all on",
+        "separable_zoom_frame: frame is of shape [7, 3], expected 4 dimensions",
     ),
     (
-        "F.zoom_frame(FRAME, K.repeat(2, 1), K, (2, 2))",
-        Value,
-        "zoom_frame: knots_y is a batch of 2, expected a batch of 1",
-    ),
-    (
-        "F.zoom_frame(FRAME, K, K, (2, 2), valid=VALID.float())",
+        "F.separable_zoom_frame(FRAME.float(), K, K, (2, 2))",
         Type,
-        "zoom_frame: valid has dtype float32, expected int32",
+        "separable_zoom_frame: frame has dtype float32, expected uint8",
     ),
-    ("F.zoom_frame(FRAME, K, K, (2, 2), mean=5)", Type, "zoom_frame: mean is "),
-    ("F.zoom_frame(FRAME, K, K, (2, 2), mean='abc')", Type, "zoom_frame: mean is "),
-    ("F.zoom_frame(FRAME, K, K, (2, 2), std=(nan, 1, 1))", Value, "zoom_frame: std is "),
-    ("F.zoom_frame(FRAME, K, K, (2, 2), dtype=torch.float8_e4m3fn)", Type, "zoom_frame: dtype is "),
-    ("F.zoom_frame(FRAME, K, K.repeat(2, 1), (2, 2))", Value, "zoom_frame: knots_x is a batch of 2"),
-    ("F.zoom_frame(FRAME, K, K, (2, 2), valid=VALID.repeat(2, 1))", Value, "zoom_frame: "),
+    (
+        "F.separable_zoom_frame(FRAME[:0], K, K, (2, 2))",
+        Value,
+        "separable_zoom_frame: frame is of shape [1, 0, 7, 3], expected no empty dim",
+    ),
+    (
+        "F.separable_zoom_frame(FRAME, K, K, (2,))",
+        Type,
+        "separable_zoom_frame: size is (2,), expected two integers (height, width)",
+    ),
+    (
+        "F.separable_zoom_frame(FRAME, K, K, (2, 0))",
+        Value,
+        "separable_zoom_frame: size is (2, 0), expected a height and a width of at least",
+    ),
+    (
+        "F.separable_zoom_frame(FRAME, K, K, (2, 2), mean=(1, 2))",
+        Value,
+        "separable_zoom_frame: mean is 2 long, expected one value for each",
+    ),
+    (
+        "F.separable_zoom_frame(FRAME, K, K, (2, 2), std=(1, 0, 1))",
+        Value,
+        "separable_zoom_frame: std is [1, 0, 1], expected values other than 0",
+    ),
+    (
+        "F.separable_zoom_frame(FRAME, K, K, (2, 2), dtype=torch.int8)",
+        Type,
+        "separable_zoom_frame: dtype is torch.int8, expected float16",
+    ),
+    (
+        "F.separable_zoom_frame(FRAME, K, K, (2, 2), dtype='half')",
+        Type,
+        "separable_zoom_frame: dtype is half, expected float16, bfloat16",
+    ),
+    (
+        "F.separable_zoom_frame(FRAME, K.half(), K, (2, 2))",
+        Type,
+        "separable_zoom_frame: knots_y has dtype float16, expected float32, float64",
+    ),
+    (
+        "F.separable_zoom_frame(FRAME, META, META, (2, 2))",
+        Value,
+        "separable_zoom_frame: got frame on cpu, knots_y on meta, expected all on",
+    ),
+    (
+        "F.separable_zoom_frame(FRAME, K.repeat(2, 1), K, (2, 2))",
+        Value,
+        "separable_zoom_frame: knots_y is a batch of 2, expected a batch of 1",
+    ),
+    (
+        "F.separable_zoom_frame(FRAME, K, K, (2, 2), valid=VALID.float())",
+        Type,
+        "separable_zoom_frame: valid has dtype float32, expected int32",
+    ),
+    ("F.separable_zoom_frame(FRAME, K, K, (2, 2), mean=5)", Type, "separable_zoom_frame: mean is "),
+    ("F.separable_zoom_frame(FRAME, K, K, (2, 2), mean='abc')", Type, "separable_zoom_frame: mean is "),
+    ("F.separable_zoom_frame(FRAME, K, K, (2, 2), std=(nan, 1, 1))", Value, "separable_zoom_frame: std is "),
+    ("F.separable_zoom_frame(FRAME, K, K, (2, 2), dtype=torch.float8_e4m3fn)", Type, "separable_zoom_frame: dtype is "),
+    (
+        "F.separable_zoom_frame(FRAME, K, K.repeat(2, 1), (2, 2))",
+        Value,
+        "separable_zoom_frame: knots_x is a batch of 2",
+    ),
+    ("F.separable_zoom_frame(FRAME, K, K, (2, 2), valid=VALID.repeat(2, 1))", Value, "separable_zoom_frame: "),
     # --- grids, magnification, points
     ("F.separable_grid(K, K, 3)", Type, "separable_grid: size is 3, expected two integers (height, width)"),
     (
@@ -393,47 +417,67 @@ BAD = [
         "separable_magnification: knots_x is of shape [5], expected 2",
     ),
     ("F.separable_magnification(K.flip(1), K, (2, 1))", Value, "knots decrease somewhere"),
-    ("F.map_points('p', K, K, (3, 3), (4, 4))", Type, "map_points: points is str, expected a torch.Tensor [B, N, 2]"),
-    ("F.map_points(POINTS[0], K, K, (3, 3), (4, 4))", Value, "map_points: points is of shape [4, 2], expected 3 dim"),
     (
-        "F.map_points(POINTS[..., :1], K, K, (3, 3), (4, 4))",
-        Value,
-        "map_points: points is of shape [1, 4, 1], expected",
-    ),
-    (
-        "F.map_points(POINTS.long(), K, K, (3, 3), (4, 4))",
+        "F.separable_map_points('p', K, K, (3, 3), (4, 4))",
         Type,
-        "map_points: points has dtype int64, expected a floating-",
+        "separable_map_points: points is str, expected a torch.Tensor [B, N, 2]",
     ),
-    ("F.map_points(POINTS, K, K, 3, (4, 4))", Type, "map_points: source_size is 3, expected two integers"),
     (
-        "F.map_points(POINTS, K, K, (3, 3), (4, 0))",
+        "F.separable_map_points(POINTS[0], K, K, (3, 3), (4, 4))",
         Value,
-        "map_points: size is (4, 0), expected a height and a width of",
+        "separable_map_points: points is of shape [4, 2], expected 3 dim",
     ),
     (
-        "F.map_points(POINTS, K, K, VALID.float(), (4, 4))",
+        "F.separable_map_points(POINTS[..., :1], K, K, (3, 3), (4, 4))",
+        Value,
+        "separable_map_points: points is of shape [1, 4, 1], expected",
+    ),
+    (
+        "F.separable_map_points(POINTS.long(), K, K, (3, 3), (4, 4))",
         Type,
-        "map_points: source_size has dtype float32, expected int32",
+        "separable_map_points: points has dtype int64, expected a floating-",
     ),
     (
-        "F.map_points(POINTS, K, K, VALID[0], (4, 4))",
-        Value,
-        "map_points: source_size is of shape [2], expected 2 dimen",
+        "F.separable_map_points(POINTS, K, K, 3, (4, 4))",
+        Type,
+        "separable_map_points: source_size is 3, expected two integers",
     ),
     (
-        "F.map_points(POINTS, META, META, (3, 3), (4, 4))",
+        "F.separable_map_points(POINTS, K, K, (3, 3), (4, 0))",
         Value,
-        "map_points: got points on cpu, knots_y on meta, expected",
+        "separable_map_points: size is (4, 0), expected a height and a width of",
     ),
     (
-        "F.map_points(POINTS.repeat(2, 1, 1), K.repeat(3, 1), K, (3, 3), (4, 4))",
-        Value,
-        "map_points: knots_y is a batch of 3, expected a batch of 1 or 2",
+        "F.separable_map_points(POINTS, K, K, VALID.float(), (4, 4))",
+        Type,
+        "separable_map_points: source_size has dtype float32, expected int32",
     ),
-    ("F.map_points(POINTS.repeat(2, 1, 1), K, K, VALID.repeat(3, 1), (4, 4))", Value, "map_points: "),
-    ("F.map_points(POINTS, K, K, VALID[:, :1], (4, 4))", Value, "map_points: source_size is of shape [1, 1]"),
-    ("F.map_points(POINTS, K, K, (3, 3), VALID.to('meta'))", Value, "map_points: "),
+    (
+        "F.separable_map_points(POINTS, K, K, VALID[0], (4, 4))",
+        Value,
+        "separable_map_points: source_size is of shape [2], expected 2 dimen",
+    ),
+    (
+        "F.separable_map_points(POINTS, META, META, (3, 3), (4, 4))",
+        Value,
+        "separable_map_points: got points on cpu, knots_y on meta, expected",
+    ),
+    (
+        "F.separable_map_points(POINTS.repeat(2, 1, 1), K.repeat(3, 1), K, (3, 3), (4, 4))",
+        Value,
+        "separable_map_points: knots_y is a batch of 3, expected a batch of 1 or 2",
+    ),
+    (
+        "F.separable_map_points(POINTS.repeat(2, 1, 1), K, K, VALID.repeat(3, 1), (4, 4))",
+        Value,
+        "separable_map_points: ",
+    ),
+    (
+        "F.separable_map_points(POINTS, K, K, VALID[:, :1], (4, 4))",
+        Value,
+        "separable_map_points: source_size is of shape [1, 1]",
+    ),
+    ("F.separable_map_points(POINTS, K, K, (3, 3), VALID.to('meta'))", Value, "separable_map_points: "),
     # --- SeparableWarp
     ("SeparableWarp(K, 3)", Type, "SeparableWarp: knots_x is int, expected a torch.Tensor [B, n]"),
     ("SeparableWarp(K[0], K)", Value, "SeparableWarp: knots_y is of shape [5], expected 2 dimensions [B, n]"),
@@ -473,11 +517,11 @@ BAD = [
     ("WARP.to(dtype=torch.half)", Type, "knots_y has dtype float16, expected float32, float64"),
     ("WARP.zoom(IMAGE, 3)", Type, "zoom: size is 3, expected two integers (height, width)"),
     ("WARP.unzoom([IMAGE, 3])", Type, "unzoom: features is int, expected a torch.Tensor [B, C, H, W]"),
-    ("WARP.zoom_frame(IMAGE, (2, 2))", Type, "zoom_frame: frame has dtype float32, expected uint8"),
+    ("WARP.zoom_frame(IMAGE, (2, 2))", Type, "separable_zoom_frame: frame has dtype float32, expected uint8"),
     ("WARP.zoom_frame(FRAME, (2, 2), means=3)", Type, "zoom_frame() got an unexpected keyword argument 'means'"),
     ("WARP.grid((2, 0))", Value, "grid: size is (2, 0), expected a height and a width of at least 1"),
     ("WARP.inverse_grid(2)", Type, "grid: size is 2, expected two integers (height, width)"),
-    ("WARP.inverse_valid((2,))", Type, "size is (2,), expected two integers (height, width)"),
+    ("WARP.inside((2,))", Type, "size is (2,), expected two integers (height, width)"),
     ("WARP.magnification((2, 2.5))", Type, "magnification: size is (2, 2.5), expected two integers (height, width)"),
     ("WARP.zoom_points(3, (3, 3), (3, 3))", Type, "zoom_points: points is int, expected a torch.Tensor [B, N, 2]"),
     (
@@ -531,7 +575,7 @@ BAD = [
     ("nn.Zoom((2, 3), saliency=3)", Type, "saliency is int, expected a torch.Tensor"),
     ("nn.Zoom((2, 3), WARP)(IMAGE, 3)", Type, "Zoom: warp is int, expected"),
     ("nn.Unzoom(3)", Type, "Unzoom: warp is int, expected"),
-    ("nn.Unzoom(fill='mirror')", Value, "Unzoom: fill is 'mirror', expected 'zeros' or 'border'"),
+    ("nn.Unzoom(padding_mode='mirror')", Value, "Unzoom: padding_mode is 'mirror', expected 'zeros' or 'border'"),
     (
         "fastwarp.backend('cuda').__enter__()",
         Value,
@@ -699,3 +743,12 @@ def test_values_are_not_checked_otherwise(monkeypatch):
     assert os.environ.get("FASTWARP_CHECKS", "0") == "0"
     SeparableWarp(K, K * nan)
     F.lz_knots(SALIENCY - 2)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5])
+@pytest.mark.parametrize("warp", [WARP, fastwarp.MeshWarp.from_separable(WARP)], ids=["separable", "mesh"])
+def test_zoom_frame_needs_no_statistics(channels, warp):
+    frame = torch.randint(0, 256, (5, 7, channels), dtype=torch.uint8)
+    plain = warp.zoom_frame(frame, (3, 4))
+    assert torch.equal(plain, warp.zoom_frame(frame, (3, 4), mean=[0.0] * channels, std=[1.0] * channels))
+    torch.testing.assert_close(plain, warp.zoom(frame.permute(2, 0, 1)[None].float(), (3, 4)), atol=1e-4, rtol=0)

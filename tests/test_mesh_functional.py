@@ -112,8 +112,16 @@ BAD = [
     ("F.mesh_unzoom([IMAGE] * 2, MESH, [(2, 2)])", Value, "mesh_unzoom: size is 1 long, expected a list or tuple"),
     ("F.mesh_unzoom({'a': IMAGE}, MESH, {'b': (2, 2)})", Value, "size is ['b'], expected a dict with the keys ['a']"),
     ("F.mesh_unzoom([IMAGE], MESH, [(0, 2)])", Value, "mesh_unzoom: size is (0, 2), expected a height and"),
-    ("F.mesh_unzoom(IMAGE, MESH, fill='mirror')", Value, "mesh_unzoom: fill is 'mirror', expected 'zeros' or 'border'"),
-    ("F.mesh_unzoom(IMAGE, MESH, fill=0)", Value, "mesh_unzoom: fill is 0, expected 'zeros' or 'border'"),
+    (
+        "F.mesh_unzoom(IMAGE, MESH, padding_mode='mirror')",
+        Value,
+        "mesh_unzoom: padding_mode is 'mirror', expected 'zeros' or 'border'",
+    ),
+    (
+        "F.mesh_unzoom(IMAGE, MESH, padding_mode=0)",
+        Value,
+        "mesh_unzoom: padding_mode is 0, expected 'zeros' or 'border'",
+    ),
     ("F.mesh_unzoom([IMAGE] * 2, MESH, valid=VALID)", Value, "mesh_unzoom: valid is Tensor, expected a list or"),
     ("F.mesh_unzoom([IMAGE] * 2, MESH, valid=[VALID, 3])", Type, "mesh_unzoom: valid is int, expected a torch."),
     ("F.mesh_unzoom(IMAGE, META)", Value, "mesh_unzoom: got image on cpu, mesh on meta, expected all on one device"),
@@ -231,13 +239,17 @@ BAD = [
     ("WARP.to(dtype=torch.half)", Type, "MeshWarp: mesh has dtype float16, expected float32, float64"),
     ("WARP.report(3)", Type, "report() takes 1 positional argument but 2 were given"),
     ("WARP.zoom(IMAGE, 3)", Type, "zoom: size is 3, expected two integers (height, width)"),
-    ("WARP.zoom(IMAGE, (3, 3), fill='border')", Type, "zoom() got an unexpected keyword argument 'fill'"),
+    (
+        "WARP.zoom(IMAGE, (3, 3), padding_mode='border')",
+        Type,
+        "zoom() got an unexpected keyword argument 'padding_mode'",
+    ),
     ("WARP.unzoom([IMAGE, 3])", Type, "unzoom: features is int, expected a torch.Tensor [B, C, H, W]"),
     ("WARP.zoom_frame(IMAGE, (2, 2))", Type, "mesh_zoom_frame: frame has dtype float32, expected uint8"),
     ("WARP.zoom_frame(FRAME, (2, 2), means=3)", Type, "zoom_frame() got an unexpected keyword argument 'means'"),
     ("WARP.grid((2, 0))", Value, "grid: size is (2, 0), expected a height and a width of at least 1"),
     ("WARP.inverse_grid(2)", Type, "grid: size is 2, expected two integers (height, width)"),
-    ("WARP.inverse_valid((2,))", Type, "size is (2,), expected two integers (height, width)"),
+    ("WARP.inside((2,))", Type, "size is (2,), expected two integers (height, width)"),
     ("WARP.magnification((2, 2.5))", Type, "magnification: size is (2, 2.5), expected two integers (height, width)"),
     ("WARP.zoom_points(3, (3, 3), (3, 3))", Type, "zoom_points: points is int, expected a torch.Tensor [B, N, 2]"),
     ("WARP.zoom_points(BOXES, (3, 3), (3, 3))", Value, "zoom_points: points is of shape [1, 3, 4], expected [B, N, 2]"),
@@ -353,9 +365,9 @@ def test_backends_agree(tile):
     boxes = torch.cat([points, points + 3], 2)
 
     def everything():
-        maps = warp.unzoom([image, image[:, :, ::2]], fill="border"), warp.unzoom(image, (4, 5), antialias=True)
+        maps = warp.unzoom([image, image[:, :, ::2]], padding_mode="border"), warp.unzoom(image, (4, 5), antialias=True)
         frame = warp.zoom_frame(FRAME.expand(2, -1, -1, -1), (4, 5), dtype=torch.float64)
-        geometry = warp.inverse_grid((5, 6)), warp.magnification((5, 6)), warp.inverse_valid((20, 30)).double()
+        geometry = warp.inverse_grid((5, 6)), warp.magnification((5, 6)), warp.inside((20, 30)).double()
         return *maps[0], maps[1], warp.zoom(image, (5, 5)), frame, *geometry, warp.zoom_boxes(boxes, (8, 9), (5, 5))
 
     got = everything()

@@ -176,11 +176,11 @@ CALLS = {
     "mesh_zoom shared": (lambda i, m: F.mesh_zoom(i, m[:1], (70, 140), tile="homography"), "image mesh"),
     "mesh_unzoom": (lambda i, m: F.mesh_unzoom([i, i[:, :3, ::2, ::2]], m), "image mesh"),
     "mesh_unzoom homography": (
-        lambda i, m: F.mesh_unzoom(i, m, (70, 90), tile="homography", fill="border"),
+        lambda i, m: F.mesh_unzoom(i, m, (70, 90), tile="homography", padding_mode="border"),
         "image mesh",
     ),
     "mesh_unzoom antialias": (
-        lambda i, m: F.mesh_unzoom(i, m, (61, 40), antialias=True, fill="border"),
+        lambda i, m: F.mesh_unzoom(i, m, (61, 40), antialias=True, padding_mode="border"),
         "image mesh",
     ),
     "mesh_unzoom valid": (
@@ -333,7 +333,7 @@ def test_empty_batch_of_everything_else():
     assert MeshWarp(random_mesh(1)).zoom_boxes(torch.rand(0, 4), (5, 5), (3, 3)).shape == (0, 4)
     assert MeshWarp(random_mesh(1)).zoom_corners(torch.rand(0, 4), (5, 5), (3, 3)).shape == (0, 4, 2)
     assert warp.grid((3, 4)).shape == (0, 3, 4, 2)
-    assert warp.inverse_valid((3, 4)).shape == (0, 3, 4)
+    assert warp.inside((3, 4)).shape == (0, 3, 4)
     assert warp.magnification((3, 4)).shape == (0, 3, 4)
     assert warp.zoom_frame(torch.zeros(0, 6, 6, 3, dtype=torch.uint8), (2, 2)).shape == (0, 3, 2, 2)
     assert warp.zoom_points(torch.rand(0, 3, 2), (5, 5), (3, 3)).shape == (0, 3, 2)
@@ -402,14 +402,15 @@ def test_gradients_of_filled_targets(tile):
     """What is outside has a gradient to the features that it reads, and none to the mesh."""
     image, mesh = leaf(2, 2, 5, 6), inner_mesh()
 
-    def unzoom(image, mesh, fill="border"):
-        return F.mesh_unzoom(image, mesh, (7, 6), tile=tile, fill=fill)
+    def unzoom(image, mesh, padding_mode="border"):
+        return F.mesh_unzoom(image, mesh, (7, 6), tile=tile, padding_mode=padding_mode)
 
     assert not F.mesh_inside(mesh, (7, 6)).all()
     assert torch.autograd.gradcheck(unzoom, (image, mesh.detach()))
     weight = torch.rand(2, 2, 7, 6, dtype=torch.float64)
     (grad,), (expected,) = (
-        torch.autograd.grad((unzoom(image, mesh, fill) * weight).sum(), mesh) for fill in ("border", "zeros")
+        torch.autograd.grad((unzoom(image, mesh, padding_mode) * weight).sum(), mesh)
+        for padding_mode in ("border", "zeros")
     )
     assert_bitwise([grad], [expected])
 
@@ -492,7 +493,7 @@ def test_gradients_are_finite_at_every_level_size(anti_crop, antialias, tile):
         assert all(g.any() for g in grads)
     for size in sizes:  # and from each alone
         feature = torch.rand(2, 2, *size).requires_grad_()
-        out = warp.unzoom(feature, (5, 8), fill="border", antialias=antialias)
+        out = warp.unzoom(feature, (5, 8), padding_mode="border", antialias=antialias)
         grads = torch.autograd.grad(out.square().sum(), [saliency, feature], retain_graph=True)
         assert all(torch.isfinite(g).all() for g in grads)
         assert grads[1].any()
@@ -605,7 +606,7 @@ def test_vmap_of_functions_equals_a_loop():
         small = warp.zoom(i, (4, 5), antialias=True)
         there = warp.zoom_points(p, (8, 9), (4, 5)), warp.zoom_boxes(p.flatten(1).unflatten(1, (3, 4)), (8, 9), (4, 5))
         frames = warp.zoom_frame(f, (3, 3)), warp.zoom_frame(f, (3, 3), antialias=True)
-        maps = warp.unzoom([small, small[:, :, ::2]], antialias=True), warp.unzoom(small, fill="border")
+        maps = warp.unzoom([small, small[:, :, ::2]], antialias=True), warp.unzoom(small, padding_mode="border")
         return *there, *frames, *maps, warp.inverse_grid((5, 4)), warp.magnification((5, 4))
 
     inputs = (saliency, image, points, frame)

@@ -140,7 +140,7 @@ def test_identity_is_the_identity(size, tile):
         for antialias in (False, True):
             torch.testing.assert_close(warp.zoom(image, size, antialias=antialias), image, rtol=0, atol=2e-6)
             torch.testing.assert_close(warp.unzoom(image, antialias=antialias), image, rtol=0, atol=2e-6)
-        assert warp.inverse_valid(size).all()
+        assert warp.inside(size).all()
         torch.testing.assert_close(warp.magnification(size), torch.ones(1, *size, dtype=dtype))
     expected = TF.interpolate(image.double(), (4, 5), mode="bilinear", align_corners=True)
     torch.testing.assert_close(warp.zoom(image.double(), (4, 5)), expected, rtol=0, atol=1e-12)
@@ -180,8 +180,8 @@ SAME = {
     ),
     "unzoom": lambda w: w.unzoom(image_of()),
     "unzoom row": lambda w: w.unzoom(image_of(), (1, 40)),
-    "unzoom border": lambda w: w.unzoom(image_of(), (23, 34), fill="border"),
-    "unzoom antialias": lambda w: w.unzoom(image_of(), (6, 7), antialias=True, fill="border"),
+    "unzoom border": lambda w: w.unzoom(image_of(), (23, 34), padding_mode="border"),
+    "unzoom antialias": lambda w: w.unzoom(image_of(), (6, 7), antialias=True, padding_mode="border"),
     "unzoom list": lambda w: w.unzoom([image_of(), image_of(5)[:, :, ::2, ::2]]),
     "unzoom tuple": lambda w: w.unzoom((image_of(), image_of(5)), ((8, 9), (30, 31))),
     "unzoom dict": lambda w: w.unzoom(
@@ -189,17 +189,17 @@ SAME = {
         valid={"p3": VALID, "p4": VALID + 5},
         source_valid={"p4": VALID, "p3": VALID},
     ),
-    "unzoom named tuple": lambda w: w.unzoom(Maps(image_of(), image_of(4)), [(8, 9), (30, 31)], fill="border"),
+    "unzoom named tuple": lambda w: w.unzoom(Maps(image_of(), image_of(4)), [(8, 9), (30, 31)], padding_mode="border"),
     "zoom_frame": lambda w: w.zoom_frame(FRAME, (9, 11), **CAMERA),
     "zoom_frame antialias": lambda w: w.zoom_frame(FRAME, (5, 6), antialias=True, valid=VALID, **CAMERA),
     "zoom_frame single": lambda w: w[0].zoom_frame(FRAME[0], (9, 11), **CAMERA),
     "grid": lambda w: w.grid((9, 11)),
     "grid row": lambda w: w.grid((1, 11)),
     # Beyond the range one says -3 axis by axis.
-    "inverse_grid": lambda w: w.inverse_grid((33, 34)) * w.inverse_valid((33, 34))[..., None],
-    "inverse_valid": lambda w: w.inverse_valid((33, 34)),
+    "inverse_grid": lambda w: w.inverse_grid((33, 34)) * w.inside((33, 34))[..., None],
+    "inside": lambda w: w.inside((33, 34)),
     # Beyond the range of T~ one says how the last piece continues, the other that nothing is shown.
-    "magnification": lambda w: w.magnification((33, 34)) * w.inverse_valid((33, 34)),
+    "magnification": lambda w: w.magnification((33, 34)) * w.inside((33, 34)),
     "zoom_points": lambda w: w.zoom_points(boxes_of()[..., :2], SOURCE, ZOOMED),
     "unzoom_points": lambda w: w.unzoom_points(boxes_of()[..., :2], SOURCE, ZOOMED),
     "unzoom_points single": lambda w: w[1].unzoom_points(boxes_of()[1, :, :2], SOURCE, (1, 24)),
@@ -252,7 +252,10 @@ def test_dtypes_and_layouts_are_those_of_the_separable_warp(dtype, layout):
         options = {"antialias": antialias}
         pairs = [
             (warp.zoom(image, (9, 12), **options), separable.zoom(image, (9, 12), **options)),
-            (warp.unzoom(image, fill="border", **options), separable.unzoom(image, fill="border", **options)),
+            (
+                warp.unzoom(image, padding_mode="border", **options),
+                separable.unzoom(image, padding_mode="border", **options),
+            ),
         ]
         for got, expected in pairs:
             assert structure(got) == structure(expected)
@@ -294,7 +297,7 @@ def test_one_scenario_for_both(kind, anti_crop):
     image = torch.stack([x, y])[None].expand(2, -1, -1, -1)  # shows where each pixel comes from
     small = warp.zoom(image, (60, 80))
     (back,) = warp.unzoom([small], [(90, 120)])
-    inside = warp.inverse_valid((90, 120))
+    inside = warp.inside((90, 120))
     assert inside.all() == anti_crop
     assert ((back - image).abs().amax(1) * inside).max() < 1.5
     assert not (back * ~inside[:, None]).any()
@@ -357,7 +360,7 @@ def test_one_hot_cell_draws_everything_in_reach():
             np.testing.assert_allclose(warp.mesh[0, i, j].numpy(), [x, y], atol=1e-4)
     maps = warp.unzoom([torch.rand(1, 1, 30, 30), torch.rand(1, 1, 1, 1)], [(40, 50), (5, 8)])
     assert all(torch.isfinite(t).all() for t in maps)
-    assert warp.inverse_valid((200, 300)).all()
+    assert warp.inside((200, 300)).all()
 
 
 @pytest.mark.parametrize("kind", ["dense", "sparse", "one_hot", "zero", "zero_rows", "negative", "tiny"])
@@ -369,7 +372,7 @@ def test_anti_crop_keeps_the_outline(kind):
     assert mesh.min() == 0
     assert mesh.max() == 1
     warp = MeshWarp(mesh)
-    assert warp.inverse_valid((97, 131)).all()
+    assert warp.inside((97, 131)).all()
     maps = warp.unzoom(torch.ones(3, 1, 9, 7), (97, 131))
     torch.testing.assert_close(maps, torch.ones_like(maps))
 
@@ -381,13 +384,13 @@ def test_cropping_crops():
     warp = MeshWarp.from_saliency(saliency, 6.0, anti_crop=False)
     assert warp.mesh.min() > 0.05
     assert warp.mesh.max() < 0.95
-    inside = warp.inverse_valid((60, 80))
+    inside = warp.inside((60, 80))
     assert 0.01 < inside.double().mean() < 0.95
     ones = torch.ones(2, 1, 30, 40)
     assert_near([warp.unzoom(ones, (60, 80))], [inside[:, None].float()])
-    border = warp.unzoom(ones, (60, 80), fill="border")
+    border = warp.unzoom(ones, (60, 80), padding_mode="border")
     assert_near([border], [torch.ones_like(border)])
-    out = warp.unzoom(warp.zoom(torch.rand(2, 1, 60, 80), (30, 40)), (60, 80), fill="border")
+    out = warp.unzoom(warp.zoom(torch.rand(2, 1, 60, 80), (30, 40)), (60, 80), padding_mode="border")
     (grad,) = torch.autograd.grad(out.square().sum(), saliency)
     assert torch.isfinite(grad).all()
     assert grad.any()
@@ -425,7 +428,7 @@ def test_nan_in_one_image_stays_there():
         back = warp.unzoom(image, antialias=antialias)  # tiles of NaN claim nothing
         assert_bitwise([back[[0, 2]]], [good.unzoom(image[[0, 2]], antialias=antialias)])
         assert not back[1].any()
-    assert not warp.inverse_valid((9, 9))[1].any()
+    assert not warp.inside((9, 9))[1].any()
 
 
 def test_negative_cells_count_as_zero():
@@ -506,7 +509,7 @@ def test_unzoom_inverts_zoom_and_fills_every_target(kind):
         "steep": noise * torch.logspace(-6, 0, 51),
     }[kind]
     warp = MeshWarp.from_saliency(saliency, 13.0 if kind != "spikes" else 4.0)
-    assert warp.inverse_valid((height, width)).all()
+    assert warp.inside((height, width)).all()
     zoomed = (warp.inverse_grid((height, width)).double() + 1) / 2
     back = F.mesh_map(warp.mesh.double(), zoomed.flatten(1, 2)).unflatten(1, (height, width))
     y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in (height, width)), indexing="ij")
@@ -525,7 +528,7 @@ def test_grids_with_grid_sample_are_zoom_and_unzoom(tile):
     torch.testing.assert_close(got, warp.zoom(image, (11, 12)), rtol=0, atol=1e-12)
     got = TF.grid_sample(image, warp.inverse_grid((17, 31)), align_corners=True)
     torch.testing.assert_close(got, warp.unzoom(image, (17, 31)), rtol=0, atol=1e-12)
-    outside = ~warp.inverse_valid((17, 31))
+    outside = ~warp.inside((17, 31))
     assert outside.any()
     assert (warp.inverse_grid((17, 31))[outside] == -3).all()
     assert not warp.unzoom(image, (17, 31)).permute(0, 2, 3, 1)[outside].any()
@@ -535,7 +538,7 @@ def test_fill_border_is_the_nearest_point_of_the_outline():
     mesh = own.turned(np.stack(np.meshgrid(np.linspace(0, 1, 4), np.linspace(0, 1, 3)), -1)[None], 0.5 * np.eye(2))
     warp = MeshWarp(torch.from_numpy(mesh))  # the middle half of the source
     image = image_of()
-    got = warp.unzoom(image, (41, 41), fill="border")
+    got = warp.unzoom(image, (41, 41), padding_mode="border")
     clamped = (torch.linspace(0, 1, 41, dtype=torch.float64).clamp(0.25, 0.75) - 0.25) * 2
     grid = torch.stack(torch.meshgrid(clamped, clamped, indexing="xy"), -1) * 2 - 1
     expected = TF.grid_sample(image, grid.expand(2, -1, -1, -1), align_corners=True)
@@ -605,7 +608,7 @@ def test_magnification_is_the_jacobian_of_the_inverse():
             ends = [F.mesh_map(warp.mesh, points + s * torch.tensor(axis), inverse=True, tile=tile) for s in (1, -1)]
             columns.append((ends[0] - ends[1]) / (2 * step))
         expected = (columns[0][..., 0] * columns[1][..., 1] - columns[0][..., 1] * columns[1][..., 0]).abs()
-        inside = warp.inverse_valid((15, 17))
+        inside = warp.inside((15, 17))
         assert not got[~inside].any()
         inside = within(warp.inverse_grid((15, 17)))
         assert inside.any()
@@ -676,7 +679,7 @@ def test_affine_meshes_are_exact(tile):
     back = (points - shift) @ torch.linalg.inv(matrix).mT
     torch.testing.assert_close(F.mesh_map(mesh, points, inverse=True, tile=tile), back, rtol=0, atol=1e-12)
     warp = MeshWarp(mesh, tile).check()
-    inside = warp.inverse_valid((19, 23))
+    inside = warp.inside((19, 23))
     area = torch.full((1, 19, 23), 1 / torch.linalg.det(matrix).item(), dtype=torch.float64)
     torch.testing.assert_close(warp.magnification((19, 23)), torch.where(inside, area, 0), rtol=1e-9, atol=0)
 
@@ -818,11 +821,11 @@ def test_check_raises_for_what_has_no_inverse():
 def test_flawed_meshes_never_crash(tile):
     warp = MeshWarp(flawed().mesh, tile)
     image = torch.rand(6, 2, 9, 11)
-    valid = warp.inverse_valid((30, 40))
+    valid = warp.inside((30, 40))
     assert valid[[0, 1, 2, 3, 5]].all()  # mirrored is inside out but inverts, folded is covered at least once
     assert 0.3 < valid[4].double().mean() < 0.95  # the four tiles of the NaN own nothing
-    for fill in ("zeros", "border"):
-        back = warp.unzoom(image, (30, 40), fill=fill)
+    for padding_mode in ("zeros", "border"):
+        back = warp.unzoom(image, (30, 40), padding_mode=padding_mode)
         assert torch.isfinite(back).all()
     mirrored = warp[2].unzoom(image[2:3])
     torch.testing.assert_close(mirrored, image[2:3].flip(3), rtol=0, atol=1e-5)
@@ -841,7 +844,7 @@ def test_flawed_meshes_never_crash(tile):
     (grad,) = torch.autograd.grad(out.square().sum(), mesh)
     assert torch.isfinite(grad).all()
     point = MeshWarp(torch.full((1, 3, 4, 2), 0.4), tile)
-    assert torch.isfinite(point.unzoom(image[:1], fill="border")).all()
+    assert torch.isfinite(point.unzoom(image[:1], padding_mode="border")).all()
     assert len(point.report().zero_area) == 6
 
 

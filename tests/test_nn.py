@@ -86,8 +86,8 @@ def test_options_are_passed_on():
     valid = torch.tensor([[3, 4], [6, 8]])
     got = Zoom((6, 8), warp, antialias=True)(image, valid=valid, source_valid=valid)
     assert_bitwise([got], [warp.zoom(image, (6, 8), antialias=True, valid=valid, source_valid=valid)])
-    got = Unzoom(warp, antialias=True, fill="border")({"a": image}, size={"a": (4, 4)}, valid={"a": valid})["a"]
-    expected = warp.unzoom(image, (4, 4), antialias=True, fill="border", valid=valid)
+    got = Unzoom(warp, antialias=True, padding_mode="border")({"a": image}, size={"a": (4, 4)}, valid={"a": valid})["a"]
+    expected = warp.unzoom(image, (4, 4), antialias=True, padding_mode="border", valid=valid)
     assert_bitwise([got], [expected])
 
 
@@ -204,4 +204,4 @@ def test_a_warp_is_needed_and_one_is_enough(make):
 
 def test_repr():
     assert "size=(6, 8), antialias=False" in repr(Zoom((6, 8)))
-    assert "antialias=True, fill='border'" in repr(Unzoom(antialias=True, fill="border"))
+    assert "antialias=True, padding_mode='border'" in repr(Unzoom(antialias=True, padding_mode="border"))

@@ -125,7 +125,7 @@ CALLS = {
         "image knots_y knots_x",
     ),
     "separable_unzoom antialias": (
-        lambda i, y, x: F.separable_unzoom(i, y, x, (61, 40), antialias=True, fill="border"),
+        lambda i, y, x: F.separable_unzoom(i, y, x, (61, 40), antialias=True, padding_mode="border"),
         "image knots_y knots_x",
     ),
     "separable_unzoom valid": (
@@ -133,11 +133,11 @@ CALLS = {
         "image knots_y knots_x valid",
     ),
     "zoom_frame": (
-        lambda f, y, x: F.zoom_frame(f, y, x, (60, 64), mean=(1, 2, 3), std=(4, 5, 6)),
+        lambda f, y, x: F.separable_zoom_frame(f, y, x, (60, 64), mean=(1, 2, 3), std=(4, 5, 6)),
         "frame knots_y knots_x",
     ),
     "zoom_frame antialias": (
-        lambda f, y, x: F.zoom_frame(f, y, x, (30, 32), std=(4, 5, 6), antialias=True),
+        lambda f, y, x: F.separable_zoom_frame(f, y, x, (30, 32), std=(4, 5, 6), antialias=True),
         "frame knots_y knots_x",
     ),
     "separable_grid": (lambda y, x: F.separable_grid(y, x, (9, 11)), "knots_y knots_x"),
@@ -145,7 +145,7 @@ CALLS = {
     "separable_inside": (lambda y, x: F.separable_inside(y, x, (9, 11)), "knots_y knots_x"),
     "separable_magnification": (lambda y, x: F.separable_magnification(y, x, (9, 11)), "knots_y knots_x"),
     "map_points": (
-        lambda i, y, x: F.map_points(points_of(i), y, x, (90, 80), (50, 60), inverse=True),
+        lambda i, y, x: F.separable_map_points(points_of(i), y, x, (90, 80), (50, 60), inverse=True),
         "image knots_y knots_x",
     ),
 }
@@ -459,11 +459,11 @@ DIFFERENTIABLE = {
         2,
     ),
     "unzoom": (lambda i, y, x: F.separable_unzoom([i, i[:, :1, :4]], y, x, [(7, 6), (5, 5)]), 2),
-    "unzoom border": (lambda i, y, x: F.separable_unzoom(i, y, x, (7, 6), fill="border"), 2),
+    "unzoom border": (lambda i, y, x: F.separable_unzoom(i, y, x, (7, 6), padding_mode="border"), 2),
     "unzoom antialias": (lambda i, y, x: F.separable_unzoom(i, y, x, (3, 4), antialias=True), 2),
     "unzoom antialias valid": (
         lambda i, y, x: F.separable_unzoom(
-            *(i, y, x, (5, 6)), antialias=True, fill="border", valid=VALID, source_valid=SOURCE_VALID
+            *(i, y, x, (5, 6)), antialias=True, padding_mode="border", valid=VALID, source_valid=SOURCE_VALID
         ),
         1,
     ),
@@ -514,11 +514,11 @@ def test_gradients_of_camera_points_and_grid(antialias):
     knots = cropping_knots()
     frame = torch.randint(0, 256, (2, 6, 7, 3), dtype=torch.uint8)
     options = {"mean": (1, 2, 3), "std": (40, 50, 60), "dtype": torch.float64, "antialias": antialias}
-    function = lambda y, x: F.zoom_frame(frame, y, x, (3, 4), **options)  # noqa: E731
+    function = lambda y, x: F.separable_zoom_frame(frame, y, x, (3, 4), **options)  # noqa: E731
     assert torch.autograd.gradcheck(function, knots)
     assert torch.autograd.gradgradcheck(function, knots)
     points = (torch.rand(2, 3, 2, dtype=torch.float64) * 9).requires_grad_()
-    function = lambda p, y, x: F.map_points(p, y, x, (9, 8), (5, 4), inverse=antialias)  # noqa: E731
+    function = lambda p, y, x: F.separable_map_points(p, y, x, (9, 8), (5, 4), inverse=antialias)  # noqa: E731
     assert torch.autograd.gradcheck(function, (points, *knots))
     assert torch.autograd.gradcheck(lambda y, x: F.separable_grid(y, x, (4, 3)), knots)
 
@@ -670,7 +670,7 @@ def test_batched_cotangents_equal_a_loop():
         (lambda *a: F.separable_zoom(*a, (5, 6)), [image, *knots]),
         (lambda *a: F.separable_unzoom(*a, antialias=True, valid=VALID), [image, *knots]),
         (lambda y, x: F.separable_zoom(image, y, x, (5, 6)), [k[:1] for k in knots]),
-        (lambda y, x: F.zoom_frame(frame, y, x, (3, 4)), knots),
+        (lambda y, x: F.separable_zoom_frame(frame, y, x, (3, 4)), knots),
         (lambda s: F.lz_knots(s)[1], [torch.rand(2, 4, 5) + 0.1]),
     ):
         leaves = [i.clone().requires_grad_() for i in inputs]

@@ -124,7 +124,7 @@ def test_levels(dtype, data, inverse, antialias, border, seed):
         *(*warp, sizes, source_sizes),
         inverse=inverse,
         antialias=antialias,
-        fill="border" if border else "zeros",
+        padding_mode="border" if border else "zeros",
         valid=data.draw(own.extents(batch, sizes, 0)),
         source_valid=source_valid,
     )

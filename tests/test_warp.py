@@ -133,7 +133,7 @@ def test_identity_is_the_identity(size):
     expected = TF.interpolate(image, (4, 5), mode="bilinear", align_corners=True)
     torch.testing.assert_close(wide.zoom(image, (4, 5)), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(warp.magnification(size), torch.ones(1, *size))
-    assert warp.inverse_valid(size).all()
+    assert warp.inside(size).all()
     exact = SeparableWarp.identity(3, (4, 7), dtype=torch.float64)
     np.testing.assert_allclose(exact.knots_x.numpy(), np.tile(np.arange(7) / 6, (3, 1)), atol=1e-15)
 
@@ -373,7 +373,7 @@ def test_zoom_and_unzoom_against_numpy(ends):
     warp = random_warp(2, (5, 7), torch.float64, ends)
     image = torch.rand(2, 3, 19, 23, dtype=torch.float64)
     small, back = warp.zoom(image, (11, 12)), warp.unzoom(image, (17, 31))
-    border, inside = warp.unzoom(image, (17, 31), fill="border"), warp.inverse_valid((17, 31))
+    border, inside = warp.unzoom(image, (17, 31), padding_mode="border"), warp.inside((17, 31))
     for b in range(2):
         y, x = evaluate(warp.knots_y[b], grid(11)), evaluate(warp.knots_x[b], grid(12))
         np.testing.assert_allclose(small[b].numpy(), sample(image[b], y, x), atol=1e-12)
@@ -393,7 +393,7 @@ def test_grids_with_grid_sample_are_zoom_and_unzoom(ends):
     torch.testing.assert_close(got, warp.zoom(image, (11, 12)), rtol=0, atol=1e-12)
     got = TF.grid_sample(image, warp.inverse_grid((17, 31)), align_corners=True)
     torch.testing.assert_close(got, warp.unzoom(image, (17, 31)), rtol=0, atol=1e-12)
-    assert (warp.inverse_grid((17, 31))[~warp.inverse_valid((17, 31))] == -3).any(-1).all()
+    assert (warp.inverse_grid((17, 31))[~warp.inside((17, 31))] == -3).any(-1).all()
 
 
 def test_magnification_is_the_slope_of_the_inverse():
@@ -566,6 +566,6 @@ def test_unzoom_inverts_zoom_and_fills_every_target(kind):
     assert (windows[:, 0, [0, height]] == 0).all()
     assert (windows[:, 0, height - 1] == 74).all()
     assert (windows[:, 0, -1] == 119).all()
-    assert warp[:3].inverse_valid((height, width)).all()
+    assert warp[:3].inside((height, width)).all()
     ones = warp[:2].unzoom(torch.ones(2, 1, 75, 120), (height, width))
     torch.testing.assert_close(ones, torch.ones_like(ones))

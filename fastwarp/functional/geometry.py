@@ -122,7 +122,7 @@ def to_pixels(function: str, positions: Tensor, argument: str, size: Any) -> Ten
     return (positions - first) * scale + 0.5
 
 
-def map_points(
+def separable_map_points(
     points: Tensor, knots_y: Tensor, knots_x: Tensor, source_size: Any, size: Any, *, inverse: bool = False
 ) -> Tensor:
     """Maps points between source and zoomed image, in continuous pixel coordinates: pixel i covers [i, i + 1].
@@ -145,20 +145,20 @@ def map_points(
     Example:
         >>> import torch
         >>> knots = torch.tensor([[0.0, 0.25, 1.0]])
-        >>> map_points(torch.tensor([[[5.5, 5.5]]]), knots, knots, (101, 101), (11, 11))
+        >>> separable_map_points(torch.tensor([[[5.5, 5.5]]]), knots, knots, (101, 101), (11, 11))
         tensor([[[25.5000, 25.5000]]])
     """
-    check_tensor("map_points", "points", points, "[B, N, 2]", floating=True)
-    check_points("map_points", "points", points)
-    check_knots("map_points", knots_y, knots_x)
+    check_tensor("separable_map_points", "points", points, "[B, N, 2]", floating=True)
+    check_points("separable_map_points", "points", points)
+    check_knots("separable_map_points", knots_y, knots_x)
     per_image: dict[str, Any] = {
         name: s for name, s in (("source_size", source_size), ("size", size)) if isinstance(s, Tensor)
     }
-    check_devices("map_points", points=points, knots_y=knots_y, **per_image)
-    check_batches("map_points", points=points, knots_y=knots_y, knots_x=knots_x, **per_image)
+    check_devices("separable_map_points", points=points, knots_y=knots_y, **per_image)
+    check_batches("separable_map_points", points=points, knots_y=knots_y, knots_x=knots_x, **per_image)
     dtype = torch.promote_types(as_geometry(points).dtype, knots_y.dtype)
     ends = (("source_size", source_size), ("size", size))
     start, end = ends if inverse else ends[::-1]
-    x, y = from_pixels("map_points", points.to(dtype), *start).unbind(-1)
+    x, y = from_pixels("separable_map_points", points.to(dtype), *start).unbind(-1)
     mapped = [axis_map(knots.to(dtype), p, inverse=inverse) for knots, p in ((knots_x, x), (knots_y, y))]
-    return to_pixels("map_points", torch.stack(mapped, -1), *end)
+    return to_pixels("separable_map_points", torch.stack(mapped, -1), *end)

@@ -75,20 +75,20 @@ def _sample(
     inverse: bool,
     tile: str,
     antialias: bool,
-    fill: str,
+    padding_mode: str,
     valid: Any,
     source_valid: Any,
 ) -> list[Tensor]:
     images = as_list(function, "features", levels, levels)
     check_mesh(function, mesh)
     check_images(function, images, mesh=mesh)
-    check_option(function, "fill", fill, ("zeros", "border"))
+    check_option(function, "padding_mode", padding_mode, ("zeros", "border"))
     check_option(function, "tile", tile, TILES)
     about = (levels, len(images), images[0].shape[0], mesh)
     extent = extents(function, "valid", valid, *about)
     source_extent = extents(function, "source_valid", source_valid, *about)
     flat = [side for size in sizes for side in size]
-    options = (bool(inverse), tile == "homography", fill == "border", extent, source_extent)
+    options = (bool(inverse), tile == "homography", padding_mode == "border", extent, source_extent)
     if not antialias:
         return call(function, _ops.mesh_sample, images, mesh, flat, *options)
     source = [side for image in images for side in image.shape[2:]]
@@ -186,7 +186,7 @@ def mesh_unzoom(
     *,
     tile: Tile = "bilinear",
     antialias: bool = False,
-    fill: Literal["zeros", "border"] = "zeros",
+    padding_mode: Literal["zeros", "border"] = "zeros",
     valid: Any = None,
     source_valid: Any = None,
 ) -> Levels:
@@ -202,8 +202,8 @@ def mesh_unzoom(
             own.
         tile: see `mesh_zoom`.
         antialias: average where the unzoom reduces, see `mesh_zoom`.
-        fill: value of targets outside the mesh: 0, or what the nearest point of its outline has; they have no gradient
-            to the mesh.
+        padding_mode: value of targets outside the mesh: 0, or what the nearest point of its outline has; they have no
+            gradient to the mesh.
         valid: integer `[B, 2]` for each level: the part of the result that the warp spans; the rest is 0.
         source_valid: integer `[B, 2]` for each level: the part of the zoomed map that is not padding.
 
@@ -211,11 +211,11 @@ def mesh_unzoom(
         The structure of `features` with maps `[B, C, *size]`. Differentiable twice in features and mesh.
 
     Raises:
-        FastwarpError: wrong ranks, sizes, structures, batch sizes, devices, an unknown tile or fill.
+        FastwarpError: wrong ranks, sizes, structures, batch sizes, devices, an unknown tile or padding_mode.
         TypeError: wrong types or dtypes.
     """
     sizes = level_sizes("mesh_unzoom", features, size)
-    args = (sizes, True, tile, antialias, fill, valid, source_valid)
+    args = (sizes, True, tile, antialias, padding_mode, valid, source_valid)
     return rebuild(features, _sample("mesh_unzoom", features, mesh, *args))
 
 
@@ -225,8 +225,8 @@ def mesh_zoom_frame(
     size: Size,
     *,
     tile: Tile = "bilinear",
-    mean: Sequence[float] = (0.0, 0.0, 0.0),
-    std: Sequence[float] = (1.0, 1.0, 1.0),
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     dtype: torch.dtype = torch.float32,
     antialias: bool = False,
     valid: Tensor | None = None,
@@ -239,8 +239,8 @@ def mesh_zoom_frame(
         mesh: `[B, h, w, 2]`, (x, y), float32 or float64.
         size: (height, width) of the result.
         tile: see `mesh_zoom`.
-        mean: of each channel, in the frame's units (0 .. 255).
-        std: of each channel, likewise; not 0.
+        mean: of each channel, in the frame's units (0 .. 255); None: 0.
+        std: of each channel, likewise, not 0; None: 1.
         dtype: of the result: fp16, bf16, fp32 or fp64.
         antialias: see `mesh_zoom`.
         valid: integer `[B, 2]`, the part of the result that the warp spans; the rest is 0, also after normalisation.

@@ -34,7 +34,7 @@ def separable_windows(
     *,
     inverse: bool = False,
     antialias: bool = False,
-    fill: Literal["zeros", "border"] = "zeros",
+    padding_mode: Literal["zeros", "border"] = "zeros",
     valid: Tensor | None = None,
     source_valid: Tensor | None = None,
 ) -> Tensor:
@@ -47,7 +47,7 @@ def separable_windows(
         source_sizes: source size of each level.
         inverse: False: targets are at T~(Grid), a zoom. True: at T~^-1(Grid), an unzoom (LZU eq. 7), exact per level.
         antialias: widen the triangle filter to the local distance of the samples, where that is more than a pixel.
-        fill: targets outside the range of T~ (cropping warps only) read nothing, or the border.
+        padding_mode: targets outside the range of T~ (cropping warps only) read nothing, or the border.
         valid: int64 `[B, levels, 2]`, extents (height, width) of the targets that the warp spans; the rest reads
             nothing.
         source_valid: likewise of the sources.
@@ -58,7 +58,7 @@ def separable_windows(
     """
     name = "separable_windows"
     check_knots(name, knots_y, knots_x)
-    check_option(name, "fill", fill, ("zeros", "border"))
+    check_option(name, "padding_mode", padding_mode, ("zeros", "border"))
     for argument, value in (("sizes", sizes), ("source_sizes", source_sizes)):
         if not isinstance(value, Sequence):
             raise TypeError(f"{name}: {argument} is {value!r}, expected a list of (height, width)")
@@ -73,7 +73,7 @@ def separable_windows(
                 raise fail(name, argument, f"of shape {list(extent.shape)}", f"[B, {len(sizes)}, 2]")
             check_devices(name, **{argument: extent, "knots_y": knots_y})
     check_batches(name, knots_y=knots_y, knots_x=knots_x, valid=valid, source_valid=source_valid)
-    options = (bool(inverse), bool(antialias), fill == "border")
+    options = (bool(inverse), bool(antialias), padding_mode == "border")
     return call(name, _ops.axis_windows, knots_y, knots_x, flat, source, *options, valid, source_valid)
 
 
@@ -85,19 +85,19 @@ def _resample(
     sizes: list[tuple[int, int]],
     inverse: bool,
     antialias: bool,
-    fill: Any,
+    padding_mode: Any,
     valid: Any,
     source_valid: Any,
 ) -> list[Tensor]:
     images = as_list(function, "features", levels, levels)
     check_knots(function, knots_y, knots_x)
     check_images(function, images, knots_y=knots_y, knots_x=knots_x)
-    check_option(function, "fill", fill, ("zeros", "border"))
+    check_option(function, "padding_mode", padding_mode, ("zeros", "border"))
     about = (levels, len(images), images[0].shape[0], knots_y)
     extent = extents(function, "valid", valid, *about)
     source_extent = extents(function, "source_valid", source_valid, *about)
     flat = [side for size in sizes for side in size]
-    options = (bool(inverse), bool(antialias), fill == "border")
+    options = (bool(inverse), bool(antialias), padding_mode == "border")
     return call(function, _ops.separable_sample, images, knots_y, knots_x, flat, *options, extent, source_extent)
 
 
@@ -152,7 +152,7 @@ def separable_unzoom(
     size: Any = None,
     *,
     antialias: bool = False,
-    fill: Literal["zeros", "border"] = "zeros",
+    padding_mode: Literal["zeros", "border"] = "zeros",
     valid: Any = None,
     source_valid: Any = None,
 ) -> Levels:
@@ -168,7 +168,7 @@ def separable_unzoom(
         size: (height, width) of the result, for several levels one each in the same structure; None keeps each map's
             own.
         antialias: average where the unzoom reduces, see `separable_zoom`.
-        fill: value of targets outside the range of T~ (cropping warps only): 0, or what the border has.
+        padding_mode: value of targets outside the range of T~ (cropping warps only): 0, or what the border has.
         valid: integer `[B, 2]` for each level: the part of the result that the warp spans; the rest is 0.
         source_valid: integer `[B, 2]` for each level: the part of the zoomed map that is not padding.
 
@@ -176,22 +176,22 @@ def separable_unzoom(
         The structure of `features` with maps `[B, C, *size]`. Differentiable twice in features and knots.
 
     Raises:
-        FastwarpError: wrong ranks, sizes, structures, batch sizes, devices, an unknown fill.
+        FastwarpError: wrong ranks, sizes, structures, batch sizes, devices, an unknown padding_mode.
         TypeError: wrong types or dtypes.
     """
     sizes = level_sizes("separable_unzoom", features, size)
-    args = (sizes, True, antialias, fill, valid, source_valid)
+    args = (sizes, True, antialias, padding_mode, valid, source_valid)
     return rebuild(features, _resample("separable_unzoom", features, knots_y, knots_x, *args))
 
 
-def zoom_frame(
+def separable_zoom_frame(
     frame: Tensor,
     knots_y: Tensor,
     knots_x: Tensor,
     size: Size,
     *,
-    mean: Sequence[float] = (0.0, 0.0, 0.0),
-    std: Sequence[float] = (1.0, 1.0, 1.0),
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     dtype: torch.dtype = torch.float32,
     antialias: bool = False,
     valid: Tensor | None = None,
@@ -204,8 +204,8 @@ def zoom_frame(
         knots_y: `[B, h]`, float32 or float64, non-decreasing.
         knots_x: `[B, w]`, likewise.
         size: (height, width) of the result.
-        mean: of each channel, in the frame's units (0 .. 255).
-        std: of each channel, likewise; not 0.
+        mean: of each channel, in the frame's units (0 .. 255); None: 0.
+        std: of each channel, likewise, not 0; None: 1.
         dtype: of the result: fp16, bf16, fp32 or fp64.
         antialias: see `separable_zoom`.
         valid: integer `[B, 2]`, the part of the result that the warp spans; the rest is 0, also after normalisation.
@@ -222,18 +222,18 @@ def zoom_frame(
         >>> import torch
         >>> knots = torch.tensor([[0.0, 1.0]])
         >>> frame = torch.full((4, 4, 3), 7, dtype=torch.uint8)
-        >>> zoom_frame(frame, knots, knots, (1, 2), mean=(5, 5, 5), std=(2, 2, 2))[0, 0]
+        >>> separable_zoom_frame(frame, knots, knots, (1, 2), mean=(5, 5, 5), std=(2, 2, 2))[0, 0]
         tensor([[1., 1.]])
     """
-    frame, target, scale, bias = frame_arguments("zoom_frame", frame, size, mean, std, dtype)
-    check_knots("zoom_frame", knots_y, knots_x)
-    check_devices("zoom_frame", frame=frame, knots_y=knots_y)
-    check_batches("zoom_frame", batch=frame.shape[0], knots_y=knots_y, knots_x=knots_x)
-    extent = extents("zoom_frame", "valid", valid, frame, 1, frame.shape[0], knots_y)
-    source_extent = extents("zoom_frame", "source_valid", source_valid, frame, 1, frame.shape[0], knots_y)
+    frame, target, scale, bias = frame_arguments("separable_zoom_frame", frame, size, mean, std, dtype)
+    check_knots("separable_zoom_frame", knots_y, knots_x)
+    check_devices("separable_zoom_frame", frame=frame, knots_y=knots_y)
+    check_batches("separable_zoom_frame", batch=frame.shape[0], knots_y=knots_y, knots_x=knots_x)
+    extent = extents("separable_zoom_frame", "valid", valid, frame, 1, frame.shape[0], knots_y)
+    source_extent = extents("separable_zoom_frame", "source_valid", source_valid, frame, 1, frame.shape[0], knots_y)
     sizes = (list(target), [frame.shape[1], frame.shape[2]])
     options = (False, bool(antialias), True, extent, source_extent)
-    windows = call("zoom_frame", _ops.axis_windows, knots_y, knots_x, *sizes, *options)
+    windows = call("separable_zoom_frame", _ops.axis_windows, knots_y, knots_x, *sizes, *options)
     return _ops.separable_camera(
         frame.contiguous(), windows, list(target), scale, bias, dtype, source_extent, bool(antialias)
     )

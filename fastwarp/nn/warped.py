@@ -147,7 +147,7 @@ class Unzoom(_Warped):
         fwhm: full width at half maximum of the attraction kernel, in cells.
         anti_crop: reflect the marginals at their ends, so that nothing is cropped.
         antialias: see `fastwarp.functional.separable_zoom`.
-        fill: what targets outside a cropping warp's range get.
+        padding_mode: what targets outside a cropping warp's range get.
 
     Raises:
         FastwarpError: both a warp and a saliency; on a call, neither there nor here.
@@ -168,11 +168,11 @@ class Unzoom(_Warped):
         fwhm: float = 13.0,
         anti_crop: bool = True,
         antialias: bool = False,
-        fill: Literal["zeros", "border"] = "zeros",
+        padding_mode: Literal["zeros", "border"] = "zeros",
     ) -> None:
         super().__init__(warp, saliency, kind, fwhm, anti_crop)
-        check_option("Unzoom", "fill", fill, ("zeros", "border"))
-        self.antialias, self.fill = antialias, fill
+        check_option("Unzoom", "padding_mode", padding_mode, ("zeros", "border"))
+        self.antialias, self.padding_mode = antialias, padding_mode
 
     def forward(
         self,
@@ -186,7 +186,7 @@ class Unzoom(_Warped):
         """Unzooms a map or a pyramid (list, tuple, dict), by `warp` where one is given."""
         options: dict[str, Any] = {
             "antialias": self.antialias,
-            "fill": self.fill,
+            "padding_mode": self.padding_mode,
             "valid": valid,
             "source_valid": source_valid,
         }
@@ -194,4 +194,4 @@ class Unzoom(_Warped):
 
     def extra_repr(self) -> str:
         """What print() shows."""
-        return f"antialias={self.antialias}, fill={self.fill!r}"
+        return f"antialias={self.antialias}, padding_mode={self.padding_mode!r}"

@@ -26,11 +26,11 @@ class Points:
         raise NotImplementedError
 
     def zoom_points(self, points: Tensor, source_size: Any, size: Any) -> Tensor:
-        """Source -> zoomed pixels, (x, y) `[B, N, 2]` or `[N, 2]`; see `fastwarp.functional.map_points`."""
+        """Source -> zoomed pixels, (x, y) `[B, N, 2]` or `[N, 2]`; see `fastwarp.functional.separable_map_points`."""
         return self._convert("zoom_points", points, source_size, size, True)
 
     def unzoom_points(self, points: Tensor, source_size: Any, size: Any) -> Tensor:
-        """Zoomed -> source pixels, (x, y) `[B, N, 2]` or `[N, 2]`; see `fastwarp.functional.map_points`."""
+        """Zoomed -> source pixels, (x, y) `[B, N, 2]` or `[N, 2]`; see `fastwarp.functional.separable_map_points`."""
         return self._convert("unzoom_points", points, source_size, size, False)
 
     def zoom_boxes(self, boxes: Tensor, source_size: Any, size: Any) -> Tensor:

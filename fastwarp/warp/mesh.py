@@ -178,7 +178,7 @@ class MeshWarp(Points):
         size: Any = None,
         *,
         antialias: bool = False,
-        fill: Literal["zeros", "border"] = "zeros",
+        padding_mode: Literal["zeros", "border"] = "zeros",
         valid: Any = None,
         source_valid: Any = None,
     ) -> Levels:
@@ -187,7 +187,12 @@ class MeshWarp(Points):
         `features` is a tensor, or a list, tuple or dict of levels, in one launch; each keeps its size unless `size`
         says otherwise.
         """
-        options: dict[str, Any] = {"antialias": antialias, "fill": fill, "valid": valid, "source_valid": source_valid}
+        options: dict[str, Any] = {
+            "antialias": antialias,
+            "padding_mode": padding_mode,
+            "valid": valid,
+            "source_valid": source_valid,
+        }
         return F.mesh_unzoom(features, self.mesh, size, tile=self.tile, **options)
 
     def zoom_frame(self, frame: Tensor, size: Size, **options: Any) -> Tensor:
@@ -205,7 +210,7 @@ class MeshWarp(Points):
         """Grid of the unzoom `[B, *size, 2]` for `F.grid_sample(..., align_corners=True)`; -3 outside the mesh."""
         return F.mesh_grid(self.mesh, size, inverse=True, tile=self.tile)
 
-    def inverse_valid(self, size: Size) -> Tensor:
+    def inside(self, size: Size) -> Tensor:
         """Bool `[B, *size]`: where an unzoom has something to read."""
         return F.mesh_inside(self.mesh, size)
 

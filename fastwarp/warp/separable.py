@@ -171,7 +171,7 @@ class SeparableWarp(Points):
         size: Any = None,
         *,
         antialias: bool = False,
-        fill: Literal["zeros", "border"] = "zeros",
+        padding_mode: Literal["zeros", "border"] = "zeros",
         valid: Any = None,
         source_valid: Any = None,
     ) -> Levels:
@@ -180,13 +180,18 @@ class SeparableWarp(Points):
         `features` is a tensor, or a list, tuple or dict of levels, in one launch; each keeps its size unless `size`
         says otherwise.
         """
-        options: dict[str, Any] = {"antialias": antialias, "fill": fill, "valid": valid, "source_valid": source_valid}
+        options: dict[str, Any] = {
+            "antialias": antialias,
+            "padding_mode": padding_mode,
+            "valid": valid,
+            "source_valid": source_valid,
+        }
         return F.separable_unzoom(features, self.knots_y, self.knots_x, size, **options)
 
     def zoom_frame(self, frame: Tensor, size: Size, **options: Any) -> Tensor:
         """Zooms and normalises uint8 `[H, W, C]` or `[B, H, W, C]` in one pass; see
-        `fastwarp.functional.zoom_frame`."""
-        return F.zoom_frame(frame, self.knots_y, self.knots_x, size, **options)
+        `fastwarp.functional.separable_zoom_frame`."""
+        return F.separable_zoom_frame(frame, self.knots_y, self.knots_x, size, **options)
 
     # --- geometry -----------------------------------------------------------------------------------------------------
 
@@ -199,7 +204,7 @@ class SeparableWarp(Points):
         T~."""
         return F.separable_grid(self.knots_y, self.knots_x, size, inverse=True)
 
-    def inverse_valid(self, size: Size) -> Tensor:
+    def inside(self, size: Size) -> Tensor:
         """Bool `[B, *size]`: where an unzoom has something to read."""
         return F.separable_inside(self.knots_y, self.knots_x, size)
 
@@ -208,7 +213,7 @@ class SeparableWarp(Points):
         return F.separable_magnification(self.knots_y, self.knots_x, size)
 
     def _map(self, points: Tensor, source_size: Any, size: Any, inverse: bool) -> Tensor:
-        return F.map_points(points, self.knots_y, self.knots_x, source_size, size, inverse=inverse)
+        return F.separable_map_points(points, self.knots_y, self.knots_x, source_size, size, inverse=inverse)
 
 
 def _unflatten(knots: Any, _: Any) -> SeparableWarp:
