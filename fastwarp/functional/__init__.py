@@ -14,7 +14,7 @@ grids goes (x, y), as that of `F.grid_sample` does.
 """
 
 from fastwarp.functional._downsize_boxes import downsize_boxes
-from fastwarp.functional.axis import axis_map, cdf_knots, lz_knots, lz_knots_from_marginals
+from fastwarp.functional.axis import axis_map, cdf_knots, limited_knots, lz_knots, lz_knots_from_marginals
 from fastwarp.functional.downsize import downsize, relative_distance
 from fastwarp.functional.geometry import (
     separable_grid,
@@ -23,6 +23,7 @@ from fastwarp.functional.geometry import (
     separable_map_points,
 )
 from fastwarp.functional.mesh import lz_mesh, mesh_unzoom, mesh_zoom, mesh_zoom_frame
+from fastwarp.functional.mesh_constructors import control_point_mesh, function_mesh, offset_mesh
 from fastwarp.functional.mesh_geometry import (
     MeshReport,
     mesh_grid,
@@ -38,8 +39,11 @@ __all__ = [
     "MeshReport",
     "axis_map",
     "cdf_knots",
+    "control_point_mesh",
     "downsize",
     "downsize_boxes",
+    "function_mesh",
+    "limited_knots",
     "lz_knots",
     "lz_knots_from_marginals",
     "lz_mesh",
@@ -52,6 +56,7 @@ __all__ = [
     "mesh_unzoom",
     "mesh_zoom",
     "mesh_zoom_frame",
+    "offset_mesh",
     "relative_distance",
     "separable_grid",
     "separable_inside",

@@ -145,3 +145,70 @@ def axis_map(knots: Tensor, positions: Tensor, *, inverse: bool = False) -> Tens
     if positions.shape[0] == 1:
         positions = positions.expand(knots.shape[0], -1)
     return call("axis_map", _ops.axis_map, knots, positions, bool(inverse))
+
+
+def limited_knots(knots: Tensor, minimum: float | None = None, maximum: float | None = None) -> Tensor:
+    """Knots whose magnification stays within limits: the same ends, and between them slopes in the same proportions
+    wherever these allow it.
+
+    A piece of slope s magnifies by 1/s along its axis. The slopes become `clamp(c s, 1/maximum, 1/minimum)` with the
+    one c for which they reach the last knot again. What ruins warps in practice is that somewhere the picture all but
+    vanishes; `minimum` ends that.
+
+    Args:
+        knots: `[B, n]`, float32 or float64, non-decreasing.
+        minimum: least magnification along the axis, relative to uniform resizing; at most 1. None: no limit.
+        maximum: largest magnification, at least 1. None: no limit.
+
+    Returns:
+        `[B, n]`, in the dtype of the knots. Differentiable. Limits that the average slope of a cropping warp does not
+        satisfy are widened to it.
+
+    Raises:
+        FastwarpError: wrong rank, limits out of range.
+        TypeError: wrong types or dtypes.
+
+    Example:
+        >>> import torch
+        >>> limited_knots(torch.tensor([[0.0, 0.05, 0.5, 1.0]]), maximum=2.0)
+        tensor([[0.0000, 0.1667, 0.5614, 1.0000]])
+    """
+    check_knots("limited_knots", knots, knots)
+    for argument, limit in (("minimum", minimum), ("maximum", maximum)):
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float))):
+            raise TypeError(f"limited_knots: {argument} is {limit!r}, expected a number or None")
+    if minimum is not None and not 0 < minimum <= 1:
+        raise fail("limited_knots", "minimum", minimum, "a magnification in (0, 1]")
+    if maximum is not None and not 1 <= maximum < float("inf"):
+        raise fail("limited_knots", "maximum", maximum, "a finite magnification of at least 1")
+    first, last, pieces = knots[:, :1].double(), knots[:, -1:].double(), knots.shape[1] - 1
+    average = last - first
+    low = average.clamp(max=0.0 if maximum is None else 1 / maximum)
+    high = average.clamp(min=float("inf") if minimum is None else 1 / minimum)
+    slopes = (knots.double().diff(dim=1) * pieces).clamp(min=1e-9 * average)  # so that equal knots part, too
+    below, above = _limited(slopes.detach(), low.detach(), high.detach(), average.detach() * pieces)
+    free = ~(below | above)
+    rest = average * pieces - (low * below).sum(1, keepdim=True) - torch.where(above, high, 0.0).sum(1, keepdim=True)
+    share = slopes * rest / torch.where(free, slopes, 0.0).sum(1, keepdim=True).clamp(min=1e-300)
+    slopes = torch.where(below, low, torch.where(above, high, share)) / pieces
+    inner = first + slopes[:, :-1] @ torch.ones(pieces - 1, pieces - 1, dtype=slopes.dtype, device=slopes.device).triu()
+    return torch.cat([first, inner, last], 1).to(knots.dtype)
+
+
+def _limited(slopes: Tensor, low: Tensor, high: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of `clamp(c slopes, low, high)` are at each limit for the c at which they sum to `total`.
+
+    The sum grows with c, linearly between the 2 n values where a slope reaches a limit: bisection among these.
+    """
+    ends = torch.cat([low / slopes, high / slopes], 1).sort(1).values
+    count = ends.shape[1]
+    reached = torch.zeros_like(total, dtype=torch.long)  # so many of them do not exceed the total
+    for bit in reversed(range(count.bit_length())):
+        tried = reached + 2**bit
+        factor = ends.gather(1, tried.clamp(max=count) - 1)
+        fits = (factor * slopes).clamp(low, high).sum(1, keepdim=True) <= total
+        reached = torch.where((tried <= count) & fits, tried, reached)
+    lower = torch.where(reached > 0, ends.gather(1, (reached - 1).clamp(min=0)), 0.0)
+    upper = torch.where(reached < count, ends.gather(1, reached.clamp(max=count - 1)), float("inf"))
+    factor = torch.where(torch.isfinite(upper), (lower + upper) / 2, 2 * lower + 1)
+    return factor * slopes < low, factor * slopes > high

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -77,6 +77,34 @@ class MeshWarp(Points):
         shape = (len(warp), warp.knots_y.shape[1], warp.knots_x.shape[1])
         x, y = warp.knots_x[:, None, :].expand(shape), warp.knots_y[:, :, None].expand(shape)
         return cls(torch.stack([x, y], -1))
+
+    @classmethod
+    def from_offsets(cls, offsets: Tensor, source_size: Size | None = None, *, tile: Tile = "bilinear") -> MeshWarp:
+        """The warp of a network's offsets `[B, h, w, 2]` from a uniform grid; see
+        `fastwarp.functional.offset_mesh`."""
+        return cls(F.offset_mesh(offsets, source_size), tile)
+
+    @classmethod
+    def from_function(
+        cls,
+        function: Callable[[Tensor], Tensor],
+        shape: Size = (31, 51),
+        *,
+        tile: Tile = "bilinear",
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> MeshWarp:
+        """The warp of a function from zoomed to source positions, a lens say; see
+        `fastwarp.functional.function_mesh`."""
+        return cls(F.function_mesh(function, shape, dtype=dtype, device=device), tile)
+
+    @classmethod
+    def from_control_points(
+        cls, zoomed: Tensor, source: Tensor, shape: Size = (31, 51), *, tile: Tile = "bilinear"
+    ) -> MeshWarp:
+        """The least bent warp through pairs of points `[B, N, 2]` in [0, 1]; see
+        `fastwarp.functional.control_point_mesh`."""
+        return cls(F.control_point_mesh(zoomed, source, shape), tile)
 
     @classmethod
     def identity(

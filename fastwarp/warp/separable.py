@@ -144,6 +144,12 @@ class SeparableWarp(Points):
         """Without gradients to the knots."""
         return SeparableWarp(self.knots_y.detach(), self.knots_x.detach())
 
+    def limited(self, min_magnification: float | None = None, max_magnification: float | None = None) -> SeparableWarp:
+        """The warp whose magnification along each axis stays within limits, relative to uniform resizing; see
+        `fastwarp.functional.limited_knots`."""
+        limits = (min_magnification, max_magnification)
+        return SeparableWarp(F.limited_knots(self.knots_y, *limits), F.limited_knots(self.knots_x, *limits))
+
     def check(self) -> SeparableWarp:
         """Raises FastwarpError if knots are not finite or decrease, naming the first; returns the warp. Waits for a
         GPU."""
