@@ -22,11 +22,15 @@ from fastwarp._checks import (
     rebuild,
 )
 from fastwarp.errors import call, check_batches, check_devices, check_size, check_tensor, fail
+from fastwarp.functional._registration import Registration, keep_padding, places, registration
 from fastwarp.functional.separable import Levels, Size
 from fastwarp.ops._dense_mesh import level_extent
 
 Tile = Literal["bilinear", "homography"]
 TILES = ("bilinear", "homography")
+
+_SLACK = 1e-3
+"""How far beyond the outline of a mesh a cell still counts as inside, in widths of the image, against rounding."""
 
 _ops = torch.ops.fastwarp
 
@@ -189,6 +193,10 @@ def mesh_unzoom(
     padding_mode: Literal["zeros", "border"] = "zeros",
     valid: Any = None,
     source_valid: Any = None,
+    image_size: Any = None,
+    strides: Any = None,
+    phase: Any = 0.0,
+    outside: Literal["keep", "fill"] = "keep",
 ) -> Levels:
     """Unzooms: samples zoomed maps at T~^-1(Grid(size)), LZU eq. 6 and appendix A.1-A.2: back to the source's geometry.
 
@@ -204,19 +212,64 @@ def mesh_unzoom(
         antialias: average where the unzoom reduces, see `mesh_zoom`.
         padding_mode: value of targets outside the mesh: 0, or what the nearest point of its outline has; they have no
             gradient to the mesh.
-        valid: integer `[B, 2]` for each level: the part of the result that the warp spans; the rest is 0.
+        valid: integer `[B, 2]` for each level: the part of the result that the warp spans; the rest is 0. With an
+            `image_size` one `[B, 2]`: the part of each *image* that is not padding, in its pixels.
         source_valid: integer `[B, 2]` for each level: the part of the zoomed map that is not padding.
+        image_size: (height, width) of the network's input: the maps are registered exactly, see `separable_unzoom`
+            also for the following.
+        strides: of each level, an integer or a pair (sy, sx); None: by the sizes.
+        phase: of all levels or of each.
+        outside: `"keep"` or `"fill"` cells of padding.
 
     Returns:
         The structure of `features` with maps `[B, C, *size]`. Differentiable twice in features and mesh.
 
     Raises:
-        FastwarpError: wrong ranks, sizes, structures, batch sizes, devices, an unknown tile or padding_mode.
+        FastwarpError: wrong ranks, sizes, structures, batch sizes, devices, an unknown tile or padding_mode; a map
+            that no stride explains.
         TypeError: wrong types or dtypes.
     """
-    sizes = level_sizes("mesh_unzoom", features, size)
-    args = (sizes, True, tile, antialias, padding_mode, valid, source_valid)
-    return rebuild(features, _sample("mesh_unzoom", features, mesh, *args))
+    name = "mesh_unzoom"
+    maps, sizes = as_list(name, "features", features, features), level_sizes(name, features, size)
+    check_images(name, maps, mesh=mesh)
+    given = {"image_size": image_size, "strides": strides, "phase": phase, "valid": valid, "outside": outside}
+    about = registration(name, features, maps, mesh, given, size=size, source_valid=source_valid)
+    if about is None:
+        args = (sizes, True, tile, antialias, padding_mode, valid, source_valid)
+        return rebuild(features, _sample(name, features, mesh, *args))
+    check_mesh(name, mesh)
+    check_option(name, "padding_mode", padding_mode, ("zeros", "border"))
+    if antialias:
+        raise NotImplementedError(f"{name}: antialias with an image_size")
+    check_option(name, "tile", tile, TILES)
+    flat = [side for pair in sizes for side in pair]
+    windows = _registered_windows(about, flat, mesh, tile == "homography", padding_mode == "border")
+    results = call(name, _ops.grid_resample, maps, windows, flat, about.cells(flat))
+    return rebuild(features, keep_padding(about, maps, results))
+
+
+def _registered_windows(about: Registration, sizes: list[int], mesh: Tensor, homography: bool, border: bool) -> Tensor:
+    """What each cell reads, `[B, 2, P]`; -1 reads nothing."""
+    axes = [places(about, i // 2, i % 2, size, mesh.device) for i, size in enumerate(sizes)]
+    levels = list(zip(axes[::2], axes[1::2], strict=True))
+    points = torch.cat([torch.stack(_product(y.at, x.at), -1).flatten(1, 2) for y, x in levels], 1)
+    mapped, _ = _ops.mesh_map(mesh.double(), points, True, homography)
+    parts = []
+    counts = [y.at.shape[1] * x.at.shape[1] for y, x in levels]
+    for (y, x), part in zip(levels, mapped.split(counts, 1), strict=True):
+        u, v = part.unflatten(1, (y.at.shape[1], x.at.shape[1])).unbind(-1)
+        reads = y.inside[:, :, None] & x.inside[:, None, :]
+        if not border:
+            reads = reads & (u >= -_SLACK) & (u <= 1 + _SLACK) & (v >= -_SLACK) & (v <= 1 + _SLACK)
+        centres = torch.stack([x.centre(u), y.centre(v.mT).mT], 1)
+        parts.append(torch.where(reads[:, None], centres, -1).flatten(2))
+    return torch.cat(parts, 2).to(mesh.dtype)
+
+
+def _product(y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions (x, y) of a product of rows `[B, h]` and columns `[B, w]`, `[B, h, w]` each."""
+    shape = (len(y), y.shape[1], x.shape[1])
+    return x[:, None, :].expand(shape), y[:, :, None].expand(shape)
 
 
 def mesh_zoom_frame(

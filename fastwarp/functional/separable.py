@@ -19,6 +19,7 @@ from fastwarp._checks import (
     rebuild,
 )
 from fastwarp.errors import call, check_batches, check_devices, check_size, check_tensor, fail
+from fastwarp.functional._registration import Registration, keep_padding, places, registration
 
 Levels = TypeVar("Levels", Tensor, list[Tensor], tuple[Tensor, ...], dict[str, Tensor])
 Size = Sequence[int]
@@ -155,6 +156,10 @@ def separable_unzoom(
     padding_mode: Literal["zeros", "border"] = "zeros",
     valid: Any = None,
     source_valid: Any = None,
+    image_size: Any = None,
+    strides: Any = None,
+    phase: Any = 0.0,
+    outside: Literal["keep", "fill"] = "keep",
 ) -> Levels:
     """Unzooms: samples zoomed maps at T~^-1(Grid(size)), LZU eq. 6 and 7: back to the source's geometry.
 
@@ -169,19 +174,59 @@ def separable_unzoom(
             own.
         antialias: average where the unzoom reduces, see `separable_zoom`.
         padding_mode: value of targets outside the range of T~ (cropping warps only): 0, or what the border has.
-        valid: integer `[B, 2]` for each level: the part of the result that the warp spans; the rest is 0.
+        valid: integer `[B, 2]` for each level: the part of the result that the warp spans; the rest is 0. With an
+            `image_size` one `[B, 2]`: the part of each *image* that is not padding, in its pixels.
         source_valid: integer `[B, 2]` for each level: the part of the zoomed map that is not padding.
+        image_size: (height, width) of the network's input. The maps are then registered exactly: cell j of an axis
+            with stride s is at pixel `s j + phase (s - 1)` of the image, zoomed and unzoomed alike, instead of at
+            `j / (n - 1)` of its width; see `docs/registration.md`. Maps keep their sizes.
+        strides: of each level, an integer or a pair (sy, sx); None: the s for which a map has `ceil(H / s)` rows and
+            `ceil(W / s)` columns, a power of two where one fits.
+        phase: of all levels or of each: 0 for convolutions with odd kernels and padding (ResNet), 0.5 for patches
+            (ConvNeXt, Swin).
+        outside: cells of padding, from `ceil(valid / s)` on: `"keep"` them as they are, or `"fill"` them with 0. Only
+            with an `image_size`.
 
     Returns:
         The structure of `features` with maps `[B, C, *size]`. Differentiable twice in features and knots.
 
     Raises:
-        FastwarpError: wrong ranks, sizes, structures, batch sizes, devices, an unknown padding_mode.
+        FastwarpError: wrong ranks, sizes, structures, batch sizes, devices, an unknown padding_mode; a map that no
+            stride explains.
         TypeError: wrong types or dtypes.
     """
-    sizes = level_sizes("separable_unzoom", features, size)
-    args = (sizes, True, antialias, padding_mode, valid, source_valid)
-    return rebuild(features, _resample("separable_unzoom", features, knots_y, knots_x, *args))
+    name = "separable_unzoom"
+    maps, sizes = as_list(name, "features", features, features), level_sizes(name, features, size)
+    check_images(name, maps, knots_y=knots_y, knots_x=knots_x)
+    given = {"image_size": image_size, "strides": strides, "phase": phase, "valid": valid, "outside": outside}
+    about = registration(name, features, maps, knots_y, given, size=size, source_valid=source_valid)
+    if about is None:
+        args = (sizes, True, antialias, padding_mode, valid, source_valid)
+        return rebuild(features, _resample(name, features, knots_y, knots_x, *args))
+    check_knots(name, knots_y, knots_x)
+    if antialias:
+        raise NotImplementedError(f"{name}: antialias with an image_size")
+    check_option(name, "padding_mode", padding_mode, ("zeros", "border"))
+    flat = [side for pair in sizes for side in pair]
+    windows = _registered_windows(about, flat, knots_y, knots_x, padding_mode == "border")
+    results = call(name, _ops.separable_resample, maps, windows, flat, about.cells(flat), False)
+    return rebuild(features, keep_padding(about, maps, results))
+
+
+def _registered_windows(
+    about: Registration, sizes: list[int], knots_y: Tensor, knots_x: Tensor, border: bool
+) -> Tensor:
+    parts = []
+    for i, size in enumerate(sizes):
+        knots = (knots_y, knots_x)[i % 2].double()
+        axis = places(about, i // 2, i % 2, size, knots.device)
+        batch = max(len(knots), len(axis.at))
+        centre = axis.centre(_ops.axis_map(knots, axis.at.expand(batch, -1).contiguous(), True))
+        reads = axis.inside & (border | ((axis.at >= knots[:, :1]) & (axis.at <= knots[:, -1:])))
+        width = reads.to(centre).expand(batch, -1)
+        parts.append(torch.stack([torch.where(reads, centre, 0), width], 1))
+    batch = max(len(p) for p in parts)
+    return torch.cat([p.expand(batch, -1, -1) for p in parts], 2).to(knots_y.dtype)
 
 
 def separable_zoom_frame(

@@ -209,17 +209,26 @@ class MeshWarp(Points):
         padding_mode: Literal["zeros", "border"] = "zeros",
         valid: Any = None,
         source_valid: Any = None,
+        image_size: Any = None,
+        strides: Any = None,
+        phase: Any = 0.0,
+        outside: Literal["keep", "fill"] = "keep",
     ) -> Levels:
         """Brings zoomed maps back to the source's geometry; see `fastwarp.functional.mesh_unzoom`.
 
         `features` is a tensor, or a list, tuple or dict of levels, in one launch; each keeps its size unless `size`
-        says otherwise.
+        says otherwise. Give `image_size`, that of the network's input, for maps of a strided network: they are then
+        registered exactly.
         """
         options: dict[str, Any] = {
             "antialias": antialias,
             "padding_mode": padding_mode,
             "valid": valid,
             "source_valid": source_valid,
+            "image_size": image_size,
+            "strides": strides,
+            "phase": phase,
+            "outside": outside,
         }
         return F.mesh_unzoom(features, self.mesh, size, tile=self.tile, **options)
 
