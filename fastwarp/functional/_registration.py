@@ -46,8 +46,8 @@ def registration(
     *,
     size: Any,
     source_valid: Any,
-) -> Registration | None:
-    """The registration that the arguments of an unzoom ask for; None without an `image_size`.
+) -> Registration:
+    """The registration that the arguments of an unzoom ask for.
 
     Args:
         function: public name of the caller.
@@ -60,10 +60,6 @@ def registration(
     """
     image_size, strides, phase = options["image_size"], options["strides"], options["phase"]
     check_option(function, "outside", options["outside"], OUTSIDE)
-    if image_size is None:
-        if strides is not None:
-            raise fail(function, "image_size", None, "(height, width) of the image, where strides are given")
-        return None
     for argument, value in (("size", size), ("source_valid", source_valid)):
         if value is not None:
             raise FastwarpError(f"{function}: got {argument} and image_size, expected at most one of them")
@@ -82,6 +78,12 @@ def registration(
     flat = [s for pair in pairs for s in pair]
     keep = options["outside"] == "keep"
     return Registration(image, flat, [float(p) for p in phases], None if valid is None else valid[:, 0], keep)
+
+
+def check_unregistered(function: str, strides: Any) -> None:
+    """Raises if an unzoom without an `image_size` was given strides."""
+    if strides is not None:
+        raise fail(function, "image_size", None, "(height, width) of the network's input, where strides are given")
 
 
 def _pair(function: str, stride: Any) -> tuple[int, int]:

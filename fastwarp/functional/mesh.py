@@ -22,7 +22,7 @@ from fastwarp._checks import (
     rebuild,
 )
 from fastwarp.errors import call, check_batches, check_devices, check_size, check_tensor, fail
-from fastwarp.functional._registration import Registration, keep_padding, places, registration
+from fastwarp.functional._registration import Registration, check_unregistered, keep_padding, places, registration
 from fastwarp.functional.separable import Levels, Size
 from fastwarp.ops._dense_mesh import level_extent
 
@@ -230,18 +230,20 @@ def mesh_unzoom(
         TypeError: wrong types or dtypes.
     """
     name = "mesh_unzoom"
-    maps, sizes = as_list(name, "features", features, features), level_sizes(name, features, size)
-    check_images(name, maps, mesh=mesh)
-    given = {"image_size": image_size, "strides": strides, "phase": phase, "valid": valid, "outside": outside}
-    about = registration(name, features, maps, mesh, given, size=size, source_valid=source_valid)
-    if about is None:
+    sizes = level_sizes(name, features, size)
+    if image_size is None:
+        check_unregistered(name, strides)
         args = (sizes, True, tile, antialias, padding_mode, valid, source_valid)
         return rebuild(features, _sample(name, features, mesh, *args))
+    maps = as_list(name, "features", features, features)
     check_mesh(name, mesh)
+    check_images(name, maps, mesh=mesh)
     check_option(name, "padding_mode", padding_mode, ("zeros", "border"))
+    check_option(name, "tile", tile, TILES)
+    given = {"image_size": image_size, "strides": strides, "phase": phase, "valid": valid, "outside": outside}
+    about = registration(name, features, maps, mesh, given, size=size, source_valid=source_valid)
     if antialias:
         raise NotImplementedError(f"{name}: antialias with an image_size")
-    check_option(name, "tile", tile, TILES)
     flat = [side for pair in sizes for side in pair]
     windows = _registered_windows(about, flat, mesh, tile == "homography", padding_mode == "border")
     results = call(name, _ops.grid_resample, maps, windows, flat, about.cells(flat))

@@ -19,7 +19,7 @@ from fastwarp._checks import (
     rebuild,
 )
 from fastwarp.errors import call, check_batches, check_devices, check_size, check_tensor, fail
-from fastwarp.functional._registration import Registration, keep_padding, places, registration
+from fastwarp.functional._registration import Registration, check_unregistered, keep_padding, places, registration
 
 Levels = TypeVar("Levels", Tensor, list[Tensor], tuple[Tensor, ...], dict[str, Tensor])
 Size = Sequence[int]
@@ -196,17 +196,19 @@ def separable_unzoom(
         TypeError: wrong types or dtypes.
     """
     name = "separable_unzoom"
-    maps, sizes = as_list(name, "features", features, features), level_sizes(name, features, size)
-    check_images(name, maps, knots_y=knots_y, knots_x=knots_x)
-    given = {"image_size": image_size, "strides": strides, "phase": phase, "valid": valid, "outside": outside}
-    about = registration(name, features, maps, knots_y, given, size=size, source_valid=source_valid)
-    if about is None:
+    sizes = level_sizes(name, features, size)
+    if image_size is None:
+        check_unregistered(name, strides)
         args = (sizes, True, antialias, padding_mode, valid, source_valid)
         return rebuild(features, _resample(name, features, knots_y, knots_x, *args))
+    maps = as_list(name, "features", features, features)
     check_knots(name, knots_y, knots_x)
+    check_images(name, maps, knots_y=knots_y, knots_x=knots_x)
+    check_option(name, "padding_mode", padding_mode, ("zeros", "border"))
+    given = {"image_size": image_size, "strides": strides, "phase": phase, "valid": valid, "outside": outside}
+    about = registration(name, features, maps, knots_y, given, size=size, source_valid=source_valid)
     if antialias:
         raise NotImplementedError(f"{name}: antialias with an image_size")
-    check_option(name, "padding_mode", padding_mode, ("zeros", "border"))
     flat = [side for pair in sizes for side in pair]
     windows = _registered_windows(about, flat, knots_y, knots_x, padding_mode == "border")
     results = call(name, _ops.separable_resample, maps, windows, flat, about.cells(flat), False)
