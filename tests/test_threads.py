@@ -1,4 +1,4 @@
-"""Processes and threads: DataLoader workers, forks, many callers at once, a cache that cannot be written."""
+"""Processes and threads: DataLoader workers, forks and many callers at once."""
 
 from __future__ import annotations
 
@@ -122,26 +122,6 @@ print("both")
 @linux
 def test_a_forked_child_makes_its_own_pool():
     assert run_python(FORK).strip() == "both"
-
-
-UNWRITABLE = """
-import torch
-import numba.core.caching as caching
-def refuse(self):
-    raise OSError("read-only file system")
-for name, kind in vars(caching).items():
-    if isinstance(kind, type) and issubclass(kind, caching._CacheLocator):
-        kind.ensure_cache_path = refuse
-import fastwarp
-warp = fastwarp.SeparableWarp.identity()
-image = torch.arange(16.0).reshape(1, 1, 4, 4)
-assert torch.allclose(warp.zoom(image, (4, 4)), image)
-print("works")
-"""
-
-
-def test_an_install_whose_cache_cannot_be_written():
-    assert run_python(UNWRITABLE).strip() == "works"
 
 
 def test_warmup_compiles_what_is_used_later():

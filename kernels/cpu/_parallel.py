@@ -15,26 +15,24 @@ import numba
 import torch
 
 from fastwarp.kernels.cpu import _handover
+from fastwarp.kernels.cpu._cache import KernelCache
 
 SMALL = 1 << 14
 """Values (taps read or written) a thread must have to pay for it."""
 
 
 def jit(function: Callable[..., Any]) -> Any:
-    """Compiles with numba on first call, without the GIL, and caches the machine code on disk where that can be
-    written.
-
-    Not `fastmath=True`: NaN must come through, which "nnan" would allow to be dropped.
-    """
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no directory to cache in: a read-only install and no home
-        return numba.njit(**options)(function)
+    """Compiles with numba on first call, without the GIL, and keeps the machine code on disk (see `_cache`)."""
+    kernel = inline(function)
+    kernel._cache = KernelCache(function)
+    return kernel
 
 
 def inline(function: Callable[..., Any]) -> Any:
-    """Compiles a helper that kernels call."""
+    """Compiles a helper that kernels call.
+
+    Not `fastmath=True`: NaN must come through, which "nnan" would allow to be dropped.
+    """
     return numba.njit(nogil=True, fastmath={"contract", "nsz"}, error_model="numpy")(function)
 
 
