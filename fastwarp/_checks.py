@@ -69,6 +69,14 @@ def check_option(function: str, argument: str, value: Any, options: Sequence[str
         raise fail(function, argument, repr(value), " or ".join(repr(o) for o in options))
 
 
+def check_saliency(function: str, argument: str, saliency: Tensor) -> None:
+    """Raises unless `saliency` is a batch of maps; their values only with `FASTWARP_CHECKS=1`."""
+    check_tensor(function, argument, saliency, "[B, h, w]", floating=True)
+    if min(saliency.shape[1:]) < 2:
+        raise fail(function, argument, f"of shape {list(saliency.shape)}", "at least 2 x 2 cells")
+    check_saliency_values(function, argument, saliency)
+
+
 def check_saliency_values(function: str, argument: str, values: Tensor) -> None:
     """With `FASTWARP_CHECKS=1`, raises FastwarpError for NaN or negative saliency."""
     if _CHECKS and (torch.isnan(values).any() or (values < 0).any()):

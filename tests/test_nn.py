@@ -12,6 +12,7 @@ from helpers import assert_bitwise, random_mesh_warp, random_warp
 
 from fastwarp import FastwarpError, MeshWarp, SeparableWarp
 from fastwarp.nn import Unzoom, Zoom
+from fastwarp.saliency import AdaptiveSaliency, FixedSaliency, LearnedSaliency, PerspectivePrior
 
 
 class Make:
@@ -28,13 +29,9 @@ class Make:
 
 
 def geometry_of(module) -> dict[str, torch.Tensor]:
-    """Knots or mesh; none for a learned saliency, whose warp is made in each call."""
+    """Knots or mesh of a fixed warp; none for a saliency, whose warp is made in each call."""
     buffers = {name: getattr(module, name) for name in ("knots_y", "knots_x", "mesh")}
     return {name: buffer for name, buffer in buffers.items() if buffer is not None}
-
-
-def knots_of(module) -> list[torch.Tensor]:
-    return list(geometry_of(module).values())
 
 
 @pytest.fixture(params=["zoom", "unzoom", "zoom mesh", "unzoom mesh"])
@@ -49,7 +46,8 @@ def test_state_is_what_defines_the_warp(make):
     assert_bitwise(list(make(warp=warp).state_dict().values()), [getattr(warp, name) for name in names])
     assert list(make(warp=warp).state_dict()) == names
     fixed = make(saliency=saliency)
-    assert list(fixed.state_dict()) == ["saliency"]  # the knots made from it are a cache
+    assert list(fixed.state_dict()) == ["saliency"]
+    assert [name for name, _ in fixed.named_buffers()] == ["saliency"]  # the knots made from it are nowhere
     assert not list(fixed.parameters())
     learned = make(saliency=torch.nn.Parameter(saliency))
     assert list(learned.state_dict()) == ["saliency"]
@@ -91,19 +89,234 @@ def test_options_are_passed_on():
     assert_bitwise([got], [expected])
 
 
-def test_loading_makes_the_knots_anew(make):
-    old, new = make(saliency=torch.rand(1, 5, 7)), make(saliency=torch.rand(1, 5, 7))
-    (knots, *_), image = knots_of(new), torch.rand(1, 2, 9, 9)
-    assert not torch.equal(knots_of(old)[0], knots)
+def maps_of(module, saliency, image):
+    """What the module gives, and what the warp of `saliency` gives; both without a gradient."""
+    warp = {"separable": SeparableWarp, "mesh": MeshWarp}[module.kind].from_saliency(saliency, module.fwhm)
+    expected = warp.zoom(image, (6, 8)) if isinstance(module, Zoom) else warp.unzoom(image)
+    return module(image).detach(), expected.detach()
+
+
+def assigned(module, new):
+    module.saliency = new
+
+
+def copied(module, new):
+    with torch.no_grad():
+        module.saliency.copy_(new)
+
+
+def data_replaced(module, new):
+    module.saliency.data = new
+
+
+def data_copied(module, new):  # which torch's version counter does not see
+    module.saliency.data.copy_(new)
+
+
+def numpy_written(module, new):
+    module.saliency.numpy()[:] = new.numpy()
+
+
+def loaded(module, new):
     file = io.BytesIO()
-    torch.save(old.state_dict(), file)
+    torch.save({"saliency": new}, file)
     file.seek(0)
-    new.load_state_dict(torch.load(file, weights_only=True), strict=True)
-    assert_bitwise([*knots_of(new), new(image)], [*knots_of(old), old(image)])
-    assert knots_of(new)[0] is knots  # in place: graphs and exports hold this tensor
-    nested = torch.nn.Sequential(make(saliency=torch.rand(1, 5, 7)))
-    nested.load_state_dict({f"0.{name}": value for name, value in old.state_dict().items()})
-    assert_bitwise(knots_of(nested[0]), knots_of(old))
+    before = module.saliency
+    module.load_state_dict(torch.load(file, weights_only=True), strict=True)
+    assert module.saliency is before  # in place: graphs and exports hold this tensor
+
+
+def loaded_by_assignment(module, new):
+    module.load_state_dict({"saliency": new}, assign=True)
+
+
+def loaded_beside_other_keys(module, new):
+    module.load_state_dict({"saliency": new, "other": torch.ones(1)}, strict=False)
+
+
+def loaded_inside(module, new):
+    torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), module).load_state_dict({"1.saliency": new}, strict=False)
+
+
+def made_on_meta(module, new):
+    module.to("meta").to_empty(device="cpu")
+    module.load_state_dict({"saliency": new})
+
+
+def assigned_on_meta(module, new):
+    module.to("meta").load_state_dict({"saliency": new}, assign=True)
+
+
+def swapped(module, new):
+    with torch.no_grad():  # else both are held by a graph
+        torch.utils.swap_tensors(module.saliency, new.clone())
+
+
+def registered(module, new):
+    module.register_buffer("saliency", new)
+
+
+def learned_instead(module, new):
+    del module.saliency
+    module.saliency = torch.nn.Parameter(new)
+
+
+def half_and_back(module, new):
+    module.saliency = new.double()
+    module.half().float()
+
+
+SETTERS = [
+    *(assigned, copied, data_replaced, data_copied, numpy_written, loaded, loaded_by_assignment, swapped, registered),
+    *(loaded_beside_other_keys, loaded_inside, made_on_meta, assigned_on_meta, learned_instead, half_and_back),
+]
+
+
+@pytest.mark.parametrize("set_saliency", SETTERS, ids=lambda f: f.__name__)
+def test_the_map_is_the_warp_however_it_is_set(make, set_saliency):
+    module, image, new = make(saliency=torch.rand(1, 5, 7)), torch.rand(1, 2, 9, 9), torch.rand(1, 5, 7)
+    before = module(image)
+    set_saliency(module, new)
+    got, expected = maps_of(module, new, image)
+    assert not torch.equal(got, before)
+    assert_bitwise([got], [expected])
+    # Saved and loaded, copied and pickled it stays what it is.
+    again = make(saliency=torch.rand(1, 5, 7))
+    again.load_state_dict(module.state_dict())
+    for other in (again, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert_bitwise([other(image).detach()], [expected])
+
+
+@pytest.mark.parametrize("set_data", ["assigned", "copied", "loaded", "functional"])
+def test_the_knots_are_the_warp_however_they_are_set(make, set_data):
+    module, image, warp = make(warp=make.random_warp(1)), torch.rand(1, 2, 9, 9), make.random_warp(1)
+    new = {name: getattr(warp, name) for name in geometry_of(module)}
+    expected = warp.zoom(image, (6, 8)) if make.zooms else warp.unzoom(image)
+    assert not torch.equal(module(image), expected)
+    if set_data == "functional":
+        assert_bitwise([torch.func.functional_call(module, new, image)], [expected])
+        return
+    if set_data == "loaded":
+        module.load_state_dict(new)
+    for name, tensor in new.items():
+        if set_data == "assigned":
+            setattr(module, name, tensor)
+        elif set_data == "copied":
+            getattr(module, name).copy_(tensor)
+    assert_bitwise([module(image)], [expected])
+
+
+def test_functional_calls_and_parametrizations(make):
+    image, old, new = torch.rand(1, 2, 9, 9), torch.rand(1, 5, 7), torch.rand(1, 5, 7, requires_grad=True)
+    for saliency in (old, torch.nn.Parameter(old)):
+        module = make(saliency=saliency)
+        before = module(image).detach()
+        got = torch.func.functional_call(module, {"saliency": new}, image)
+        assert_bitwise([got.detach()], [maps_of(make(saliency=new), new, image)[1]])
+        assert torch.autograd.grad(got.square().sum(), new)[0].any()
+        assert_bitwise([module(image).detach()], [before])
+        # A map that torch makes of another one: here of its logarithm.
+        torch.nn.utils.parametrize.register_parametrization(module, "saliency", Exponential())
+        assert_bitwise([module(image).detach()], [maps_of(module, module.saliency, image)[1]])
+        torch.testing.assert_close(module(image).detach(), before)
+        module.saliency = new.detach()
+        torch.testing.assert_close(module(image).detach(), got.detach())
+        module.half()
+        torch.testing.assert_close(module(image).detach(), got.detach())
+
+
+class Exponential(torch.nn.Module):
+    def forward(self, logarithm):
+        return logarithm.exp()
+
+    def right_inverse(self, positive):
+        return positive.log()
+
+
+def test_nothing_of_the_callers_is_changed(make):
+    saliency, warp, image = torch.rand(1, 5, 7), make.random_warp(1), torch.rand(1, 2, 9, 9)
+    for options in ({"saliency": saliency}, {"warp": warp}):
+        module = make(**options)
+        theirs = [saliency] if "saliency" in options else [getattr(warp, name) for name in geometry_of(module)]
+        before = [tensor.clone() for tensor in theirs]
+        result = module(image)
+        module.load_state_dict({name: torch.rand_like(value) for name, value in module.state_dict().items()})
+        assert_bitwise(theirs, before)
+        # Nor does the module change when the caller changes what was passed.
+        module = make(**options)
+        for tensor in theirs:
+            tensor.mul_(0.5).add_(0.1 if "saliency" in options else 0.0)
+        assert_bitwise([module(image)], [result])
+        for tensor, value in zip(theirs, before, strict=True):
+            tensor.copy_(value)
+    # A parameter is the caller's: shared, as in any module.
+    shared = torch.nn.Parameter(saliency)
+    assert make(saliency=shared).saliency is shared
+    # A map with a graph behind it is a constant here.
+    graph = torch.rand(1, 5, 7, requires_grad=True).exp()
+    fixed = make(saliency=graph)
+    assert not fixed(image).requires_grad
+    copy.deepcopy(fixed)
+
+
+def test_zoom_and_unzoom_share_a_saliency_that_is_a_module():
+    image, new = torch.rand(1, 2, 9, 9), torch.rand(1, 5, 7)
+    for saliency in (FixedSaliency(torch.rand(5, 7)), PerspectivePrior((5.0, 3.0), (9, 9), (5, 7))):
+        for kind in ("separable", "mesh"):
+            zoom, unzoom = Zoom((6, 8), saliency=saliency, kind=kind, fwhm=3.0), Unzoom(saliency=saliency, kind=kind)
+            unzoom.fwhm = 3.0
+            warp = {"separable": SeparableWarp, "mesh": MeshWarp}[kind].from_saliency(saliency(), 3.0)
+            assert_bitwise([zoom(image).detach()], [warp.zoom(image, (6, 8)).detach()])
+            assert_bitwise([unzoom(image).detach()], [warp.unzoom(image).detach()])
+    both = torch.nn.ModuleList([Zoom((6, 8), saliency=(fixed := FixedSaliency(new))), Unzoom(saliency=fixed)])
+    assert len(list(both.buffers())) == 1
+    both.load_state_dict(dict.fromkeys(both.state_dict(), new + 1))
+    both = copy.deepcopy(both)
+    both[0].saliency.saliency.copy_(new * new)
+    assert_bitwise([both[1](image)], [SeparableWarp.from_saliency(new * new).unzoom(image)])
+
+
+def test_a_saliency_that_looks_at_images():
+    image, learned = torch.rand(2, 3, 24, 28), LearnedSaliency((5, 7), width=4)
+    torch.nn.init.normal_(learned.layers[-1].weight)
+    zoom, unzoom = Zoom((6, 8), saliency=learned, fwhm=3.0), Unzoom(saliency=learned)
+    warp = zoom.warp_of(image)
+    expected = SeparableWarp.from_saliency(learned(image), 3.0)
+    assert_bitwise([warp.knots_y.detach()], [expected.knots_y.detach()])
+    assert_bitwise([zoom(image).detach()], [expected.zoom(image, (6, 8)).detach()])
+    unzoom(zoom(image, warp), warp).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in learned.parameters())
+    with pytest.raises(FastwarpError, match=r"Unzoom: LearnedSaliency looks at images, expected one, or a warp"):
+        unzoom(image)
+    with pytest.raises(TypeError, match=r"Zoom: saliency is AdaptiveSaliency, expected a map, or a module"):
+        Zoom((6, 8), saliency=AdaptiveSaliency((24, 28)))
+    # The network follows to half precision; a map of its own stays.
+    zoom = torch.nn.ModuleList([Zoom((6, 8), saliency=learned), Zoom((6, 8), saliency=FixedSaliency(image[0, 0]))])
+    zoom.to(torch.bfloat16)
+    assert learned.layers[0].weight.dtype == torch.bfloat16
+    assert zoom[1].saliency.saliency.dtype == torch.float32
+
+
+def test_a_size_with_each_call():
+    warp, image = random_warp(1), torch.rand(1, 2, 9, 11)
+    assert_bitwise([Zoom(warp=warp)(image, size=(4, 5))], [warp.zoom(image, (4, 5))])
+    assert_bitwise([Zoom((6, 8), warp)(image, size=(4, 5))], [warp.zoom(image, (4, 5))])
+    assert_bitwise([Zoom((6, 8))(image, warp, (4, 5))], [warp.zoom(image, (4, 5))])
+    with pytest.raises(FastwarpError, match="Zoom: made without a size, expected one with each call"):
+        Zoom(warp=warp)(image)
+    with pytest.raises(FastwarpError, match="size is "):
+        Zoom((6, 8), warp)(image, size=(0, 5))
+
+
+def test_compile(make):
+    torch._dynamo.reset()
+    module, image = make(saliency=torch.rand(1, 5, 7)), torch.rand(1, 2, 9, 9)
+    compiled = torch.compile(module, backend="eager", fullgraph=True)
+    for new in (module.saliency, torch.rand(1, 5, 7), torch.rand(1, 5, 7)):
+        module.saliency = new
+        assert_bitwise([compiled(image)], [maps_of(module, new, image)[1]])
+        module.saliency.mul_(module.saliency)
+        assert_bitwise([compiled(image)], [maps_of(module, module.saliency, image)[1]])
 
 
 def test_loading_is_strict(make):
@@ -135,13 +348,13 @@ def test_geometry_keeps_its_precision(make, kind, change):
     }[kind]
     module = make(**options)
     original = copy.deepcopy(module)
-    before = [t.detach().clone() for t in (*module.state_dict().values(), *knots_of(module))]
+    before = [t.detach().clone() for t in module.state_dict().values()]
     network = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1), module)
     if change == "to":
         network.to(torch.bfloat16)
     else:
         getattr(network, change)()
-    after = [t.detach() for t in (*module.state_dict().values(), *knots_of(module))]
+    after = [t.detach() for t in module.state_dict().values()]
     assert all(t.dtype in (torch.float32, torch.float64) for t in after)
     assert_bitwise([t.float() for t in after], before)
     dtype = network[0].weight.dtype
@@ -179,8 +392,7 @@ def test_a_fixed_saliency_does_not(make):
     image = torch.rand(1, 2, 9, 9).requires_grad_()
     module(image).sum().backward()
     assert image.grad.any()
-    assert knots_of(module)
-    assert not any(k.requires_grad for k in knots_of(module))
+    assert not module.saliency.requires_grad
 
 
 def test_copies(make):
@@ -200,6 +412,22 @@ def test_a_warp_is_needed_and_one_is_enough(make):
         make()(torch.rand(1, 1, 4, 4))
     with pytest.raises(FastwarpError, match=f"{name}: got a warp and a saliency, expected at most one of them"):
         make(warp=make.random_warp(1), saliency=torch.rand(1, 5, 7))
+    module = make(warp=make.random_warp(1))
+    module.saliency = torch.rand(1, 5, 7)
+    with pytest.raises(FastwarpError, match=f"{name}: got a warp and a saliency, expected at most one of them"):
+        module(torch.rand(1, 1, 4, 4))
+    module = make()
+    module.saliency = torch.rand(1, 5, 7)
+    image = torch.rand(1, 1, 4, 4)
+    assert_bitwise([module(image)], [maps_of(module, module.saliency, image)[1]])
+    for saliency, error in (
+        (torch.rand(5, 7), FastwarpError),
+        (torch.rand(1, 1, 7), FastwarpError),
+        ([1.0], TypeError),
+    ):
+        for given in (saliency, torch.nn.Parameter(saliency) if isinstance(saliency, torch.Tensor) else saliency):
+            with pytest.raises(error, match=f"{name}: saliency is "):
+                make(saliency=given)
 
 
 def test_repr():

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
-from fastwarp._checks import as_geometry, check_fwhm, check_knots, check_saliency_values
+from fastwarp._checks import as_geometry, check_fwhm, check_knots, check_saliency, check_saliency_values
 from fastwarp.errors import FastwarpError, call, check_batches, check_devices, check_tensor, fail
 
 _ops = torch.ops.fastwarp
@@ -37,11 +37,8 @@ def lz_knots(saliency: Tensor, fwhm: float = 13.0, anti_crop: bool = True) -> tu
         >>> knots_x
         tensor([[0.0000, 0.2500, 0.5000, 0.7500, 1.0000]])
     """
-    check_tensor("lz_knots", "saliency", saliency, "[B, h, w]", floating=True)
-    if min(saliency.shape[1:]) < 2:
-        raise fail("lz_knots", "saliency", f"of shape {list(saliency.shape)}", "at least 2 x 2 cells")
+    check_saliency("lz_knots", "saliency", saliency)
     saliency = as_geometry(saliency)
-    check_saliency_values("lz_knots", "saliency", saliency)
     return _ops.lz_knots(saliency, saliency.mT, check_fwhm("lz_knots", fwhm), bool(anti_crop))
 
 

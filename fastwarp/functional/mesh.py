@@ -15,13 +15,13 @@ from fastwarp._checks import (
     check_images,
     check_mesh,
     check_option,
-    check_saliency_values,
+    check_saliency,
     extents,
     frame_arguments,
     level_sizes,
     rebuild,
 )
-from fastwarp.errors import call, check_batches, check_devices, check_size, check_tensor, fail
+from fastwarp.errors import call, check_batches, check_devices, check_size, check_tensor
 from fastwarp.functional._registration import Registration, check_unregistered, keep_padding, places, registration
 from fastwarp.functional.separable import Levels, Size
 from fastwarp.ops._dense_mesh import level_extent
@@ -64,10 +64,7 @@ def lz_mesh(saliency: Tensor, fwhm: float = 13.0, anti_crop: bool = True) -> Ten
                 [0.5000, 0.5000],
                 [1.0000, 0.5000]])
     """
-    check_tensor("lz_mesh", "saliency", saliency, "[B, h, w]", floating=True)
-    if min(saliency.shape[1:]) < 2:
-        raise fail("lz_mesh", "saliency", f"of shape {list(saliency.shape)}", "at least 2 x 2 cells")
-    check_saliency_values("lz_mesh", "saliency", saliency)
+    check_saliency("lz_mesh", "saliency", saliency)
     return _ops.lz_mesh(as_geometry(saliency), check_fwhm("lz_mesh", fwhm), bool(anti_crop))
 
 

@@ -5,65 +5,100 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from fastwarp._checks import check_fwhm, check_option
+from fastwarp._checks import as_geometry, check_fwhm, check_option, check_saliency
 from fastwarp._precision import keeping_precision
 from fastwarp.errors import FastwarpError, check_size
 from fastwarp.functional.separable import Levels, Size
+from fastwarp.saliency import AdaptiveSaliency, FixedSaliency, PerspectivePrior
 from fastwarp.warp import MeshWarp, SeparableWarp
 
 Warp = SeparableWarp | MeshWarp
 Kind = Literal["separable", "mesh"]
 KINDS: dict[str, Any] = {"separable": SeparableWarp, "mesh": MeshWarp}
+WITHOUT_IMAGE = (FixedSaliency, PerspectivePrior)
+"""Modules whose map is the same for all images; any other is called with the images."""
+TWO = "got a warp and a saliency, expected at most one of them"
 
 
 class _Warped(nn.Module):
     """Holds a fixed warp, or the saliency that one is made from, and keeps both in float32 whatever the network's
-    dtype."""
+    dtype.
 
-    saliency: Tensor | None
+    Whatever sets the buffers and parameters sets the warp: nothing that is made from them outlives a call.
+    """
+
+    saliency: Tensor | nn.Module | None
     knots_y: Tensor | None
     knots_x: Tensor | None
     mesh: Tensor | None
 
-    def __init__(self, warp: Warp | None, saliency: Tensor | None, kind: str, fwhm: float, anti_crop: bool) -> None:
+    def __init__(
+        self, warp: Warp | None, saliency: Tensor | nn.Module | None, kind: str, fwhm: float, anti_crop: bool
+    ) -> None:
         super().__init__()
         function = type(self).__name__
         _check_warp(function, warp)
         check_option(function, "kind", kind, tuple(KINDS))
         if warp is not None and saliency is not None:
-            raise FastwarpError(f"{function}: got a warp and a saliency, expected at most one of them")
+            raise FastwarpError(f"{function}: {TWO}")
         self.kind, self.fwhm, self.anti_crop = kind, check_fwhm(function, fwhm), anti_crop
-        if isinstance(saliency, nn.Parameter):
+        if isinstance(saliency, AdaptiveSaliency):
+            expected = "a map, or a module from images to maps; pass the warps of its knots() with each call"
+            raise TypeError(f"{function}: saliency is AdaptiveSaliency, expected {expected}")
+        if saliency is not None and not isinstance(saliency, nn.Module):
+            check_saliency(function, "saliency", saliency)
+        if isinstance(saliency, (nn.Parameter, nn.Module)):
             self.saliency = saliency
         else:
-            if saliency is not None:
-                warp = self._from_saliency(saliency)
-            self.register_buffer("saliency", saliency)
+            self.register_buffer("saliency", None if saliency is None else _own(as_geometry(saliency)))
         self._tile: Any = warp.tile if isinstance(warp, MeshWarp) else "bilinear"
-        # A saliency defines its knots: these are a cache then, and no part of the state.
         for name in ("knots_y", "knots_x", "mesh"):
             tensor = getattr(warp, name, None)
-            self.register_buffer(name, None if tensor is None else tensor.detach().clone(), persistent=saliency is None)
-        self.register_load_state_dict_post_hook(_refresh)
+            self.register_buffer(name, None if tensor is None else _own(tensor))
 
-    def _from_saliency(self, saliency: Tensor) -> Warp:
-        warp: Warp = KINDS[self.kind].from_saliency(saliency, self.fwhm, self.anti_crop)
-        return warp
+    def warp_of(self, image: Tensor | None = None) -> Warp:
+        """The warp that a call without a `warp` uses: to map boxes, or to hand on from a `Zoom` to an `Unzoom`.
 
-    def _warp(self, warp: Warp | None) -> Warp:
-        if warp is not None:
-            _check_warp(type(self).__name__, warp)
-            return warp
-        if isinstance(self.saliency, nn.Parameter):
-            return self._from_saliency(self.saliency)
-        if self.mesh is not None:
+        Args:
+            image: `[B, C, H, W]`, what a saliency module looks at; others need none.
+
+        Raises:
+            FastwarpError: made without a warp; both a warp and a saliency are set; a saliency module without an image.
+        """
+        function = type(self).__name__
+        saliency = self.saliency
+        if isinstance(saliency, nn.Module):
+            if isinstance(saliency, WITHOUT_IMAGE):
+                saliency = saliency()
+            elif image is None:
+                raise FastwarpError(f"{function}: {type(saliency).__name__} looks at images, expected one, or a warp")
+            else:
+                saliency = saliency(image)
+        if saliency is None and self.mesh is not None:
             return MeshWarp(self.mesh, self._tile)
-        if self.knots_y is None or self.knots_x is None:
-            raise FastwarpError(f"{type(self).__name__}: made without a warp, expected one with each call")
-        return SeparableWarp(self.knots_y, self.knots_x)
+        if saliency is None and self.knots_y is not None and self.knots_x is not None:
+            return SeparableWarp(self.knots_y, self.knots_x)
+        if saliency is None:
+            raise FastwarpError(f"{function}: made without a warp, expected one with each call")
+        if any(tensor is not None for tensor in (self.mesh, self.knots_y, self.knots_x)):
+            raise FastwarpError(f"{function}: {TWO}")
+        made: Warp = KINDS[self.kind].from_saliency(saliency, self.fwhm, self.anti_crop)
+        return made
+
+    def _warp(self, warp: Warp | None, image: Tensor | None) -> Warp:
+        _check_warp(type(self).__name__, warp)
+        return self.warp_of(image) if warp is None else warp
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
-        return super()._apply(keeping_precision(fn), recurse)
+        keeping = keeping_precision(fn)
+        for name, module in self.named_children() if recurse else ():
+            module._apply(fn if name == "saliency" else keeping)  # a network, or what torch parametrizes a map by
+        return super()._apply(keeping, recurse=False)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy: loading a state_dict writes into buffers, and must not write into what the caller passed."""
+    return tensor.detach().clone()
 
 
 def _check_warp(function: str, warp: Any) -> None:
@@ -71,32 +106,27 @@ def _check_warp(function: str, warp: Any) -> None:
         raise TypeError(f"{function}: warp is {type(warp).__name__}, expected a SeparableWarp, a MeshWarp or None")
 
 
-def _refresh(module: Any, _: Any) -> None:
-    """After load_state_dict: the knots, or the mesh, of the loaded saliency."""
-    if module.saliency is not None and not isinstance(module.saliency, nn.Parameter):
-        warp = module._from_saliency(module.saliency)
-        for name in ("knots_y", "knots_x", "mesh"):
-            if getattr(module, name) is not None:
-                getattr(module, name).copy_(getattr(warp, name))
-
-
 class Zoom(_Warped):
     """Zooms images to a fixed size, `SeparableWarp.zoom` or `MeshWarp.zoom` as a module.
 
     Args:
-        size: (height, width) of the result.
-        warp: a fixed warp; its knots or its mesh are buffers of the state_dict.
-        saliency: or a fixed map `[1 or B, h, w]` that the LZ warp is made from, a buffer of the state_dict; an
-            `nn.Parameter` is learned: the warp is then made anew in every call.
+        size: (height, width) of the result; None: each call says it.
+        warp: a fixed warp; its knots or its mesh are buffers of the state_dict. Copied.
+        saliency: or what the LZ warp is made from in every call: a fixed map `[1 or B, h, w]`, copied to a buffer of
+            the state_dict; an `nn.Parameter`, which is learned and may be shared with other modules; or a module, e.g.
+            a `fastwarp.saliency.FixedSaliency`, or a `LearnedSaliency`, which is called with the images.
         kind: of warp to make from the saliency: `"separable"` or `"mesh"`.
         fwhm: full width at half maximum of the attraction kernel, in cells.
         anti_crop: reflect the marginals at their ends, so that nothing is cropped.
         antialias: see `fastwarp.functional.separable_zoom`.
 
-    Geometry stays in float32 under `.half()`, `.to(torch.bfloat16)` and autocast.
+    The warp is always that of the current `saliency`, `knots_y`, `knots_x` or `mesh`, however they were set: loaded,
+    assigned (which makes no copy, as in any module), changed in place. Making it from a map takes a few microseconds
+    of each call; a `warp` takes none. Geometry stays in float32 under `.half()`, `.to(torch.bfloat16)` and autocast.
 
     Raises:
-        FastwarpError: both a warp and a saliency; on a call, neither there nor here.
+        FastwarpError: both a warp and a saliency; on a call, neither there nor here, or no size.
+        TypeError: another type; an `AdaptiveSaliency`, whose maps are not made of images.
 
     Example:
         >>> import torch
@@ -107,29 +137,33 @@ class Zoom(_Warped):
 
     def __init__(
         self,
-        size: Size,
+        size: Size | None = None,
         warp: Warp | None = None,
         *,
-        saliency: Tensor | None = None,
+        saliency: Tensor | nn.Module | None = None,
         kind: Kind = "separable",
         fwhm: float = 13.0,
         anti_crop: bool = True,
         antialias: bool = False,
     ) -> None:
         super().__init__(warp, saliency, kind, fwhm, anti_crop)
-        self.size, self.antialias = check_size("Zoom", "size", size), antialias
+        self.size, self.antialias = None if size is None else check_size("Zoom", "size", size), antialias
 
     def forward(
         self,
         image: Tensor,
         warp: Warp | None = None,
+        size: Size | None = None,
         *,
         valid: Tensor | None = None,
         source_valid: Tensor | None = None,
     ) -> Tensor:
-        """Zooms `[B, C, H, W]` to `[B, C, *size]`, by `warp` where one is given (an adaptive one, say)."""
+        """Zooms `[B, C, H, W]` to `[B, C, *size]`, by `warp` (an adaptive one, say) and to `size` where they are
+        given."""
+        if size is None and self.size is None:
+            raise FastwarpError("Zoom: made without a size, expected one with each call")
         options: dict[str, Any] = {"antialias": self.antialias, "valid": valid, "source_valid": source_valid}
-        return self._warp(warp).zoom(image, self.size, **options)
+        return self._warp(warp, image).zoom(image, self.size if size is None else size, **options)
 
     def extra_repr(self) -> str:
         """What print() shows."""
@@ -141,8 +175,9 @@ class Unzoom(_Warped):
     as a module.
 
     Args:
-        warp: a fixed warp; its knots or its mesh are buffers of the state_dict.
-        saliency: or a fixed or learned map, as for `Zoom`.
+        warp: a fixed warp; its knots or its mesh are buffers of the state_dict. Copied.
+        saliency: or a fixed or learned map, or a module, as for `Zoom`; where it looks at images, each call needs the
+            warp, which `Zoom.warp_of` gives.
         kind: of warp to make from the saliency: `"separable"` or `"mesh"`.
         fwhm: full width at half maximum of the attraction kernel, in cells.
         anti_crop: reflect the marginals at their ends, so that nothing is cropped.
@@ -151,6 +186,7 @@ class Unzoom(_Warped):
 
     Raises:
         FastwarpError: both a warp and a saliency; on a call, neither there nor here.
+        TypeError: see `Zoom`.
 
     Example:
         >>> import torch
@@ -163,7 +199,7 @@ class Unzoom(_Warped):
         self,
         warp: Warp | None = None,
         *,
-        saliency: Tensor | None = None,
+        saliency: Tensor | nn.Module | None = None,
         kind: Kind = "separable",
         fwhm: float = 13.0,
         anti_crop: bool = True,
@@ -190,7 +226,7 @@ class Unzoom(_Warped):
             "valid": valid,
             "source_valid": source_valid,
         }
-        return self._warp(warp).unzoom(features, size, **options)
+        return self._warp(warp, None).unzoom(features, size, **options)
 
     def extra_repr(self) -> str:
         """What print() shows."""
