@@ -108,10 +108,10 @@ def _sum_to(grad: Array, batch: int) -> Array:
 
 
 def _each_level(
-    mesh: NDArray, sizes: list[int], source_sizes: list[int], valid: NDArray | None, source_valid: NDArray | None
+    batch: int, sizes: list[int], source_sizes: list[int], valid: NDArray | None, source_valid: NDArray | None
 ) -> Iterator[tuple[int, slice, tuple[int, ...]]]:
     """Yields (image, its targets, (h, w, extent y, extent x, source extent y, source extent x)) for every level."""
-    for b in range(_common(mesh, valid, source_valid)):
+    for b in range(batch):
         first = 0
         for level in range(len(sizes) // 2):
             pair = slice(2 * level, 2 * level + 2)
@@ -204,7 +204,7 @@ def positions(
     count = sum(a * b for a, b in zip(sizes[::2], sizes[1::2], strict=True))
     batch = _common(mesh, valid, source_valid)
     windows, tiles = np.full((batch, 2, count), -1.0), np.full((batch, count), -1, np.int32)
-    for b, at, (th, tw, eh, ew, sh, sw) in _each_level(mesh, sizes, source_sizes, valid, source_valid):
+    for b, at, (th, tw, eh, ew, sh, sw) in _each_level(batch, sizes, source_sizes, valid, source_valid):
         if not eh * ew * sh * sw:
             continue
         own = mesh[b % len(mesh)].astype(np.float64)
@@ -251,10 +251,13 @@ def positions_backward(
     valid: NDArray | None,
     source_valid: NDArray | None,
 ) -> Array:
-    """Gradient to the mesh, from that of the windows. Targets without a tile have none."""
+    """Gradient to the mesh, from that of the windows. Targets without a tile have none.
+
+    The batch is that of the gradient: images that share the mesh and all extents have gradients of their own.
+    """
     h, w = mesh.shape[1:3]
-    result = np.zeros((_common(mesh, valid, source_valid), h, w, 2))
-    for b, at, (_, tw, eh, ew, sh, sw) in _each_level(mesh, sizes, source_sizes, valid, source_valid):
+    result = np.zeros((len(grad), h, w, 2))
+    for b, at, (_, tw, eh, ew, sh, sw) in _each_level(len(grad), sizes, source_sizes, valid, source_valid):
         own, span = mesh[b % len(mesh)].astype(np.float64), np.array([sw - 1.0, sh - 1.0])
         target = np.flatnonzero(tiles[b, at] >= 0)
         tile = tiles[b, at][target]

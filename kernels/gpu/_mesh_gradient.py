@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastwarp.kernels.gpu._launch import INTERPRETED, pack, select
-from fastwarp.kernels.gpu._mesh_positions import UNFUSED, common_batch, extent_of, outlines, zoomed
+from fastwarp.kernels.gpu._mesh_positions import UNFUSED, extent_of, outlines, zoomed
 from fastwarp.kernels.gpu._mesh_tiles import evaluate, load_patch, moments, through_inverse, to_corners
 from fastwarp.kernels.gpu._pieces import batch_stride
 
@@ -150,7 +150,8 @@ def launch(
     source_valid: Tensor | None,
 ) -> Tensor:
     """`positions_backward` of contiguous arguments."""
-    batch, (h, w) = common_batch(mesh, valid, source_valid), mesh.shape[1:3]
+    # Images that share the mesh and all extents have gradients of their own.
+    batch, (h, w) = len(grad), mesh.shape[1:3]
     count = (h - 1) * (w - 1)
     boxes = outlines(mesh, sizes, valid)[1] if inverse else None
     shares = mesh.new_empty(batch, 8, count, dtype=torch.float64)
