@@ -1,7 +1,9 @@
 """What the public functions check of their arguments, and how levels and their options are taken apart."""
 
+import copy
 import os
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, MutableMapping, MutableSequence, Sequence
 from typing import Any
 
 import torch
@@ -103,29 +105,39 @@ def extents(
 
 
 def as_list(function: str, argument: str, value: Any, structure: Any) -> list[Any]:
-    """Values that follow the structure of the levels: dicts by their keys, sequences in order, or a single one."""
-    if isinstance(structure, dict):
-        if not isinstance(value, dict) or set(value) != set(structure):
-            got = list(value) if isinstance(value, dict) else type(value).__name__
+    """Values that follow the structure of the levels: mappings by their keys, sequences in order, or a single one."""
+    if isinstance(structure, Mapping):
+        if not isinstance(value, Mapping) or set(value) != set(structure):
+            got = list(value) if isinstance(value, Mapping) else type(value).__name__
             raise fail(function, argument, got, f"a dict with the keys {list(structure)}")
         return [value[key] for key in structure]
-    if isinstance(structure, (list, tuple)):
-        if not isinstance(value, (list, tuple)) or len(value) != len(structure):
-            got = f"{len(value)} long" if isinstance(value, (list, tuple)) else type(value).__name__
+    if isinstance(structure, Sequence):
+        if not isinstance(value, Sequence) or len(value) != len(structure):
+            got = f"{len(value)} long" if isinstance(value, Sequence) else type(value).__name__
             raise fail(function, argument, got, f"a list or tuple of {len(structure)}, one for each level")
         return list(value)
     return [value]
 
 
 def rebuild(structure: Any, values: list[Tensor]) -> Any:
-    """`values` in the structure of the levels that `as_list` took apart."""
-    if isinstance(structure, dict):
-        return dict(zip(structure, values, strict=True))
-    if isinstance(structure, (list, tuple)):
-        if hasattr(structure, "_fields"):
-            return type(structure)(*values)
-        return type(structure)(values)
-    return values[0]
+    """`values` in a container of the type that `as_list` took apart, and with whatever else it holds."""
+    kind = type(structure)
+    if kind in (list, tuple):
+        return kind(values)
+    if kind in (dict, OrderedDict):
+        return kind(zip(structure, values, strict=True))
+    if hasattr(structure, "_fields"):  # a namedtuple
+        return kind(*values)
+    if isinstance(structure, (MutableMapping, MutableSequence)):
+        # A copy, as `default_collate` makes: constructors of subclasses take what they like.
+        result = copy.copy(structure)
+        keys = list(structure) if isinstance(structure, Mapping) else range(len(values))
+        for key, value in zip(keys, values, strict=True):
+            result[key] = value
+        return result
+    if isinstance(structure, Mapping):
+        return kind(dict(zip(structure, values, strict=True)))
+    return kind(values) if isinstance(structure, Sequence) else values[0]
 
 
 def check_fwhm(function: str, fwhm: float) -> float:

@@ -1,5 +1,7 @@
 """The one error type of the library's own, and the checks that raise it."""
 
+import numbers
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,16 +42,40 @@ def check_tensor(
         raise TypeError(f"{function}: {argument} has dtype {str(value.dtype).removeprefix('torch.')}, expected {names}")
 
 
+def as_integer(value: Any) -> Any:
+    """`value` as an int, or torch's symbolic one; None unless it is what `F.interpolate` takes for an integer: those of
+    NumPy are, and integer tensors of one element (on a GPU this waits for it)."""
+    if type(value) is int or isinstance(value, torch.SymInt):
+        return value
+    if isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool):
+        return None
+    try:
+        return operator.index(value)
+    except (TypeError, RuntimeError):  # what torch raises depends on its version
+        return None
+
+
+def as_real(value: Any) -> Any:
+    """`value` as a float, or torch's symbolic number; None unless it is a real number, Python's or NumPy's. Tensors are
+    none, as for `F.interpolate`: a gradient to them would be lost."""
+    if isinstance(value, (torch.SymInt, torch.SymFloat)):
+        return value
+    return None if isinstance(value, bool) or not isinstance(value, (int, float, numbers.Real)) else float(value)
+
+
 def check_size(function: str, argument: str, value: Any) -> tuple[int, int]:
-    """`value` as (height, width), both at least 1."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence) or len(value) != 2:
+    """`value` as (height, width), both at least 1.
+
+    One number for both is refused: `F.interpolate` makes a square of it, torchvision's `Resize` the shorter side.
+    """
+    no_pair = isinstance(value, (str, bytes)) or not isinstance(value, Sequence) or len(value) != 2
+    sides: list[Any] = [None] if no_pair else [as_integer(side) for side in value]
+    if None in sides:
         raise TypeError(f"{function}: {argument} is {value!r}, expected two integers (height, width)")
-    for side in value:
-        if isinstance(side, bool) or not isinstance(side, (int, torch.SymInt)):
-            raise TypeError(f"{function}: {argument} is {value!r}, expected two integers (height, width)")
-        if side < 1:
-            raise fail(function, argument, tuple(value), "a height and a width of at least 1")
-    return value[0], value[1]
+    height, width = sides
+    if height < 1 or width < 1:
+        raise fail(function, argument, (height, width), "a height and a width of at least 1")
+    return height, width
 
 
 def check_devices(function: str, **tensors: Tensor | None) -> None:

@@ -36,7 +36,7 @@ SOURCE, ZOOMED = (37, 61), (13, 24)
 
 def test_is_frozen():
     warp = random_mesh_warp()
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         warp.mesh = warp.mesh
 
 
@@ -228,7 +228,7 @@ def structure(result) -> object:
 def test_mesh_of_a_separable_warp_does_the_same(name, dtype, ends, tile):
     """A separable warp's tiles are rectangles: their homographies are what their bilinear maps are."""
     separable = random_warp(2, (5, 7), dtype, ends)
-    warp = dataclasses.replace(MeshWarp.from_separable(separable), tile=tile)
+    warp = MeshWarp(MeshWarp.from_separable(separable).mesh, tile)
     got, expected = SAME[name](warp), SAME[name](separable)
     assert type(got) is type(expected)
     assert structure(got) == structure(expected)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import io
 import math
 import pickle
@@ -29,7 +28,7 @@ def knots_of(warp: SeparableWarp) -> list[torch.Tensor]:
 
 def test_is_frozen():
     warp = random_warp()
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         warp.knots_y = warp.knots_x
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastwarp._checks import IMAGE_DTYPES, check_indices, check_memory, check_option
-from fastwarp.errors import check_devices, check_size, check_tensor, fail
+from fastwarp.errors import as_real, check_devices, check_size, check_tensor, fail
 from fastwarp.functional._downsize_checks import check_encoded, check_encoding, check_fuse, check_parameters, statistics
 from fastwarp.functional._downsize_tables import NORMALISE, Encoding, Normalise, encode, products
 from fastwarp.functional.separable import Size
@@ -83,9 +83,10 @@ def downsize_boxes(
     target = check_size(name, "size", size)
     check_option(name, "normalise", normalise, NORMALISE)
     check_encoding(name, encoding)
-    if isinstance(spatial_scale, bool) or not isinstance(spatial_scale, (int, float)):
+    factor = as_real(spatial_scale)
+    if factor is None:
         raise TypeError(f"{name}: spatial_scale is {spatial_scale!r}, expected a number")
-    if not 0 < spatial_scale < float("inf"):
+    if not 0 < factor < float("inf"):
         raise fail(name, "spatial_scale", spatial_scale, "a positive, finite number")
     index, corners = _boxes(name, features, boxes)
     channels = features.shape[1]
@@ -95,7 +96,7 @@ def downsize_boxes(
     check_memory(name, "size", tuple(target), needed, features.device)
 
     real = torch.float64 if features.dtype == torch.float64 else torch.float32
-    left, top, right, bottom = (corners.double() * spatial_scale).unbind(1)
+    left, top, right, bottom = (corners.double() * factor).unbind(1)
     rows, dy = _positions(top, bottom, target[0], features.shape[2])
     columns, dx = _positions(left, right, target[1], features.shape[3])
     encoded = _encoded(name, dx, dy, encoding, normalise, real)

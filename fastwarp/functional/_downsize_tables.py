@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastwarp._checks import check_option
-from fastwarp.errors import fail
+from fastwarp.errors import as_integer, fail
 
 Taps = Literal["bilinear", "bicubic", "area"]
 Normalise = Literal["sigmoid", "softmax", "signed"]
@@ -59,8 +59,9 @@ def check_options(function: str, taps: Any, footprint: Any, align_corners: bool)
         return None, None
     if align_corners:
         raise fail(function, "align_corners", True, "False with taps='area', whose footprints are pixels")
-    pair = footprint if isinstance(footprint, (tuple, list)) else (footprint, footprint)
-    if len(pair) != 2 or not all(n is None or (isinstance(n, int) and not isinstance(n, bool)) for n in pair):
+    given = footprint if isinstance(footprint, (tuple, list)) else (footprint, footprint)
+    pair = [None if n is None else as_integer(n) for n in given]
+    if len(pair) != 2 or any(n is not None and found is None for n, found in zip(given, pair, strict=True)):
         raise TypeError(f"{function}: footprint is {footprint!r}, expected a number of taps or one for each axis")
     if any(n is not None and n < 1 for n in pair):
         raise fail(function, "footprint", footprint, "at least 1 tap")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastwarp._checks import as_list, check_option, extents
-from fastwarp.errors import FastwarpError, check_size, fail
+from fastwarp.errors import FastwarpError, as_integer, as_real, check_size, fail
 
 OUTSIDE = ("keep", "fill")
 
@@ -68,16 +68,17 @@ def registration(
         pairs = [_stride(function, image, m.shape[2:]) for m in maps]
     else:
         pairs = [_pair(function, s) for s in as_list(function, "strides", strides, features)]
-    phases = [phase] * len(maps) if isinstance(phase, (int, float)) else as_list(function, "phase", phase, features)
+    one = as_real(phase)
+    phases = [as_real(p) for p in as_list(function, "phase", phase, features)] if one is None else [one] * len(maps)
     for p in phases:
-        if isinstance(p, bool) or not isinstance(p, (int, float)):
-            raise TypeError(f"{function}: phase is {p!r}, expected a number, or one for each level")
+        if p is None:
+            raise TypeError(f"{function}: phase is {phase!r}, expected a number, or one for each level")
         if not math.isfinite(p):
             raise fail(function, "phase", p, "a finite number")
     valid = extents(function, "valid", options["valid"], None, 1, maps[0].shape[0], like)
     flat = [s for pair in pairs for s in pair]
     keep = options["outside"] == "keep"
-    return Registration(image, flat, [float(p) for p in phases], None if valid is None else valid[:, 0], keep)
+    return Registration(image, flat, phases, None if valid is None else valid[:, 0], keep)
 
 
 def check_unregistered(function: str, strides: Any) -> None:
@@ -87,15 +88,16 @@ def check_unregistered(function: str, strides: Any) -> None:
 
 
 def _pair(function: str, stride: Any) -> tuple[int, int]:
-    pair = (stride, stride) if isinstance(stride, int) else stride
+    one = as_integer(stride)
+    pair = (stride, stride) if one is not None else stride
     if not isinstance(pair, (list, tuple)) or len(pair) != 2:
         raise TypeError(f"{function}: strides has {stride!r}, expected an integer or a pair (sy, sx) for each level")
-    for s in pair:
-        if isinstance(s, bool) or not isinstance(s, int):
-            raise TypeError(f"{function}: strides has {stride!r}, expected integers")
-        if s < 1:
-            raise fail(function, "strides", stride, "strides of at least 1")
-    return pair[0], pair[1]
+    numbers = [as_integer(s) for s in pair]
+    if None in numbers:
+        raise TypeError(f"{function}: strides has {stride!r}, expected integers")
+    if min(numbers) < 1:
+        raise fail(function, "strides", stride, "strides of at least 1")
+    return numbers[0], numbers[1]
 
 
 def _stride(function: str, image: tuple[int, int], size: Any) -> tuple[int, int]:

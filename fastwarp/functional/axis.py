@@ -5,7 +5,7 @@ from torch import Tensor
 
 import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
 from fastwarp._checks import as_geometry, check_fwhm, check_knots, check_saliency, check_saliency_values
-from fastwarp.errors import FastwarpError, call, check_batches, check_devices, check_tensor, fail
+from fastwarp.errors import FastwarpError, as_integer, as_real, call, check_batches, check_devices, check_tensor, fail
 
 _ops = torch.ops.fastwarp
 
@@ -98,10 +98,10 @@ def cdf_knots(density: Tensor, knots: int | None = None) -> Tensor:
         tensor([[0.0000, 0.1667, 0.3333, 0.5000, 1.0000]])
     """
     check_tensor("cdf_knots", "density", density, "[B, n]", floating=True)
-    if knots is not None and (isinstance(knots, bool) or not isinstance(knots, int)):
-        raise TypeError(f"cdf_knots: knots is {knots!r}, expected an integer or None")
     n = density.shape[1]
-    count = n + 1 if knots is None else knots
+    count = n + 1 if knots is None else as_integer(knots)
+    if count is None:
+        raise TypeError(f"cdf_knots: knots is {knots!r}, expected an integer or None")
     if n < 1 or count < 2:
         raise fail("cdf_knots", "density, knots", f"{n} cells, {count} knots", "at least 1 cell and 2 knots")
     check_saliency_values("cdf_knots", "density", density)
@@ -171,9 +171,11 @@ def limited_knots(knots: Tensor, minimum: float | None = None, maximum: float | 
         tensor([[0.0000, 0.1667, 0.5614, 1.0000]])
     """
     check_knots("limited_knots", knots, knots)
-    for argument, limit in (("minimum", minimum), ("maximum", maximum)):
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float))):
+    limits = [None if limit is None else as_real(limit) for limit in (minimum, maximum)]
+    for argument, limit, number in zip(("minimum", "maximum"), (minimum, maximum), limits, strict=True):
+        if limit is not None and number is None:
             raise TypeError(f"limited_knots: {argument} is {limit!r}, expected a number or None")
+    minimum, maximum = limits
     if minimum is not None and not 0 < minimum <= 1:
         raise fail("limited_knots", "minimum", minimum, "a magnification in (0, 1]")
     if maximum is not None and not 1 <= maximum < float("inf"):

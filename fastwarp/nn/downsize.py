@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastwarp._checks import check_option
-from fastwarp.errors import FastwarpError, check_size, check_tensor, fail
+from fastwarp.errors import FastwarpError, as_integer, as_real, check_size, check_tensor, fail
 from fastwarp.functional import downsize, downsize_boxes
 from fastwarp.functional._downsize_checks import LAYERS, check_encoded, check_encoding, statistics
 from fastwarp.functional._downsize_tables import NORMALISE, Encoding, Footprint, Normalise, Taps, check_options
@@ -93,15 +93,9 @@ class DownsizeNet(nn.Module):
             raise FastwarpError(f"{name}: got a size and a scale_factor, expected at most one of them")
         self.size = None if size is None else tuple(check_size(name, "size", size))
         self.scale_factor = _scale_factor(scale_factor)
-        for argument, number, least, most in (
-            ("in_channels", in_channels, 1, None),
-            ("channels", channels, 1, None),
-            ("layers", layers, 0, LAYERS),
-        ):
-            if isinstance(number, bool) or not isinstance(number, int):
-                raise TypeError(f"{name}: {argument} is {number!r}, expected an integer")
-            if number < least or (most is not None and number > most):
-                raise fail(name, argument, number, f"at least {least}" if most is None else f"{least} to {most}")
+        in_channels = _count("in_channels", in_channels, 1)
+        channels = _count("channels", channels, 1)
+        layers = _count("layers", layers, 0, LAYERS)
         check_option(name, "normalise", normalise, NORMALISE)
         check_encoding(name, encoding)
         if layers == 0 and encoding is None:
@@ -348,15 +342,24 @@ SETTINGS = (
 """What a network is made of, beside its parameters."""
 
 
+def _count(argument: str, value: Any, least: int, most: int | None = None) -> int:
+    number = as_integer(value)
+    if number is None:
+        raise TypeError(f"DownsizeNet: {argument} is {value!r}, expected an integer")
+    if number < least or (most is not None and number > most):
+        raise fail("DownsizeNet", argument, number, f"at least {least}" if most is None else f"{least} to {most}")
+    return int(number)
+
+
 def _scale_factor(value: Any) -> tuple[float, float] | None:
     if value is None:
         return None
-    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or not all(isinstance(factor, (int, float)) and not isinstance(factor, bool) for factor in pair):
+    pair = [as_real(factor) for factor in (value if isinstance(value, (tuple, list)) else (value, value))]
+    if len(pair) != 2 or None in pair:
         raise TypeError(f"DownsizeNet: scale_factor is {value!r}, expected a number or one for each axis")
     if not all(0 < factor < float("inf") for factor in pair):
         raise fail("DownsizeNet", "scale_factor", value, "positive, finite numbers")
-    return float(pair[0]), float(pair[1])
+    return pair[0], pair[1]
 
 
 def _path(path: str | Path) -> Path:

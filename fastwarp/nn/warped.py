@@ -160,10 +160,11 @@ class Zoom(_Warped):
     ) -> Tensor:
         """Zooms `[B, C, H, W]` to `[B, C, *size]`, by `warp` (an adaptive one, say) and to `size` where they are
         given."""
-        if size is None and self.size is None:
+        size = self.size if size is None else size
+        if size is None:
             raise FastwarpError("Zoom: made without a size, expected one with each call")
         options: dict[str, Any] = {"antialias": self.antialias, "valid": valid, "source_valid": source_valid}
-        return self._warp(warp, image).zoom(image, self.size if size is None else size, **options)
+        return self._warp(warp, image).zoom(image, size, **options)
 
     def extra_repr(self) -> str:
         """What print() shows."""

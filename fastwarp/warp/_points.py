@@ -15,7 +15,11 @@ EDGE = 8
 
 
 class Points:
-    """Methods of warps that map points and boxes, by `_map` and the length of the batch."""
+    """Methods of warps that map points and boxes, by `_map` and the length of the batch.
+
+    Warps are frozen, but no dataclasses: what takes those apart would round knots to half precision (FSDP's mixed
+    precision) or cannot put frozen ones together (Lightning).
+    """
 
     _straight = True  # edges of boxes stay parallel to the axes
 

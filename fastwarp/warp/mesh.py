@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from fastwarp import functional as F
 from fastwarp._checks import check_mesh, check_option
-from fastwarp.errors import check_devices, check_size, fail
+from fastwarp.errors import as_integer, check_devices, check_size, fail
 from fastwarp.functional.mesh import TILES, Tile
 from fastwarp.functional.separable import Levels, Size
 from fastwarp.warp._points import Points
 from fastwarp.warp.separable import SeparableWarp
 
 
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class MeshWarp(Points):
     """A batch of warps given by quad meshes, LZU eq. 1-2 and appendix A: what need not act on rows and columns alone.
 
@@ -51,14 +50,22 @@ class MeshWarp(Points):
         [(1, 8, 15, 20), (1, 8, 8, 10)]
     """
 
-    mesh: Tensor
-    tile: Tile = "bilinear"
-
     _straight = False
 
-    def __post_init__(self) -> None:
-        check_mesh("MeshWarp", self.mesh)
-        check_option("MeshWarp", "tile", self.tile, TILES)
+    def __init__(self, mesh: Tensor, tile: Tile = "bilinear") -> None:
+        check_mesh("MeshWarp", mesh)
+        check_option("MeshWarp", "tile", tile, TILES)
+        self._mesh, self._tile = mesh, tile
+
+    @property
+    def mesh(self) -> Tensor:
+        """`[B, h, w, 2]`, (x, y)."""
+        return self._mesh
+
+    @property
+    def tile(self) -> Tile:
+        """`"bilinear"` or `"homography"`."""
+        return self._tile
 
     # --- constructors -------------------------------------------------------------------------------------------------
 
@@ -117,15 +124,16 @@ class MeshWarp(Points):
         device: torch.device | str | None = None,
     ) -> MeshWarp:
         """The warp that does nothing, with `shape` (h, w) vertices."""
-        if isinstance(batch, bool) or not isinstance(batch, int):
+        count = as_integer(batch)
+        if count is None:
             raise TypeError(f"MeshWarp.identity: batch is {batch!r}, expected an integer")
-        if batch < 0:
-            raise fail("MeshWarp.identity", "batch", batch, "0 or more")
+        if count < 0:
+            raise fail("MeshWarp.identity", "batch", count, "0 or more")
         y, x = (
             torch.linspace(0, 1, n, dtype=dtype, device=device) for n in check_size("MeshWarp.identity", "shape", shape)
         )
         mesh = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], -1)
-        return cls(mesh.repeat(batch, 1, 1, 1), tile)
+        return cls(mesh.repeat(count, 1, 1, 1), tile)
 
     @staticmethod
     def cat(warps: Sequence[MeshWarp]) -> MeshWarp:
@@ -149,10 +157,11 @@ class MeshWarp(Points):
     def __getitem__(self, index: Any) -> MeshWarp:
         """Some warps of the batch; an integer keeps a batch of 1."""
         batch = len(self)
-        if isinstance(index, int):
-            if not -batch <= index < batch:
-                raise IndexError(f"MeshWarp: index {index} is out of range for a batch of {batch}")
-            index = slice(index % batch, index % batch + 1)
+        number = as_integer(index)
+        if number is not None:
+            if not -batch <= number < batch:
+                raise IndexError(f"MeshWarp: index {number} is out of range for a batch of {batch}")
+            index = slice(number % batch, number % batch + 1)
         return MeshWarp(self.mesh[index], self.tile)
 
     def __repr__(self) -> str:
@@ -160,9 +169,13 @@ class MeshWarp(Points):
         about = f"batch={len(self)}, vertices={shape}, tile='{self.tile}', {self.mesh.dtype}"
         return f"MeshWarp({about}, device='{self.mesh.device}')"
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> MeshWarp:
-        """On another device, or in float32 or float64."""
-        return MeshWarp(self.mesh.to(device=device, dtype=dtype), self.tile)
+    def to(self, *args: Any, **kwargs: Any) -> MeshWarp:
+        """On another device, or in float32 or float64: takes what `torch.Tensor.to` does."""
+        return MeshWarp(self.mesh.to(*args, **kwargs), self.tile)
+
+    def pin_memory(self) -> MeshWarp:
+        """In page-locked memory, as `DataLoader(pin_memory=True)` asks for."""
+        return MeshWarp(self.mesh.pin_memory(), self.tile)
 
     def detach(self) -> MeshWarp:
         """Without gradients to the mesh."""
@@ -262,11 +275,12 @@ class MeshWarp(Points):
 def _unflatten(tensors: Any, tile: Any) -> MeshWarp:
     """Unchecked: trees are rebuilt around stacked meshes, and around things that are no tensors."""
     warp = object.__new__(MeshWarp)
-    object.__setattr__(warp, "mesh", tensors[0])
-    object.__setattr__(warp, "tile", tile)
+    warp._mesh, warp._tile = tensors[0], tile
     return warp
 
 
 pytree.register_pytree_node(
     MeshWarp, lambda warp: ([warp.mesh], warp.tile), _unflatten, serialized_type_name="fastwarp.MeshWarp"
 )
+
+default_collate_fn_map[MeshWarp] = lambda warps, *, collate_fn_map=None: MeshWarp.cat(warps)

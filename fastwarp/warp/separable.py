@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from fastwarp import functional as F
 from fastwarp._checks import check_knot_values, check_knots
-from fastwarp.errors import check_devices, check_size, fail
+from fastwarp.errors import as_integer, check_devices, check_size, fail
 from fastwarp.functional.separable import Levels, Size
 from fastwarp.warp._points import Points
 
 
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class SeparableWarp(Points):
     """A batch of warps that act on rows and columns separately, LZU eq. 3-5: T~(x, y) = (T~x(x), T~y(y)).
 
@@ -46,11 +45,19 @@ class SeparableWarp(Points):
         [(1, 8, 15, 20), (1, 8, 8, 10)]
     """
 
-    knots_y: Tensor
-    knots_x: Tensor
+    def __init__(self, knots_y: Tensor, knots_x: Tensor) -> None:
+        check_knots("SeparableWarp", knots_y, knots_x)
+        self._knots = knots_y, knots_x
 
-    def __post_init__(self) -> None:
-        check_knots("SeparableWarp", self.knots_y, self.knots_x)
+    @property
+    def knots_y(self) -> Tensor:
+        """`[B, h]`."""
+        return self._knots[0]
+
+    @property
+    def knots_x(self) -> Tensor:
+        """`[B, w]`."""
+        return self._knots[1]
 
     # --- constructors -------------------------------------------------------------------------------------------------
 
@@ -94,12 +101,13 @@ class SeparableWarp(Points):
         device: torch.device | str | None = None,
     ) -> SeparableWarp:
         """The warp that does nothing, with `shape` (h, w) knots."""
-        if isinstance(batch, bool) or not isinstance(batch, int):
+        count = as_integer(batch)
+        if count is None:
             raise TypeError(f"SeparableWarp.identity: batch is {batch!r}, expected an integer")
-        if batch < 0:
-            raise fail("SeparableWarp.identity", "batch", batch, "0 or more")
+        if count < 0:
+            raise fail("SeparableWarp.identity", "batch", count, "0 or more")
         rows = [
-            torch.linspace(0, 1, n, dtype=dtype, device=device).repeat(batch, 1)
+            torch.linspace(0, 1, n, dtype=dtype, device=device).repeat(count, 1)
             for n in check_size("SeparableWarp.identity", "shape", shape)
         ]
         return cls(*rows)
@@ -126,19 +134,24 @@ class SeparableWarp(Points):
     def __getitem__(self, index: Any) -> SeparableWarp:
         """Some warps of the batch; an integer keeps a batch of 1."""
         batch = len(self)
-        if isinstance(index, int):
-            if not -batch <= index < batch:
-                raise IndexError(f"SeparableWarp: index {index} is out of range for a batch of {batch}")
-            index = slice(index % batch, index % batch + 1)
+        number = as_integer(index)
+        if number is not None:
+            if not -batch <= number < batch:
+                raise IndexError(f"SeparableWarp: index {number} is out of range for a batch of {batch}")
+            index = slice(number % batch, number % batch + 1)
         return SeparableWarp(*(k.expand(batch, -1)[index] for k in (self.knots_y, self.knots_x)))
 
     def __repr__(self) -> str:
         shape = (self.knots_y.shape[1], self.knots_x.shape[1])
         return f"SeparableWarp(batch={len(self)}, knots={shape}, {self.knots_y.dtype}, device='{self.knots_y.device}')"
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> SeparableWarp:
-        """On another device, or in float32 or float64."""
-        return SeparableWarp(*(k.to(device=device, dtype=dtype) for k in (self.knots_y, self.knots_x)))
+    def to(self, *args: Any, **kwargs: Any) -> SeparableWarp:
+        """On another device, or in float32 or float64: takes what `torch.Tensor.to` does."""
+        return SeparableWarp(*(k.to(*args, **kwargs) for k in self._knots))
+
+    def pin_memory(self) -> SeparableWarp:
+        """In page-locked memory, as `DataLoader(pin_memory=True)` asks for."""
+        return SeparableWarp(*(k.pin_memory() for k in self._knots))
 
     def detach(self) -> SeparableWarp:
         """Without gradients to the knots."""
@@ -234,14 +247,16 @@ class SeparableWarp(Points):
 def _unflatten(knots: Any, _: Any) -> SeparableWarp:
     """Unchecked: trees are rebuilt around stacked knots, and around things that are no tensors."""
     warp = object.__new__(SeparableWarp)
-    for name, value in zip(("knots_y", "knots_x"), knots, strict=True):
-        object.__setattr__(warp, name, value)
+    warp._knots = tuple(knots)
     return warp
 
 
 pytree.register_pytree_node(
     SeparableWarp,
-    lambda warp: ([warp.knots_y, warp.knots_x], None),
+    lambda warp: (list(warp._knots), None),
     _unflatten,
     serialized_type_name="fastwarp.SeparableWarp",
 )
+
+# As torch documents it: batches of a DataLoader's samples. Nothing changes for other types.
+default_collate_fn_map[SeparableWarp] = lambda warps, *, collate_fn_map=None: SeparableWarp.cat(warps)
