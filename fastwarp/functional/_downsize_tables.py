@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from fastwarp._checks import check_option
-from fastwarp.errors import as_integer, fail
+from fastwarp.errors import as_integer, check_devices, fail
+from fastwarp.functional._downsize_checks import check_encoded, check_encoding
 
 Taps = Literal["bilinear", "bicubic", "area"]
 Normalise = Literal["sigmoid", "softmax", "signed"]
@@ -104,7 +105,7 @@ def axes(at: Geometry, device: torch.device, keep: bool) -> list[Axis]:
     return [_kept_axis(_stream(device), *key) if keep else _axis(*key) for key in keys]
 
 
-def distances(
+def _kept_or_made(
     at: Geometry, encoding: str, normalise: str, dtype: torch.dtype, device: torch.device, keep: bool
 ) -> Tensor:
     """Encoded relative distances `[K, h, w]`; those of an earlier call where it may `keep` them."""
@@ -113,6 +114,27 @@ def distances(
     if keep and ky * kx * at.size[0] * at.size[1] <= _KEPT:
         return _kept_distances(_stream(device), *key)
     return _distances(*key)
+
+
+def encoded_distances(
+    function: str,
+    at: Geometry,
+    rows: Axis,
+    columns: Axis,
+    encoding: Encoding,
+    normalise: str,
+    real: torch.dtype,
+    keep: bool,
+) -> Tensor:
+    """What goes into the 1x1 convolution for the distances, `[K', h, w]`, K' = 0 for none."""
+    check_encoding(function, encoding)
+    if encoding is None:
+        return rows.weights.new_empty(0, *at.size, dtype=real)
+    if isinstance(encoding, str):
+        return _kept_or_made(at, encoding, normalise, real, rows.taps.device, keep)
+    value = encoding(columns.offset.to(real)[None, :], rows.offset.to(real)[:, None])
+    check_devices(function, image=rows.taps, encoding=value if isinstance(value, Tensor) else None)
+    return check_encoded(function, value, at.size).to(real)
 
 
 def can_keep(tensor: Tensor) -> bool:

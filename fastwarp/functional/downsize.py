@@ -10,19 +10,17 @@ from torch import Tensor
 
 import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
 from fastwarp._checks import IMAGE_DTYPES, check_memory, check_option
-from fastwarp.errors import call, check_devices, check_size, check_tensor, fail
-from fastwarp.functional._downsize_checks import check_encoded, check_encoding, check_fuse, check_parameters, statistics
+from fastwarp.errors import call, check_size, check_tensor, fail
+from fastwarp.functional._downsize_checks import check_fuse, check_parameters, statistics
 from fastwarp.functional._downsize_tables import (
     NORMALISE,
-    Axis,
     Encoding,
     Footprint,
-    Geometry,
     Normalise,
     Taps,
     axes,
     can_keep,
-    distances,
+    encoded_distances,
     geometry,
     products,
     shape,
@@ -123,7 +121,7 @@ def downsize(
     real = torch.float64 if image.dtype == torch.float64 else torch.float32
     keep = can_keep(image)
     rows, columns = axes(at, image.device, keep)
-    encoded = _encoded(name, at, rows, columns, encoding, normalise, real, keep)
+    encoded = encoded_distances(name, at, rows, columns, encoding, normalise, real, keep)
     check_fuse(name, fuse_weight, (kernel_rows, kernel_columns), features, encoded.shape[0])
     return call(
         name,
@@ -195,24 +193,3 @@ def relative_distance(
     check_memory(name, "size", tuple(target), 8 * kernel_rows * kernel_columns * target[0] * target[1], place)
     rows, columns = axes(at, place, False)
     return products(rows.weights, columns.weights).to(dtype)
-
-
-def _encoded(
-    function: str,
-    at: Geometry,
-    rows: Axis,
-    columns: Axis,
-    encoding: Encoding,
-    normalise: str,
-    real: torch.dtype,
-    keep: bool,
-) -> Tensor:
-    """Encoded distances `[K', h, w]`, K' = 0 for none."""
-    check_encoding(function, encoding)
-    if encoding is None:
-        return rows.weights.new_empty(0, *at.size, dtype=real)
-    if isinstance(encoding, str):
-        return distances(at, encoding, normalise, real, rows.taps.device, keep)
-    value = encoding(columns.offset.to(real)[None, :], rows.offset.to(real)[:, None])
-    check_devices(function, image=rows.taps, encoding=value if isinstance(value, Tensor) else None)
-    return check_encoded(function, value, at.size).to(real)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastwarp._checks import check_option
 from fastwarp.errors import FastwarpError, as_integer, as_real, check_size, check_tensor, fail
 from fastwarp.functional import downsize, downsize_boxes
+from fastwarp.functional._downsize_called import downsize_called, is_plain
 from fastwarp.functional._downsize_checks import LAYERS, check_encoded, check_encoding, statistics
 from fastwarp.functional._downsize_tables import NORMALISE, Encoding, Footprint, Normalise, Taps, check_options
 from fastwarp.functional.separable import Size
@@ -52,6 +53,11 @@ class DownsizeNet(nn.Module):
     same then), torch's default with "raw", as in the paper, or a function. With encoding "exact" the start is bilinear
     or area interpolation to 1e-5 of the image's range (plus 1e-6 for each tap that an area does not cover), and bicubic
     with normalise="signed"; the other normalisations have no negative weights.
+
+    One fused pass reads the weights of the convolutions. Where one of these does more than its weights say (hooks, as
+    of `torch.nn.utils.prune`, `weight_norm` and `spectral_norm`, of FSDP or of counters of FLOPs; fake quantization; a
+    module in its place, such as an adapter), all are called instead, in plain torch: slower, with more memory, the same
+    result. Modules that were converted for quantized tensors are refused.
 
     Parameters may have any floating dtype; geometry and weights are computed in float32 at least, under `.half()` and
     autocast too.
@@ -147,12 +153,21 @@ class DownsizeNet(nn.Module):
         with torch.no_grad():
             return check_encoded("DownsizeNet", self.encoding(half, half), (1, 1)).shape[0]
 
+    def _unusual(self) -> str | None:
+        """The name of a convolution that does more than its weights say, if there is one."""
+        named = [*((f"convs.{l}", conv, 1) for l, conv in enumerate(self.convs)), ("fuse", self.fuse, 0)]
+        return next((name for name, conv, padding in named if not is_plain(conv, padding)), None)
+
     def _parameters_of(self) -> dict[str, Any]:
         return {
             "weights": [conv.weight for conv in self.convs],
-            "biases": [conv.bias for conv in self.convs],
+            "biases": [c.weight.new_zeros(len(c.weight)) if c.bias is None else c.bias for c in self.convs],
             "fuse_weight": self.fuse.weight,
             "fuse_bias": self.fuse.bias,
+        }
+
+    def _settings_of(self) -> dict[str, Any]:
+        return {
             "encoding": self.encoding,
             "normalise": self.normalise,
             "mean": self.mean,
@@ -178,14 +193,14 @@ class DownsizeNet(nn.Module):
         self._check("image", image)
         if size is None:
             size = self._target(image)
-        return downsize(
-            image,
-            size=size,
-            taps=self.taps,
-            footprint=self.footprint,
-            align_corners=self.align_corners,
-            **self._parameters_of(),
-        )
+        options = self._settings_of() | {
+            "taps": self.taps,
+            "footprint": self.footprint,
+            "align_corners": self.align_corners,
+        }
+        if self._unusual() is not None:
+            return downsize_called(image, list(self.convs), self.fuse, size, **options)
+        return downsize(image, size=size, **self._parameters_of(), **options)
 
     def _target(self, image: Tensor) -> Size:
         if self.size is not None:
@@ -213,12 +228,17 @@ class DownsizeNet(nn.Module):
             `[N, C, *size]`.
 
         Raises:
-            FastwarpError: a network whose taps are not bilinear.
+            FastwarpError: a network whose taps are not bilinear, or whose convolutions have hooks or were replaced.
         """
         if self.taps != "bilinear":
             raise fail("DownsizeNet", "taps", repr(self.taps), "'bilinear' to pool boxes")
         self._check("features", features)
-        return downsize_boxes(features, boxes, size=size, spatial_scale=spatial_scale, **self._parameters_of())
+        unusual = self._unusual()
+        if unusual is not None:
+            expected = "one without hooks and of torch.nn.Conv2d, as boxes are pooled by weights alone"
+            raise fail("DownsizeNet.pool_boxes", unusual, "a module that does more than its weights say", expected)
+        options = self._parameters_of() | self._settings_of()
+        return downsize_boxes(features, boxes, size=size, spatial_scale=spatial_scale, **options)
 
     def param_groups(self, lr: float, scale: float = 0.1, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """The trainable parameters as groups of an optimiser, which learn more slowly than the task's network.

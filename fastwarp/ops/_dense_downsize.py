@@ -33,12 +33,16 @@ def downsize(
             a = F.relu(F.conv2d(a, weight, bias, padding=1))
         selected = a.index_select(2, anchor_rows).index_select(3, anchor_columns)
         z = z + F.conv2d(selected, fuse_weight[:, :features, None, None])
-    weights_of_taps = coefficients(z, normalise)
+    return mean_of_taps(image, rows, columns, coefficients(z, normalise))
+
+
+def mean_of_taps(image: Tensor, rows: Tensor, columns: Tensor, weights: Tensor) -> Tensor:
+    """`[B, C, h, w]`: means of the pixels at `rows` `[h, ky]` and `columns` `[w, kx]` by `weights` `[B, K, h, w]`."""
     # One gather by rows, then one by columns: [B, C, h ky, w kx] -> [B, C, ky kx, h, w].
     (height, ky), (width, kx) = rows.shape, columns.shape
     taps = image.index_select(2, rows.flatten()).index_select(3, columns.flatten())
     taps = taps.unflatten(3, (width, kx)).unflatten(2, (height, ky)).permute(0, 1, 3, 5, 2, 4).flatten(2, 3)
-    return (taps * weights_of_taps[:, None]).sum(2)
+    return (taps * weights[:, None]).sum(2)
 
 
 def coefficients(z: Tensor, normalise: str) -> Tensor:
