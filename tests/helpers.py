@@ -53,6 +53,20 @@ def random_mesh_warp(*args: Any, tile: str = "bilinear", **options: Any) -> Mesh
     return MeshWarp(random_mesh(*args, **options), tile)
 
 
+KINDS = ("separable", "bilinear", "homography")
+"""What a warp is made of: knots, or a mesh with the tiles of that name."""
+
+
+def warp_of(kind: str, *args: Any, **options: Any) -> SeparableWarp | MeshWarp:
+    """A random warp of one of the kinds."""
+    return random_warp(*args, **options) if kind == "separable" else random_mesh_warp(*args, tile=kind, **options)
+
+
+def with_geometry(warp: Any, leaves: Sequence[Tensor]) -> Any:
+    """`warp` with other knots, or another mesh."""
+    return SeparableWarp(*leaves) if isinstance(warp, SeparableWarp) else MeshWarp(*leaves, warp.tile)
+
+
 def grid(n: int) -> np.ndarray:
     """Grid(n), the normalised positions of n pixels."""
     return np.arange(n) / (n - 1) if n > 1 else np.array([0.5])

@@ -139,9 +139,14 @@ def axis_map(knots: Tensor, positions: Tensor, *, inverse: bool = False) -> Tens
     check_knots("axis_map", knots, knots)
     check_devices("axis_map", knots=knots, positions=positions)
     check_batches("axis_map", knots=knots, positions=positions)
+    return mapped("axis_map", knots, positions, inverse)
+
+
+def mapped(function: str, knots: Tensor, positions: Tensor, inverse: bool) -> Tensor:
+    """`axis_map` of arguments that `function` has checked."""
     if positions.shape[0] == 1:
         positions = positions.expand(knots.shape[0], -1)
-    return call("axis_map", _ops.axis_map, knots, positions, bool(inverse))
+    return call(function, _ops.axis_map, knots, positions, bool(inverse))
 
 
 def limited_knots(knots: Tensor, minimum: float | None = None, maximum: float | None = None) -> Tensor:

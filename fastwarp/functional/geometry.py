@@ -9,7 +9,7 @@ from torch import Tensor
 import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
 from fastwarp._checks import as_geometry, check_knots
 from fastwarp.errors import call, check_batches, check_devices, check_size, check_tensor, fail
-from fastwarp.functional.axis import axis_map
+from fastwarp.functional import axis
 
 Size = Sequence[int]
 
@@ -160,5 +160,6 @@ def separable_map_points(
     ends = (("source_size", source_size), ("size", size))
     start, end = ends if inverse else ends[::-1]
     x, y = from_pixels("separable_map_points", points.to(dtype), *start).unbind(-1)
-    mapped = [axis_map(knots.to(dtype), p, inverse=inverse) for knots, p in ((knots_x, x), (knots_y, y))]
+    pairs = ((knots_x, x), (knots_y, y))
+    mapped = [axis.mapped("separable_map_points", knots.to(dtype), p, inverse) for knots, p in pairs]
     return to_pixels("separable_map_points", torch.stack(mapped, -1), *end)
