@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import pytest
 from numba.core.caching import NullCache
 from numba.core.dispatcher import Dispatcher
@@ -25,13 +26,12 @@ root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reaso
 KERNEL = """
 import numba
 from fastwarp.kernels.cpu import _helper
-from fastwarp.kernels.cpu._cache import KernelCache
+from fastwarp.kernels.cpu._cache import keep
 
 def answer(x):
     return x * _helper.factor()
 
-answer = numba.njit(answer)
-answer._cache = KernelCache(answer.py_func)
+answer = keep(numba.njit(answer))
 """
 
 HELPER = """
@@ -106,6 +106,10 @@ def test_every_kernel_is_kept_so():
 def test_the_key_covers_all_that_is_compiled_in():
     """Kernels and their helpers all lie in the folder whose files are digested."""
     assert {Path(inspect.getfile(kernel.py_func)).parent for kernel in _kernels()} == {Path(_cache.__file__).parent}
+
+
+def test_kernels_of_other_files_are_not_kept():
+    assert isinstance(_cache.keep(numba.njit(lambda: 1))._cache, NullCache)
 
 
 def test_a_change_to_a_helper_in_another_file_counts(library):

@@ -74,17 +74,17 @@ def test_number_of_threads_changes_no_bit(kind):
 
 
 def test_large_jobs_use_the_threads_that_torch_may_use_and_small_ones_none(monkeypatch):
-    from fastwarp.kernels.cpu import _parallel
+    from fastwarp.kernels.cpu import _thread_pool
 
     def threads_of(function) -> set[int]:
         used = set()
-        original = _parallel._Pool.with_threads
+        original = _thread_pool.ThreadPool.with_threads
 
         def with_threads(pool, parts):
             used.add(parts)
             return original(pool, parts)
 
-        monkeypatch.setattr(_parallel._Pool, "with_threads", with_threads)
+        monkeypatch.setattr(_thread_pool.ThreadPool, "with_threads", with_threads)
         function()
         monkeypatch.undo()
         return used
@@ -99,22 +99,23 @@ def test_large_jobs_use_the_threads_that_torch_may_use_and_small_ones_none(monke
 
 
 FORK = """
-import os, sys, torch
+import os, torch
 from helpers import WarpedImages
-from fastwarp.kernels.cpu import _parallel
+from fastwarp.kernels.cpu import _thread_pool
 torch.set_num_threads(2)
 dataset = WarpedImages()
 expected = dataset[0]
-parents = _parallel._pool
+parents = _thread_pool.pool
 assert parents.threads == 2, "the job was too small for a pool"
 child = os.fork()
 if child == 0:
-    assert _parallel._pool is not parents and _parallel._pool.threads == 1
+    assert _thread_pool.pool is not parents and _thread_pool.pool.threads == 1
     same = torch.equal(dataset[0], expected)
-    assert _parallel._pool.threads == 2
+    assert _thread_pool.pool.threads == 2
     os._exit(0 if same else 3)
 assert os.waitpid(child, 0)[1] == 0
 assert torch.equal(dataset[0], expected)
+assert parents.threads == 2
 print("both")
 """
 

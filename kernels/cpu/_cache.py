@@ -35,6 +35,8 @@ from numba.misc.appdirs import AppDirs
 
 import fastwarp
 
+config: Any = numba.config
+
 STATES = 4
 """States of the library that are kept, for those who change between versions. The oldest go first."""
 
@@ -63,8 +65,8 @@ def directories() -> list[Path]:
     """Where kernels of this state may lie, the best first."""
     if _STATE is None:
         return []
-    if numba.config.CACHE_DIR:
-        parents = [Path(numba.config.CACHE_DIR).absolute()]
+    if config.CACHE_DIR:
+        parents = [Path(config.CACHE_DIR).absolute()]
     else:
         user = Path(AppDirs(appname="fastwarp", appauthor=False).user_cache_dir)
         parents = [Path(__file__).parent / "__pycache__", user.parent]
@@ -192,3 +194,11 @@ class KernelCache(caching._Cache):
 
     def flush(self) -> None:
         """Nothing: a kernel that is compiled again takes the place of its file."""
+
+
+def keep(kernel: Any) -> Any:
+    """Gives this cache to a kernel that numba compiles on its first call, if the kernel's file is among those that the
+    state is made of (a test's is not)."""
+    if Path(kernel.py_func.__code__.co_filename).parent == Path(__file__).parent:
+        kernel._cache = KernelCache(kernel.py_func)
+    return kernel
