@@ -312,6 +312,35 @@ def test_export():
     torch.testing.assert_close(program.module()(image), net(image))
 
 
+@pytest.mark.parametrize("factor", [0.5, 1 / 3])
+@pytest.mark.parametrize("dims", ["automatic", "named"])
+def test_areas_of_any_image_are_exported(factor, dims):
+    net, image = trained(DownsizeNet(scale_factor=factor, taps="area", layers=1)), torch.rand(1, 3, 16, 20)
+    if dims == "automatic":
+        sides, options = (torch.export.Dim.AUTO, torch.export.Dim.AUTO), {}
+    else:
+        sides = (torch.export.Dim("h", min=8, max=512), torch.export.Dim("w", min=8, max=512))
+        options = {"prefer_deferred_runtime_asserts_over_guards": True}
+    shapes = ({2: sides[0], 3: sides[1]},)
+    program = torch.export.export(net, (image,), dynamic_shapes=shapes, strict=False, **options).module()
+    for size in ((16, 20), (33, 47), (9, 64)):
+        other = torch.rand(1, 3, *size)
+        torch.testing.assert_close(program(other), net(other))
+
+
+def test_an_exported_area_refuses_what_its_footprint_does_not_hold():
+    net = DownsizeNet(scale_factor=0.1, taps="area", layers=0)
+    shapes = ({2: torch.export.Dim.AUTO},)
+    program = torch.export.export(net, (torch.rand(1, 3, 100, 30),), dynamic_shapes=shapes, strict=False).module()
+    other = torch.rand(1, 3, 90, 30)
+    torch.testing.assert_close(program(other), net(other))
+    small = torch.rand(1, 3, 19, 30)
+    with pytest.raises(FastwarpError, match=r"footprint is \(12, 12\), expected at least \(19, "):
+        net(small)
+    with pytest.raises((AssertionError, RuntimeError), match=r"Guard failed|footprint"):
+        program(small)
+
+
 # --- convolutions that do more than their weights say -----------------------------------------------------------------
 
 

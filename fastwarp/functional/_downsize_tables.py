@@ -74,13 +74,25 @@ def geometry(
 ) -> Geometry:
     """All that the tables depend on, if the footprints hold all the pixels of their targets."""
     pair = check_options(function, taps, footprint, align_corners)
-    if taps == "area":
+    if taps == "area" and not _enough(source, size, pair):
         # The most pixels that a target meets: it begins up to (d - gcd) / d past the start of a pixel.
         needed = tuple((D + d - _gcd(D, d) + d - 1) // d for D, d in zip(source, size, strict=True))
         pair = (pair[0] or needed[0], pair[1] or needed[1])
         if pair[0] < needed[0] or pair[1] < needed[1]:
             raise fail(function, "footprint", pair, f"at least {needed} taps (rows, columns) from {source} to {size}")
     return Geometry(source, size, taps, pair, bool(align_corners))
+
+
+def _enough(source: tuple[int, int], size: tuple[int, int], footprint: tuple[Any, Any]) -> bool:
+    """Whether footprints hold the pixels of their targets whatever the greatest common divisor of the sizes, which is
+    no condition that an exported program could have for its sizes."""
+    if None in footprint:
+        return False
+    enough = [(n - 1) * d >= D - 1 for n, d, D in zip(footprint, size, source, strict=True)]
+    for condition in enough:
+        if isinstance(condition, torch.SymBool):
+            torch._check(condition, lambda: "the footprint of an area is too small for this size")
+    return all(enough)
 
 
 def _gcd(a: int, b: int) -> int:

@@ -39,7 +39,8 @@ class DownsizeNet(nn.Module):
         layers: number of 3x3 convolutions, 0 to 5; 0 leaves the distances alone. The paper uses 2 to 4, mostly 3.
         taps: pixels that a target is a mean of, and their distances: "bilinear", "bicubic" or "area".
         footprint: taps of an area, a number or (rows, columns). None: enough for the scale factor; with a size it has
-            to be given, `ceil(ratio) + 1` is enough.
+            to be given, `ceil(ratio) + 1` is enough. `torch.export` of free image sizes makes of it a condition on the
+            sizes: use `Dim.AUTO`, or other dimensions with `prefer_deferred_runtime_asserts_over_guards=True`.
         encoding: of the distances; "exact", "raw", None (texture alone) or a function of dx and dy, which may be a
             module.
         normalise: "sigmoid", "softmax" or "signed".
