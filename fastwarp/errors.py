@@ -112,7 +112,15 @@ def call(function: str, op: Callable[..., Any], *args: Any) -> Any:
     """`op(*args)`, whose errors begin with the public name of the function."""
     if torch.compiler.is_compiling():
         return op(*args)
+    if torch.jit.is_tracing():
+        args = tuple([_traced(item) for item in arg] if isinstance(arg, list) else arg for arg in args)
     try:
         return op(*args)
     except FastwarpError as error:
         raise FastwarpError(f"{function}: {error}") from None
+
+
+def _traced(item: Any) -> Any:
+    """While `torch.jit.trace` runs, sizes of tensors are tensors, which it cannot record in lists for custom operators:
+    numbers then, so that a trace is for the sizes it was made with. torch warns of that."""
+    return int(item) if isinstance(item, Tensor) and item.dim() == 0 else item

@@ -205,7 +205,7 @@ def _limited(slopes: Tensor, low: Tensor, high: Tensor, total: Tensor) -> tuple[
     The sum grows with c, linearly between the 2 n values where a slope reaches a limit: bisection among these.
     """
     ends = torch.cat([low / slopes, high / slopes], 1).sort(1).values
-    count = ends.shape[1]
+    count = int(ends.shape[1])
     reached = torch.zeros_like(total, dtype=torch.long)  # so many of them do not exceed the total
     for bit in reversed(range(count.bit_length())):
         tried = reached + 2**bit

@@ -224,7 +224,9 @@ def _registered_windows(
         axis = places(about, i // 2, i % 2, size, knots.device)
         batch = max(len(knots), len(axis.at))
         centre = axis.centre(_ops.axis_map(knots, axis.at.expand(batch, -1).contiguous(), True))
-        reads = axis.inside & (border | ((axis.at >= knots[:, :1]) & (axis.at <= knots[:, -1:])))
+        reads = axis.inside
+        if not border:
+            reads = reads & (axis.at >= knots[:, :1]) & (axis.at <= knots[:, -1:])
         width = reads.to(centre).expand(batch, -1)
         parts.append(torch.stack([torch.where(reads, centre, 0), width], 1))
     batch = max(len(p) for p in parts)
