@@ -1,6 +1,7 @@
 """What the public functions check of their arguments, and how levels and their options are taken apart."""
 
 import copy
+import numbers
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, MutableMapping, MutableSequence, Sequence
@@ -12,6 +13,9 @@ from torch import Tensor
 from fastwarp.errors import check_batches, check_devices, check_size, check_tensor, fail
 
 IMAGE_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+LEAST, MOST = 1e-30, 1e30
+"""The numbers that options may be, in size: squares and products of a few of these are still numbers in float64."""
 
 _CHECKS = os.environ.get("FASTWARP_CHECKS", "0") == "1"
 
@@ -140,13 +144,31 @@ def rebuild(structure: Any, values: list[Tensor]) -> Any:
     return kind(values) if isinstance(structure, Sequence) else values[0]
 
 
+def check_number(
+    function: str, argument: str, value: Any, low: float = -MOST, high: float = MOST, unit: str = ""
+) -> float:
+    """`value` as a float, if it is a number (NumPy's too) from `low` to `high`; `unit` is " of pixels", say."""
+    expected = f"a number{unit} from {low:g} to {high:g}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{function}: {argument} is {type(value).__name__}, expected {expected}")
+    if not low <= value <= high:
+        raise fail(function, argument, value, expected)
+    return float(value)
+
+
+def check_count(function: str, argument: str, value: Any, low: int, high: float = float("inf")) -> int:
+    """`value` as an int, if it is an integer (NumPy's too) from `low` to `high`."""
+    expected = f"an integer of at least {low}" if high == float("inf") else f"an integer from {low} to {high}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{function}: {argument} is {value!r}, expected {expected}")
+    if not low <= value <= high:
+        raise fail(function, argument, value, expected)
+    return int(value)
+
+
 def check_fwhm(function: str, fwhm: float) -> float:
     """`fwhm` as a float, if it is a positive number."""
-    if isinstance(fwhm, bool) or not isinstance(fwhm, (int, float)):
-        raise TypeError(f"{function}: fwhm is {type(fwhm).__name__}, expected a number of saliency cells")
-    if not 0 < fwhm < float("inf"):
-        raise fail(function, "fwhm", fwhm, "a positive, finite number of saliency cells")
-    return float(fwhm)
+    return check_number(function, "fwhm", fwhm, LEAST, unit=" of saliency cells")
 
 
 def check_images(function: str, images: list[Any], **geometry: Tensor) -> None:
@@ -198,12 +220,15 @@ def frame_arguments(
 def check_statistics(function: str, channels: int, mean: Any, std: Any) -> None:
     """Raises unless mean and std are numbers, one for each channel, and no std is 0."""
     for argument, values in (("mean", mean), ("std", std)):
-        if not isinstance(values, Sequence) or not all(isinstance(v, (int, float)) for v in values):
+        if not isinstance(values, Sequence) or not all(isinstance(v, numbers.Real) for v in values):
             raise TypeError(f"{function}: {argument} is {values!r}, expected one number for each channel")
         if len(values) != channels:
             raise fail(function, argument, f"{len(values)} long", f"one value for each of {channels} channels")
-    if not all(abs(value) > 0 for value in std):
-        raise fail(function, "std", list(std), "values other than 0")
+        # The bounds keep mean / std within float32.
+        if not all(abs(value) <= 1e9 for value in values):
+            raise fail(function, argument, list(values), "numbers from -1e9 to 1e9")
+    if not all(abs(value) >= 1e-9 for value in std):
+        raise fail(function, "std", list(std), "values other than 0, of at least 1e-9 in size")
 
 
 def check_memory(function: str, argument: str, value: Any, needed: int, device: torch.device) -> None:

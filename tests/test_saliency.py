@@ -142,7 +142,7 @@ def test_inputs_are_not_modified():
         ({"shape": (31,)}, TypeError, "shape is .* expected two integers"),
         ({"amplitude": -1.0}, FastwarpError, "amplitude is -1.0"),
         ({"amplitude": math.nan}, FastwarpError, "amplitude is nan"),
-        ({"bandwidth": 0.0}, FastwarpError, "bandwidth is 0.0, expected a positive number"),
+        ({"bandwidth": 0.0}, FastwarpError, "bandwidth is 0.0, expected a number of pixels"),
     ],
 )
 def test_bad_input(arguments, error, words):

@@ -200,7 +200,7 @@ def test_nothing_and_density():
         ({"intrinsics": torch.eye(4)}, FastwarpError, r"intrinsics is of shape \[4, 4\], expected \[3, 3\]"),
         ({"extrinsics": torch.eye(3)}, FastwarpError, r"extrinsics is of shape \[3, 3\], expected \[4, 4\]"),
         ({"image_size": 900}, TypeError, "image_size is 900"),
-        ({"near": 0.0}, FastwarpError, "near is 0.0, expected a positive number"),
+        ({"near": 0.0}, FastwarpError, "near is 0.0, expected a number of metres"),
     ],
 )
 def test_bad_boxes(arguments, error, words):

@@ -25,6 +25,21 @@ def test_learned_saliency_begins_uniform(activation):
 
 
 @activations
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("whole", [True, False])  # or the image alone
+def test_learned_saliency_in_half_precision(activation, dtype, whole):
+    saliency, image = LearnedSaliency((5, 8), activation=activation), torch.rand(2, 3, 40, 70)
+    torch.nn.init.normal_(saliency.layers[-1].weight)
+    wide = saliency(image)
+    maps = (saliency.to(dtype) if whole else saliency)(image.to(dtype).requires_grad_())
+    assert maps.dtype == torch.float32
+    torch.testing.assert_close(maps, wide, rtol=0.05, atol=1e-3)
+    torch.testing.assert_close(maps.sum((1, 2)), torch.ones(2))
+    maps.square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in saliency.parameters())
+
+
+@activations
 @pytest.mark.parametrize("size", [(40, 64), (13, 200), (20, 32)])
 def test_learned_saliency_has_mass_one_and_a_floor(activation, size):
     saliency = LearnedSaliency((5, 8), in_channels=2, activation=activation, floor=0.2)

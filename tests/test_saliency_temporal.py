@@ -71,6 +71,8 @@ def test_fixed_saliency_is_state_and_keeps_its_precision():
         (torch.rand(1, 7), FastwarpError, r".* of at least 2 x 2 cells"),
         (torch.ones(7, 11, dtype=torch.int64), TypeError, "saliency has dtype int64"),
         ([[1.0]], TypeError, "saliency is list"),
+        (torch.tensor([[1.0, -1.0], [1.0, 1.0]]), FastwarpError, "saliency is NaN, infinite or negative in places"),
+        (torch.tensor([[1.0, math.inf], [1.0, 1.0]]), FastwarpError, "saliency is NaN, infinite or negative in places"),
     ],
 )
 def test_bad_fixed_saliency(saliency, error, words):
@@ -177,6 +179,9 @@ def test_amplitude_and_bandwidth_are_learned():
     ("options", "error", "words"),
     [
         ({"alpha": 1.5}, FastwarpError, "AdaptiveSaliency: alpha is 1.5"),
+        ({"prior": torch.zeros(SHAPE)}, FastwarpError, "AdaptiveSaliency: prior is of sum 0.0, expected a positive"),
+        ({"prior": torch.full(SHAPE, 3e38)}, FastwarpError, "AdaptiveSaliency: prior is of sum inf"),
+        ({"prior": torch.full(SHAPE, math.nan)}, FastwarpError, "saliency is NaN, infinite or negative in places"),
         ({"prior": torch.rand(3, 4)}, FastwarpError, r"prior is of shape \[1, 3, 4\], expected \[1, 7, 11\]"),
         ({"image_size": (0, 4)}, FastwarpError, r"image_size is \(0, 4\)"),
         ({"bandwidth": -1.0}, FastwarpError, "bandwidth is -1.0"),
@@ -195,11 +200,29 @@ def test_bad_settings(options, error, words):
         (([BOXES[:, :3]],), FastwarpError, r"boxes\[0\] is of shape \[3, 3\], expected \[N, 4\]"),
         (([BOXES], [torch.ones(2)]), FastwarpError, r"scores\[0\] is of shape \[2\], expected \[3\]"),
         (([BOXES], [0.5]), TypeError, r"scores\[0\] is float"),
+        (([BOXES > 1],), TypeError, r"boxes\[0\] has dtype torch.bool, expected real numbers"),
+        (([BOXES[:, [2, 1, 0, 3]]],), FastwarpError, r"boxes\[0\] is inverted in places, expected x1 <= x2"),
+        (([torch.full((1, 4), math.nan)],), FastwarpError, r"boxes\[0\] is NaN or infinite in places"),
+        (
+            ([torch.full((1, 4), 1e300, dtype=torch.float64)],),
+            FastwarpError,
+            r"boxes\[0\] is NaN or infinite in places",
+        ),
+        (([BOXES], [torch.tensor([0.5, math.nan, 0.5])]), FastwarpError, r"scores\[0\] is NaN in places"),
     ],
 )
 def test_bad_updates(arguments, error, words):
     with pytest.raises(error, match="AdaptiveSaliency.update: " + words):
         AdaptiveSaliency(SIZE, SHAPE).update(*arguments)
+
+
+def test_a_refused_update_changes_nothing():
+    adaptive = AdaptiveSaliency(SIZE, SHAPE)
+    adaptive.update([BOXES, BOXES[:1]], streams=["left", "right"])
+    before = adaptive(["left", "right"])
+    with pytest.raises(FastwarpError, match=r"boxes\[1\] is NaN or infinite"):
+        adaptive.update([BOXES[1:], torch.full((1, 4), math.inf)], streams=["left", "right"])
+    assert torch.equal(adaptive(["left", "right"]), before)
 
 
 # --- training on single frames ----------------------------------------------------------------------------------------
@@ -248,7 +271,7 @@ def test_cascade():
     assert [CascadeSchedule(2, 0)(epoch) for epoch in range(2)] == ["truth", "truth"]
     assert CascadeSchedule(5, 5)(0) == "detections"
     for epoch in (-1, 3):
-        with pytest.raises(FastwarpError, match=f"epoch is {epoch}, expected 0 to 2"):
+        with pytest.raises(FastwarpError, match=f"epoch is {epoch}, expected an integer from 0 to 2"):
             CascadeSchedule(3)(epoch)
-    with pytest.raises(FastwarpError, match="last is 4, expected 0 to 3"):
+    with pytest.raises(FastwarpError, match="last is 4, expected an integer from 0 to 3"):
         CascadeSchedule(3, 4)

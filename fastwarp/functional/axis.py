@@ -1,6 +1,7 @@
 """Saliency -> knots, and T~ of one axis."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
@@ -8,6 +9,9 @@ from fastwarp._checks import as_geometry, check_fwhm, check_knots, check_salienc
 from fastwarp.errors import FastwarpError, as_integer, as_real, call, check_batches, check_devices, check_tensor, fail
 
 _ops = torch.ops.fastwarp
+
+_BLOCK = 256
+"""Values that are summed at a time."""
 
 
 def lz_knots(saliency: Tensor, fwhm: float = 13.0, anti_crop: bool = True) -> tuple[Tensor, Tensor]:
@@ -108,11 +112,26 @@ def cdf_knots(density: Tensor, knots: int | None = None) -> Tensor:
     with torch.autocast(density.device.type, enabled=False):
         mass = density.double().clamp(min=0)
         mass = mass + (1e-6 * mass.mean(1, keepdim=True)).clamp(min=2.0**-962)
-        total = mass @ torch.ones(n, n + 1, dtype=mass.dtype, device=mass.device).triu(1)
+        total = _running_sums(mass)
         cumulative = total / total[:, -1:]
         grid = torch.arange(count, dtype=mass.dtype, device=mass.device) / (count - 1)
         result = _ops.axis_map(cumulative, grid.expand(density.shape[0], count), True)
     return result.to(as_geometry(density).dtype)
+
+
+def _running_sums(values: Tensor) -> Tensor:
+    """Sums of the values `[B, n]` before each place, and of all of them: `[B, n + 1]`.
+
+    Block by block, each by a product with a triangle of ones: torch's cumsum is not deterministic on GPUs, and one
+    triangle for all n takes n^2 memory.
+    """
+    n = values.shape[1]
+    if n <= _BLOCK:
+        return values @ values.new_ones(n, n + 1).triu(1)
+    blocks = F.pad(values, (0, _BLOCK - n % _BLOCK)).unflatten(1, (-1, _BLOCK))  # one value more at least
+    before = _running_sums(blocks.sum(2))[:, :-1]
+    within = blocks @ values.new_ones(_BLOCK, _BLOCK).triu(1)
+    return (before.unsqueeze(2) + within).flatten(1)[:, : n + 1]
 
 
 def axis_map(knots: Tensor, positions: Tensor, *, inverse: bool = False) -> Tensor:

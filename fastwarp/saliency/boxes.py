@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import fastwarp.ops.density  # noqa: F401  (registers torch.ops.fastwarp)
-from fastwarp._checks import check_fwhm
+from fastwarp._checks import LEAST, as_geometry, check_fwhm, check_number
 from fastwarp.errors import call, check_devices, check_size, check_tensor, fail
 
 Boxes = Tensor | Sequence[Tensor]
@@ -129,34 +129,29 @@ def _arguments(
         if min(check_size(function, name, pair)) < 2:
             raise fail(function, name, tuple(pair), "a height and a width of at least 2")
     if isinstance(boxes, Tensor) and boxes.dim() == 3:
-        _check_boxes(function, "boxes", boxes, "[B, N, 4]")
-        padded = _as_real(boxes)
+        check_boxes(function, "boxes", boxes, "[B, N, 4]")
+        padded = as_geometry(boxes)
         _check_counts(function, counts, padded)
     elif counts is not None:
         raise fail(function, "counts", "given", "none but with padded boxes [B, N, 4]")
     else:
         padded, counts = _padded(function, boxes)
-    of_a = _number(function, "amplitude", amplitude, padded, "numbers that are not negative")
-    of_b = _number(function, "bandwidth", bandwidth, padded, "positive numbers of pixels")
-    if of_a is None and not amplitude >= 0:
-        raise fail(function, "amplitude", amplitude, "a number that is not negative")
-    if of_b is None and not bandwidth > 0:
-        raise fail(function, "bandwidth", bandwidth, "a positive number of pixels")
-    a, b = 0.0 if of_a is not None else float(amplitude), 0.0 if of_b is not None else float(bandwidth)
+    of_a, a = _number(function, "amplitude", amplitude, padded, 0.0, "")
+    of_b, b = _number(function, "bandwidth", bandwidth, padded, LEAST, " of pixels")
     return padded, counts, of_a, of_b, a, b, *image_size, *shape
 
 
 def _padded(function: str, boxes: Any) -> tuple[Tensor, Tensor | None]:
     """`[B, N, 4]` and, where images differ in N, the N as `[B]`, from one image's boxes or a list of several."""
     if isinstance(boxes, Tensor):
-        _check_boxes(function, "boxes", boxes, "[N, 4]")
-        return _as_real(boxes).unsqueeze(0), None
+        check_boxes(function, "boxes", boxes, "[N, 4]")
+        return as_geometry(boxes).unsqueeze(0), None
     if not isinstance(boxes, Sequence):
         raise TypeError(f"{function}: boxes is {type(boxes).__name__}, expected a tensor [N, 4] or a list of them")
     if not boxes:
         raise fail(function, "boxes", "an empty list", "one tensor [N, 4] per image")
     for i, one in enumerate(boxes):
-        _check_boxes(function, f"boxes[{i}]", one, "[N, 4]")
+        check_boxes(function, f"boxes[{i}]", one, "[N, 4]")
     check_devices(function, **{f"boxes[{i}]": one for i, one in enumerate(boxes)})
     dtype = torch.float64 if any(one.dtype == torch.float64 for one in boxes) else torch.float32
     rows, numbers = [one.to(dtype) for one in boxes], [one.shape[0] for one in boxes]
@@ -165,11 +160,8 @@ def _padded(function: str, boxes: Any) -> tuple[Tensor, Tensor | None]:
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(numbers, device=rows[0].device)
 
 
-def _as_real(boxes: Tensor) -> Tensor:
-    return boxes if boxes.dtype in (torch.float32, torch.float64) else boxes.float()
-
-
-def _check_boxes(function: str, name: str, boxes: Any, shape: str) -> None:
+def check_boxes(function: str, name: str, boxes: Any, shape: str) -> None:
+    """Raises unless `boxes` is a real tensor of this shape, whose last dimension is 4."""
     check_tensor(function, name, boxes, shape)
     if boxes.dtype == torch.bool or boxes.is_complex():
         raise TypeError(f"{function}: {name} has dtype {boxes.dtype}, expected real numbers")
@@ -186,14 +178,13 @@ def _check_counts(function: str, counts: Any, boxes: Tensor) -> None:
     check_devices(function, counts=counts, boxes=boxes)
 
 
-def _number(function: str, name: str, value: Any, boxes: Tensor, expected: str) -> Tensor | None:
-    """A tensor `[1 or B]`, or None for a number."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return None
-    if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
-        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"{function}: {name} is {got}, expected a number or a floating-point tensor")
+def _number(function: str, name: str, value: Any, boxes: Tensor, low: float, unit: str) -> tuple[Tensor | None, float]:
+    """A tensor as `[1 or B]`, or None and a number of at least `low`."""
+    if not isinstance(value, Tensor):
+        return None, check_number(function, name, value, low, unit=unit)
+    if not value.dtype.is_floating_point:
+        raise TypeError(f"{function}: {name} is {value.dtype}, expected a number or a floating-point tensor")
     if value.dim() > 1 or (value.dim() == 1 and value.shape[0] not in (1, boxes.shape[0])):
-        raise fail(function, name, f"of shape {list(value.shape)}", f"{expected}, one or [{boxes.shape[0]}]")
+        raise fail(function, name, f"of shape {list(value.shape)}", f"numbers{unit}, one or [{boxes.shape[0]}]")
     check_devices(function, boxes=boxes, **{name: value})
-    return value.reshape(-1) if value.dtype in (torch.float32, torch.float64) else value.reshape(-1).float()
+    return as_geometry(value.reshape(-1)), 0.0

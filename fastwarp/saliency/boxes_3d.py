@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastwarp._checks import LEAST, check_number
 from fastwarp.errors import check_devices, check_size, check_tensor, fail
 
 # Corner k of a box lies where the bits of k say along its length, width and height; edges differ in one bit.
@@ -71,8 +72,7 @@ def project_boxes_3d(
     if (boxes[:, 6:] == 0).all(1).any():
         raise fail(name, "boxes", "without a rotation in places", "quaternions (w, x, y, z), not (0, 0, 0, 0)")
     height, width = check_size(name, "image_size", image_size)
-    if not 0 < near < float("inf"):
-        raise fail(name, "near", near, "a positive number of metres")
+    near = check_number(name, "near", near, LEAST, unit=" of metres")
     corners = _corners(boxes.double())
     corners = corners @ extrinsics[:3, :3].double().T + extrinsics[:3, 3].double()
     points, seen = _in_front(corners, near)

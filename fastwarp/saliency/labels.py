@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastwarp._checks import check_count, check_number
 from fastwarp.errors import check_size, check_tensor, fail
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -38,7 +39,7 @@ def boundary_density(
 
     Raises:
         FastwarpError: another rank, an image or a shape without pixels, negative or infinite weights.
-        TypeError: labels that are no integers.
+        TypeError: labels that are no integers, weights that are no numbers.
 
     Example:
         >>> import torch
@@ -54,9 +55,10 @@ def boundary_density(
     if 0 in labels.shape[1:]:
         raise fail("boundary_density", "labels", f"of shape {list(labels.shape)}", "a height and width of at least 1")
     h, w = check_size("boundary_density", "shape", shape)
-    for name, weight in (("edge", edge), ("background", background)):
-        if not 0 <= weight < float("inf"):
-            raise fail("boundary_density", name, weight, "a finite number that is not negative")
+    edge = check_number("boundary_density", "edge", edge, 0.0)
+    background = check_number("boundary_density", "background", background, 0.0)
+    if ignore_index is not None:
+        ignore_index = check_count("boundary_density", "ignore_index", ignore_index, -(2**63), 2**63 - 1)
     share = F.adaptive_avg_pool2d(_boundaries(labels, ignore_index).float().unsqueeze(1), (h, w)).squeeze(1)
     return background + (edge - background) * share
 

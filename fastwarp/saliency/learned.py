@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastwarp._checks import LEAST, as_geometry, check_count, check_number, check_option
 from fastwarp.errors import check_size, check_tensor, fail
 
 
@@ -53,14 +54,10 @@ class LearnedSaliency(nn.Module):
         self.shape = check_size("LearnedSaliency", "shape", shape)
         if min(self.shape) < 2:
             raise fail("LearnedSaliency", "shape", tuple(shape), "a height and a width of at least 2")
-        for name, number in (("in_channels", in_channels), ("width", width)):
-            if number < 1:
-                raise fail("LearnedSaliency", name, number, "at least 1")
-        if activation not in ("softplus", "softmax"):
-            raise fail("LearnedSaliency", "activation", repr(activation), "'softplus' or 'softmax'")
-        if not 0 < floor <= 1:
-            raise fail("LearnedSaliency", "floor", floor, "a number in (0, 1]")
-        self.activation, self.floor = activation, floor
+        in_channels = check_count("LearnedSaliency", "in_channels", in_channels, 1)
+        width = check_count("LearnedSaliency", "width", width, 1)
+        check_option("LearnedSaliency", "activation", activation, ("softplus", "softmax"))
+        self.activation, self.floor = activation, check_number("LearnedSaliency", "floor", floor, LEAST, 1.0)
         self.layers = nn.Sequential(
             nn.Conv2d(in_channels, width, 3, stride=2, padding=1),
             nn.ReLU(),
@@ -79,19 +76,19 @@ class LearnedSaliency(nn.Module):
         """Saliency of images.
 
         Args:
-            image: `[B, C, H, W]`, floating point, normalised as the task's network takes it.
+            image: `[B, C, H, W]`, floating point of any width, normalised as the task's network takes it.
 
         Returns:
             `[B, h, w]`, positive, each map of sum 1; at least float32.
         """
         check_tensor("LearnedSaliency", "image", image, "[B, C, H, W]", floating=True)
         h, w = self.shape
-        thumbnail = F.interpolate(image, (4 * h, 4 * w), mode="bilinear", antialias=True, align_corners=False)
-        logits = self.layers(thumbnail)[:, 0]
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        if self.activation == "softmax":
-            density = logits.flatten(1).softmax(1).unflatten(1, (h, w))
-        else:
-            positive = F.softplus(logits)
-            density = positive / positive.sum((1, 2), keepdim=True)
+        # torch antialiases on CPUs in float32 and float64 only.
+        wide = as_geometry(image)
+        thumbnail = F.interpolate(wide, (4 * h, 4 * w), mode="bilinear", antialias=True, align_corners=False)
+        logits = as_geometry(self.layers(thumbnail.to(self.layers[0].weight.dtype))[:, 0]).flatten(1)
+        if self.activation == "softplus":
+            # In logarithms, as all cells may be so small that they are 0; far below 0 that of softplus is x itself.
+            logits = torch.where(logits < -15, logits, F.softplus(logits.clamp(min=-15)).log())
+        density = logits.softmax(1).unflatten(1, (h, w))
         return (1 - self.floor) * density + self.floor / (h * w)

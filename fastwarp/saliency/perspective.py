@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastwarp._checks import LEAST, check_number
 from fastwarp.errors import check_size, fail
 from fastwarp.functional import cdf_knots
 from fastwarp.saliency.temporal import flip_maps
@@ -72,9 +73,8 @@ def perspective_density(
     """
     name = "perspective_density"
     prior = _Prior(name, vanishing_point, image_size, shape, ground, sky, lateral, far, horizon)
-    x, y = (torch.linspace(0, size, n, dtype=prior.dtype, device=prior.device) for size, n in prior.axes)
-    density = prior.density(x, y[:, None])
-    return density / density.sum((1, 2), keepdim=True)
+    x, y = (torch.linspace(0, size, n, dtype=torch.float64, device=prior.device) for size, n in prior.axes)
+    return prior.densities(x, y[:, None]).to(prior.dtype)
 
 
 def perspective_mesh(
@@ -120,14 +120,14 @@ def perspective_mesh(
     prior = _Prior("perspective_mesh", vanishing_point, image_size, shape, ground, sky, lateral, far, horizon)
     # Midpoints of the cells that the distributions are constant in.
     x, y = (
-        size * (torch.arange(_CELLS * n, dtype=prior.dtype, device=prior.device) + 0.5) / (_CELLS * n)
+        size * (torch.arange(_CELLS * n, dtype=torch.float64, device=prior.device) + 0.5) / (_CELLS * n)
         for size, n in prior.axes
     )
     (_, w), (height, h) = prior.axes
-    rows = cdf_knots(prior.density(x, y[:, None]).sum(2), h)
-    along = prior.density(x, height * rows[:, :, None])
+    rows = cdf_knots(prior.densities(x, y[:, None]).sum(2), h)
+    along = prior.exponents(x, height * rows[:, :, None]).softmax(2)
     columns = cdf_knots(along.flatten(0, 1), w).unflatten(0, rows.shape)
-    return torch.stack([columns, rows[:, :, None].expand_as(columns)], 3)
+    return torch.stack([columns, rows[:, :, None].expand_as(columns)], 3).to(prior.dtype)
 
 
 class PerspectivePrior(nn.Module):
@@ -171,8 +171,8 @@ class PerspectivePrior(nn.Module):
         super().__init__()
         self.view = (vanishing_point, image_size, shape)
         self.far, self.horizon = far, horizon
-        self.ground, self.sky, self.lateral = (nn.Parameter(torch.tensor(float(s))) for s in (ground, sky, lateral))
         _Prior("PerspectivePrior", *self.view, ground, sky, lateral, far, horizon)
+        self.ground, self.sky, self.lateral = (nn.Parameter(torch.tensor(float(s))) for s in (ground, sky, lateral))
 
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("ground", "sky", "lateral", "far", "horizon")}
@@ -205,40 +205,42 @@ class _Prior:
         for argument, pair in (("image_size", image_size), ("shape", shape)):
             if min(check_size(name, argument, pair)) < 2:
                 raise fail(name, argument, tuple(pair), "a height and a width of at least 2")
-        if not 0 < far < float("inf"):
-            raise fail(name, "far", far, "a positive number of image heights")
         self.axes = ((image_size[1], shape[1]), (image_size[0], shape[0]))  # of x and y
         numbers = {"ground": ground, "sky": sky, "lateral": lateral, "horizon": horizon}
         tensors = [t for t in (vanishing_point, *numbers.values()) if isinstance(t, Tensor)]
         self.dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
         self.device = tensors[0].device if tensors else torch.device("cpu")
-        self.far = far
+        self.far = check_number(name, "far", far, LEAST, unit=" of image heights")
         self.ground, self.sky, self.lateral, self.horizon = (
             self._number(name, argument, value) for argument, value in numbers.items()
         )
         if not isinstance(vanishing_point, Tensor):
             if not isinstance(vanishing_point, Sequence) or len(vanishing_point) != 2:
                 raise TypeError(f"{name}: vanishing_point is {vanishing_point!r}, expected two numbers (x, y)")
-            vanishing_point = torch.tensor(vanishing_point, dtype=self.dtype, device=self.device)
+            x, y = (check_number(name, "vanishing_point", side, unit=" of pixels") for side in vanishing_point)
+            vanishing_point = torch.tensor([x, y], dtype=torch.float64, device=self.device)
         if vanishing_point.dim() not in (1, 2) or vanishing_point.shape[-1] != 2:
             raise fail(name, "vanishing_point", f"of shape {list(vanishing_point.shape)}", "[2] or [B, 2]")
-        self.point = vanishing_point.to(self.dtype).reshape(-1, 2, 1, 1)
+        self.point = vanishing_point.double().reshape(-1, 2, 1, 1)
 
     def _number(self, name: str, argument: str, value: Any) -> Tensor:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            value = torch.full((1,), float(value), dtype=self.dtype, device=self.device)
-        elif not isinstance(value, Tensor) or not value.dtype.is_floating_point:
-            got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise TypeError(f"{name}: {argument} is {got}, expected a number or a floating-point tensor")
+        if not isinstance(value, Tensor):
+            value = torch.full((1,), check_number(name, argument, value), dtype=torch.float64, device=self.device)
+        if not value.dtype.is_floating_point:
+            raise TypeError(f"{name}: {argument} is {value.dtype}, expected a number or a floating-point tensor")
         if value.dim() > 1:
             raise fail(name, argument, f"of shape {list(value.shape)}", "one number or [B]")
-        return value.to(self.dtype).reshape(-1, 1, 1)
+        return value.double().reshape(-1, 1, 1)
 
-    def density(self, x: Tensor, y: Tensor) -> Tensor:
-        """S at x `[w]` and y `[h, 1]` or `[B, h, 1]`, in pixels."""
+    def densities(self, x: Tensor, y: Tensor) -> Tensor:
+        """S at x `[w]` and y `[h, 1]` or `[B, h, 1]`, in pixels, divided by its sum."""
+        return self.exponents(x, y).flatten(1).softmax(1).unflatten(1, (y.shape[-2], len(x)))
+
+    def exponents(self, x: Tensor, y: Tensor) -> Tensor:
+        """The logarithm of S: where strengths are large, S itself is 0 everywhere. In float64."""
         (width, _), (height, _) = self.axes
         right, down = x - self.point[:, 0], y - self.point[:, 1]
         below = (down * self.horizon.cos() - right * self.horizon.sin()) / height
         depth = self.far / (self.far + below.abs())
         strength = torch.where(below > 0, self.ground, self.sky)
-        return torch.exp(strength * (depth - 1) - 0.5 * (self.lateral * depth * right / width) ** 2)
+        return strength * (depth - 1) - 0.5 * (self.lateral * depth * right / width) ** 2

@@ -9,10 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fastwarp._checks import as_geometry, check_count, check_number
 from fastwarp._precision import keeping_precision
 from fastwarp.errors import check_devices, check_tensor, fail
 from fastwarp.functional import lz_knots
-from fastwarp.saliency.boxes import Boxes, box_density, box_knots
+from fastwarp.saliency.boxes import Boxes, box_density, box_knots, check_boxes
 
 
 class FixedSaliency(nn.Module):
@@ -21,10 +22,10 @@ class FixedSaliency(nn.Module):
     The map is a buffer of the state_dict, and stays in float32 when a network is made half precision.
 
     Args:
-        saliency: `[h, w]` or `[1, h, w]`, floating point, not negative. Copied.
+        saliency: `[h, w]` or `[1, h, w]`, floating point, finite and not negative. Copied.
 
     Raises:
-        FastwarpError: another shape, fewer than 2 cells in a direction.
+        FastwarpError: another shape, fewer than 2 cells in a direction; on a CPU, NaN, infinite or negative values.
         TypeError: not a floating-point tensor.
 
     Example:
@@ -47,8 +48,10 @@ class FixedSaliency(nn.Module):
         check_tensor(name, "saliency", saliency, "[1, h, w]", floating=True)
         if saliency.shape[0] != 1 or min(saliency.shape[1:]) < 2:
             raise fail(name, "saliency", f"of shape {list(saliency.shape)}", "[1, h, w] of at least 2 x 2 cells")
-        wide = saliency if saliency.dtype == torch.float64 else saliency.float()
-        self.register_buffer("saliency", wide.detach().clone())
+        wide = as_geometry(saliency.detach())
+        if wide.device.type == "cpu" and not ((wide >= 0) & (wide < float("inf"))).all():
+            raise fail(name, "saliency", "NaN, infinite or negative in places", "finite values that are not negative")
+        self.register_buffer("saliency", wide.clone())
 
     def forward(self, flipped: bool | Tensor = False) -> Tensor:
         """The map.
@@ -94,8 +97,9 @@ class AdaptiveSaliency(nn.Module):
         threshold: detections with lower scores do not count.
 
     Raises:
-        FastwarpError: a prior of another shape; alpha outside [0, 1]. What `box_density` raises, in its place.
-        TypeError: a prior that is no floating-point tensor.
+        FastwarpError: a prior of another shape, NaN, infinite or negative in places, or without a sum; alpha outside
+            [0, 1]. What `box_density` raises, in its place.
+        TypeError: a prior that is no floating-point tensor, options that are no numbers.
 
     Example:
         >>> import torch, fastwarp
@@ -120,19 +124,22 @@ class AdaptiveSaliency(nn.Module):
         threshold: float = 0.0,
     ) -> None:
         super().__init__()
-        self.image_size, self.shape, self.threshold = image_size, shape, threshold
+        name = type(self).__name__
+        self.image_size, self.shape = image_size, shape
         self.amplitude, self.bandwidth = amplitude, bandwidth
-        if not 0 <= alpha <= 1:
-            raise fail("AdaptiveSaliency", "alpha", alpha, "a number from 0 to 1")
-        self.alpha = alpha
+        self.alpha = check_number(name, "alpha", alpha, 0.0, 1.0)
+        self.threshold = check_number(name, "threshold", threshold)
         self.uniform = prior is None
         # Also tells at once what is wrong with the sizes and numbers.
         empty = box_density(torch.zeros(0, 4), image_size, shape, _on_cpu(amplitude), _on_cpu(bandwidth))
         self.prior = FixedSaliency(empty if prior is None else prior)
         if self.prior.saliency.shape != empty.shape:
             got = list(self.prior.saliency.shape)
-            raise fail("AdaptiveSaliency", "prior", f"of shape {got}", f"{list(empty.shape)}, as shape says")
-        self.prior.saliency /= self.prior.saliency.sum()
+            raise fail(name, "prior", f"of shape {got}", f"{list(empty.shape)}, as shape says")
+        total = self.prior.saliency.sum()
+        if total.device.type == "cpu" and not 0 < total < float("inf"):
+            raise fail(name, "prior", f"of sum {total.item()}", "a positive, finite sum")
+        self.prior.saliency /= total
         self._seen: dict[Hashable, tuple[Tensor, Tensor]] = {}
 
     def update(
@@ -150,31 +157,38 @@ class AdaptiveSaliency(nn.Module):
             streams: names of the streams.
 
         Raises:
-            FastwarpError: not one tensor for each stream; wrong shapes.
-            TypeError: boxes or scores that are no tensors.
+            FastwarpError: not one tensor for each stream; wrong shapes; on a CPU, NaN scores, and among the boxes that
+                count inverted (x2 < x1), NaN or infinite ones. The streams then keep what they had.
+            TypeError: boxes or scores that are no real tensors.
         """
         name = "AdaptiveSaliency.update"
         for argument, values in (("boxes", boxes), ("scores", scores)):
             if values is not None and (isinstance(values, Tensor) or len(values) != len(streams)):
                 got = "one tensor" if isinstance(values, Tensor) else f"{len(values)} tensors"
                 raise fail(name, argument, got, f"a list of {len(streams)}, one tensor for each stream")
+        seen = {}
         for i, stream in enumerate(streams):
-            found = boxes[i]
-            check_tensor(name, f"boxes[{i}]", found, "[N, 4]")
-            if found.shape[1] != 4:
-                raise fail(name, f"boxes[{i}]", f"of shape {list(found.shape)}", "[N, 4]")
-            found = found.detach()
+            check_boxes(name, f"boxes[{i}]", boxes[i], "[N, 4]")
+            found = boxes[i].detach()
             if scores is None:
-                self._seen[stream] = found.clone(), found.new_full((), found.shape[0], dtype=torch.int64)
-                continue
-            check_tensor(name, f"scores[{i}]", scores[i], "[N]")
-            if scores[i].shape[0] != found.shape[0]:
-                raise fail(name, f"scores[{i}]", f"of shape {list(scores[i].shape)}", f"[{found.shape[0]}]")
-            check_devices(name, boxes=found, scores=scores[i])
-            counts = scores[i].detach() >= self.threshold
-            # Those that count to the front: a selection would have a shape that depends on data.
-            order = torch.argsort(counts.to(torch.uint8), descending=True, stable=True)
-            self._seen[stream] = found[order], counts.sum()
+                seen[stream] = found.clone(), found.new_full((), found.shape[0], dtype=torch.int64)
+            else:
+                counts = self._counts(name, i, found, scores[i])
+                # Those that count to the front: a selection would have a shape that depends on data.
+                order = torch.argsort(counts.to(torch.uint8), descending=True, stable=True)
+                seen[stream] = found[order], counts.sum()
+            _check_found(name, f"boxes[{i}]", *seen[stream])
+        self._seen.update(seen)
+
+    def _counts(self, name: str, i: int, found: Tensor, scores: Any) -> Tensor:
+        """Which of the boxes count, `[N]`."""
+        check_tensor(name, f"scores[{i}]", scores, "[N]")
+        if scores.shape[0] != found.shape[0]:
+            raise fail(name, f"scores[{i}]", f"of shape {list(scores.shape)}", f"[{found.shape[0]}]")
+        check_devices(name, boxes=found, scores=scores)
+        if scores.device.type == "cpu" and scores.isnan().any():
+            raise fail(name, f"scores[{i}]", "NaN in places", "numbers")
+        return scores.detach() >= self.threshold
 
     def reset(self, stream: Hashable | None = None) -> None:
         """Forgets a stream, at a cut or the end of a video; None: all of them."""
@@ -227,6 +241,17 @@ class AdaptiveSaliency(nn.Module):
         return boxes, torch.stack([count for _, count in seen])
 
 
+def _check_found(function: str, argument: str, boxes: Tensor, count: Tensor) -> None:
+    """Raises for what `box_density` would refuse with the next frame; on a CPU only, as looking waits for a GPU."""
+    if boxes.device.type != "cpu":
+        return
+    boxes = boxes[: int(count)].float()
+    if not boxes.isfinite().all():
+        raise fail(function, argument, "NaN or infinite in places", "finite coordinates in pixels")
+    if (boxes[:, 2:] < boxes[:, :2]).any():
+        raise fail(function, argument, "inverted in places", "x1 <= x2 and y1 <= y2")
+
+
 def _on_cpu(number: float | Tensor) -> float | Tensor:
     return number.detach().cpu() if isinstance(number, Tensor) else number
 
@@ -248,8 +273,8 @@ def jitter_boxes(
         As `boxes`; integers become float32.
 
     Raises:
-        FastwarpError: another last dimension than 4, a sigma that is negative.
-        TypeError: not tensors.
+        FastwarpError: another last dimension than 4, a sigma that is negative or not finite.
+        TypeError: not tensors; a sigma that is no number.
 
     Example:
         >>> import torch
@@ -258,9 +283,8 @@ def jitter_boxes(
         >>> (moved[:, 2:] - moved[:, :2]).round()
         tensor([[20., 40.]])
     """
-    for name, sigma in (("sigma_x", sigma_x), ("sigma_y", sigma_y)):
-        if not 0 <= sigma < float("inf"):
-            raise fail("jitter_boxes", name, sigma, "a number of pixels that is not negative")
+    sigma_x = check_number("jitter_boxes", "sigma_x", sigma_x, 0.0, unit=" of pixels")
+    sigma_y = check_number("jitter_boxes", "sigma_y", sigma_y, 0.0, unit=" of pixels")
     if not isinstance(boxes, Tensor):
         if not isinstance(boxes, (list, tuple)):
             raise TypeError(f"jitter_boxes: boxes is {type(boxes).__name__}, expected a tensor [..., 4] or a list")
@@ -298,11 +322,10 @@ class CascadeSchedule:
     last: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.last <= self.epochs:
-            raise fail("CascadeSchedule", "last", self.last, f"0 to {self.epochs}, the number of epochs")
+        check_count("CascadeSchedule", "epochs", self.epochs, 0)
+        check_count("CascadeSchedule", "last", self.last, 0, self.epochs)
 
     def __call__(self, epoch: int) -> Literal["truth", "detections"]:
         """What to jitter in an epoch, counted from 0."""
-        if not 0 <= epoch < self.epochs:
-            raise fail("CascadeSchedule", "epoch", epoch, f"0 to {self.epochs - 1}")
+        check_count("CascadeSchedule", "epoch", epoch, 0, self.epochs - 1)
         return "detections" if epoch >= self.epochs - self.last else "truth"

@@ -16,11 +16,13 @@ _SMALLEST = 1e-3  # pixels; thinner boxes count as this thin
 
 _ALL = np.zeros(0, np.int64)  # counts where none are given
 
+_LEAST, _MOST = 1e-30, 1e30  # beyond these sizes of numbers there are overflows, and NaN
+
 _WRONG = (
-    "boxes of image {} are NaN or infinite in places, expected finite coordinates",
+    "boxes of image {} are NaN or infinite in places, expected finite coordinates of at most 1e30",
     "boxes of image {} are inverted in places, expected x1 <= x2 and y1 <= y2",
-    "amplitude is negative or NaN in places, expected numbers that are not negative",
-    "bandwidth is not positive in places, expected positive numbers of pixels",
+    "amplitude is negative, infinite or NaN in places, expected numbers from 0 to 1e30",
+    "bandwidth is not positive and finite in places, expected numbers of pixels from 1e-30 to 1e30",
 )
 
 
@@ -108,13 +110,13 @@ def _first_wrong(boxes, counts, amplitude, bandwidth):
     for b in range(len(boxes)):
         for i in range(_count(counts, b, boxes)):
             for k in range(4):
-                if not abs(boxes[b, i, k]) < np.inf:
+                if not abs(boxes[b, i, k]) <= _MOST:
                     return 4 * b
             if boxes[b, i, 2] < boxes[b, i, 0] or boxes[b, i, 3] < boxes[b, i, 1]:
                 return 4 * b + 1
-        if not _of(amplitude, b) >= 0:
+        if not 0 <= _of(amplitude, b) <= _MOST:
             return 4 * b + 2
-        if not _of(bandwidth, b) > 0:
+        if not _LEAST <= _of(bandwidth, b) <= _MOST:
             return 4 * b + 3
     return -1
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from fastwarp._checks import LEAST, MOST
 from fastwarp.errors import FastwarpError
 from fastwarp.ops._reference import call, to_numpy, to_tensor
 from fastwarp.reference import density
@@ -17,14 +18,18 @@ def _numbers(amplitude: Tensor | None, bandwidth: Tensor | None, a: float, b: fl
 def _require_values(boxes: np.ndarray, counts: np.ndarray | None, amplitude: np.ndarray, bandwidth: np.ndarray) -> None:
     for b, all_boxes in enumerate(boxes):
         some = all_boxes if counts is None else all_boxes[: max(counts[b], 0)]
-        if not np.isfinite(some).all():
-            raise FastwarpError(f"boxes of image {b} are NaN or infinite in places, expected finite coordinates")
+        if not (abs(some) <= MOST).all():
+            raise FastwarpError(
+                f"boxes of image {b} are NaN or infinite in places, expected finite coordinates of at most 1e30"
+            )
         if (some[:, 2:] < some[:, :2]).any():
             raise FastwarpError(f"boxes of image {b} are inverted in places, expected x1 <= x2 and y1 <= y2")
-    if not (amplitude >= 0).all():
-        raise FastwarpError("amplitude is negative or NaN in places, expected numbers that are not negative")
-    if not (bandwidth > 0).all():
-        raise FastwarpError("bandwidth is not positive in places, expected positive numbers of pixels")
+    if not ((amplitude >= 0) & (amplitude <= MOST)).all():
+        raise FastwarpError("amplitude is negative, infinite or NaN in places, expected numbers from 0 to 1e30")
+    if not ((bandwidth >= LEAST) & (bandwidth <= MOST)).all():
+        raise FastwarpError(
+            "bandwidth is not positive and finite in places, expected numbers of pixels from 1e-30 to 1e30"
+        )
 
 
 def _arrays(
