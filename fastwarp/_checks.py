@@ -149,7 +149,8 @@ def check_number(
 ) -> float:
     """`value` as a float, if it is a number (NumPy's too) from `low` to `high`; `unit` is " of pixels", say."""
     expected = f"a number{unit} from {low:g} to {high:g}"
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    kind: type = numbers.Real
+    if isinstance(value, bool) or not isinstance(value, kind):
         raise TypeError(f"{function}: {argument} is {type(value).__name__}, expected {expected}")
     if not low <= value <= high:
         raise fail(function, argument, value, expected)
@@ -159,11 +160,20 @@ def check_number(
 def check_count(function: str, argument: str, value: Any, low: int, high: float = float("inf")) -> int:
     """`value` as an int, if it is an integer (NumPy's too) from `low` to `high`."""
     expected = f"an integer of at least {low}" if high == float("inf") else f"an integer from {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    kind: type = numbers.Integral
+    if isinstance(value, bool) or not isinstance(value, kind):
         raise TypeError(f"{function}: {argument} is {value!r}, expected {expected}")
     if not low <= value <= high:
         raise fail(function, argument, value, expected)
     return int(value)
+
+
+def check_sides(function: str, argument: str, value: Any) -> tuple[int, int]:
+    """`value` as (height, width) of an image in pixels or a map in cells, both from 2 to 2^31 - 1."""
+    height, width = check_size(function, argument, value)
+    if min(height, width) < 2 or max(height, width) >= 2**31:
+        raise fail(function, argument, tuple(value), "a height and a width of at least 2, less than 2^31")
+    return height, width
 
 
 def check_fwhm(function: str, fwhm: float) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import fastwarp
+from fastwarp._files import shown
 from fastwarp.errors import FastwarpError
 
 EXTRA_PACKAGES = {
@@ -26,7 +29,7 @@ EXTRA_PACKAGES = {
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         # Without argparse's usage block: one line.
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: error: {shown(message)} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,22 +39,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after `fastwarp`; None takes those of the process.
 
     Returns:
-        The exit code: 0, or 1 if `doctor` found something wrong, or 2 for a mistake in the arguments.
+        The exit code: 0, or 1 if `doctor` found something wrong, 2 for a mistake in the arguments or files and for what
+        cannot be written, 130 for Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that knows less than UTF-8 gets escapes, not an exception
+            stream.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if argv is None else argv
     # argparse takes "-5,0,9,9" for an option. With a space in front it is a value, and its own check answers.
     arguments = _parser().parse_args([" " + word if re.fullmatch(r"-[\d.,-]+", word) else word for word in words])
     try:
-        return arguments.run(arguments)
+        code = arguments.run(arguments)
+        sys.stdout.flush()  # the last chance to learn that it cannot be written
+        return code
     except FastwarpError as error:
         problem = str(error)
+    except KeyboardInterrupt:
+        print(f"fastwarp {arguments.command}: interrupted", file=sys.stderr)
+        return 130
+    except MemoryError as error:
+        problem = f"not enough memory: {error}" if str(error) else "not enough memory"
+    except OSError as error:  # files are named where they are read and written: this is the output
+        _abandon_output()
+        problem = f"cannot write: {error.strerror or error}" + (f": {error.filename}" if error.filename else "")
     except ModuleNotFoundError as error:
         package = EXTRA_PACKAGES.get((error.name or "").partition(".")[0])
         if package is None:
             raise
         problem = f"{package} is not installed: pip install 'fastwarp[{arguments.command}]'"
-    print(f"fastwarp {arguments.command}: error: {problem}", file=sys.stderr)
+    print(f"fastwarp {arguments.command}: error: {shown(problem)}", file=sys.stderr)
     return 2
+
+
+def _abandon_output() -> None:
+    """Drops what is still to be written to standard output: Python would try again, and complain, at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:

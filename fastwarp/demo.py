@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 from fastwarp import viz
 from fastwarp._backend import backend_for
+from fastwarp._files import shown, size_of, unreadable, write_whole
 from fastwarp._timing import Steps, Timing
 from fastwarp.doctor import versions
 from fastwarp.errors import FastwarpError
@@ -30,6 +33,9 @@ FWHM = 10.0
 """Of the adaptive warp in LZU A.6; its other settings are the defaults of `box_density`."""
 
 LARGEST_SIDE = 8192
+
+LARGEST_PHOTO = 1 << 26
+"""Pixels of a photo: a small file may claim any number."""
 
 COMPILING = "compiling kernels (the first run of an installation takes longest) …"
 
@@ -143,9 +149,9 @@ def run(
         progress.update(task, description="drawing the picture …")
         draw(journey, picture)
 
-    name = image.name if image else "rocket (scikit-image)"
+    name = shown(image.name) if image else "rocket (scikit-image)"
     report(console, journey, timings, name, f"median of {repeats}, {hardware(place, threads)}")
-    console.print("\n".join([*busy, f"picture: {picture}"]), soft_wrap=True, highlight=False)
+    console.print("\n".join([*busy, f"picture: {shown(str(picture))}"]), soft_wrap=True, highlight=False, markup=False)
     return picture
 
 
@@ -193,15 +199,24 @@ def load_photo(path: Path | None) -> np.ndarray:
         from skimage.data import rocket
 
         return rocket().copy()  # torch warns of arrays that cannot be written to
+    size_of(path)
     try:
-        with Image.open(path) as file:
-            photo = np.array(ImageOps.exif_transpose(file).convert("RGB"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                if file.width * file.height > LARGEST_PHOTO:
+                    raise FastwarpError(
+                        f"{path} has {file.width} x {file.height} pixels, expected at most {LARGEST_PHOTO} in all"
+                    )
+                if file.mode.startswith(("I", "F")):  # Pillow would cut them off at 255
+                    raise FastwarpError(f"{path} has pixels of mode {file.mode}, expected channels of 8 bits")
+                photo = np.array(ImageOps.exif_transpose(file).convert("RGB"))
+    except FastwarpError:
+        raise
     except UnidentifiedImageError:
         raise FastwarpError(f"{path} is not an image that Pillow can read") from None
-    except OSError as error:
-        raise FastwarpError(f"cannot read {path}: {error.strerror or error}") from None
-    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise FastwarpError(f"cannot read {path}: {error}") from None
+    except Exception as error:  # Pillow has many for broken files
+        raise unreadable(path, error) from None
     if min(photo.shape[:2]) < 2:
         raise FastwarpError(f"{path} has {photo.shape[1]} x {photo.shape[0]} pixels, at least 2 x 2 are needed")
     return photo
@@ -296,10 +311,9 @@ def write(figure: Any, path: Path) -> None:
     Raises:
         FastwarpError: it cannot be written.
     """
-    try:
-        figure.savefig(path, dpi=110)
-    except OSError as problem:
-        raise FastwarpError(f"cannot write {path}: {problem.strerror or problem}") from None
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_whole({path: buffer.getvalue()})
 
 
 def boxes_mask(journey: Journey) -> Tensor:
@@ -345,7 +359,7 @@ def report(console: Console, journey: Journey, timings: Sequence[Timing], photo:
         f"backend {backend_for(device)} on {device.type}",
         ", ".join(f"{name} {version}" for name, version in versions().items() if version),
     ]
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
     table = Table(title=f"milliseconds, float32, batch 1, {conditions}", title_justify="left")
     for heading in ("step", "direction", "fastwarp", "plain torch", "ratio"):

@@ -18,6 +18,7 @@ from torch import Tensor
 from fastwarp import _plain_torch_downsize as plain
 from fastwarp import viz
 from fastwarp._backend import backend_for
+from fastwarp._files import shown
 from fastwarp._timing import TOLERANCE, backward, forward, medians
 from fastwarp.demo import (
     COMPILING,
@@ -115,11 +116,11 @@ def run(
         progress.update(task, description="drawing the picture …")
         draw(outcome, picture)
 
-    name = image.name if image else "rocket (scikit-image)"
+    name = shown(image.name) if image else "rocket (scikit-image)"
     if photo.shape != found.shape:
         name += f" of {found.shape[0]} x {found.shape[1]}, shrunk"
     report(console, outcome, timings, apart, name, f"median of {repeats}, {hardware(place, threads)}")
-    console.print("\n".join([*busy, f"picture: {picture}"]), soft_wrap=True, highlight=False)
+    console.print("\n".join([*busy, f"picture: {shown(str(picture))}"]), soft_wrap=True, highlight=False, markup=False)
     return picture
 
 
@@ -301,7 +302,7 @@ def report(
         f"backend {backend_for(device)} on {device.type}",
         ", ".join(f"{name} {version}" for name, version in versions().items() if version),
     ]
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
     table = Table(title=f"milliseconds, float32, batch 1, {conditions}", title_justify="left")
     for heading in ("downsized by", "forward", "ratio", "backward", "ratio"):

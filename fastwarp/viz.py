@@ -2,7 +2,8 @@
 
 Every function draws into the axes it is given, or into a figure of its own, and returns the figure, which
 `figure.savefig` writes. Coordinates are continuous pixels (pixel i covers [i, i+1]); images are arrays or tensors
-`[H, W, 3]`, floats in [0, 1] or uint8. A warp is a `SeparableWarp` or a `MeshWarp`, of batch 1.
+`[H, W, 3]`, or `[3, H, W]`, or grey `[H, W]`, `[H, W, 1]` or `[1, H, W]`; floats of any width in [0, 1], or uint8. A
+warp is a `SeparableWarp` or a `MeshWarp`, of batch 1.
 
 Example:
     >>> import torch
@@ -71,7 +72,7 @@ class Warp(Protocol):
 def show_image(image: Image, boxes: Tensor | None = None, *, title: str = "", ax: Axes | None = None) -> Figure:
     """An image, with boxes `[N, 4]` (x1, y1, x2, y2) in colours that follow their order."""
     ax = _axes(ax)
-    _imshow(ax, _array(image))
+    _imshow(ax, _picture("show_image", "image", image))
     _draw_boxes(ax, boxes)
     return _finish(ax, title)
 
@@ -89,24 +90,24 @@ def show_saliency(
     Cells are samples on Grid(h, w), as the warp reads them: the outer ones lie in the centres of the outer pixels.
 
     Args:
-        image: `[H, W, 3]`, or only its size (H, W).
+        image: an image, or only its size (H, W).
         saliency: `[h, w]`, both at least 2.
         boxes: `[N, 4]`, in pixels of the image.
         title: of the axes.
         ax: where to draw.
 
     Raises:
-        FastwarpError: a saliency that is not `[h, w]`.
+        FastwarpError: a saliency that is not `[h, w]`; what is no image.
     """
     ax = _axes(ax)
-    values = _array(saliency)
+    values = _array(saliency).astype(np.float64)
     if values.ndim != 2 or min(values.shape) < 2:
         raise fail("show_saliency", "saliency", f"of shape {list(values.shape)}", "[h, w], both at least 2")
     if isinstance(image, tuple):
         (height, width), alpha = check_size("show_saliency", "image", image), 1.0
         ax.set_aspect("equal")
     else:
-        picture, alpha = _array(image), 0.6
+        picture, alpha = _picture("show_saliency", "image", image), 0.6
         height, width = picture.shape[:2]
         _imshow(ax, picture @ [0.299, 0.587, 0.114], cmap="gray")
     half = 0.5 * np.array([(width - 1) / (values.shape[1] - 1), (height - 1) / (values.shape[0] - 1)])
@@ -127,7 +128,7 @@ def show_grid(
     Dense where the warp magnifies.
 
     Args:
-        image: the source, `[H, W, 3]`.
+        image: the source.
         warp: of batch 1.
         lines: how many rows and columns.
         title: of the axes.
@@ -137,7 +138,7 @@ def show_grid(
         FastwarpError: a warp of another batch.
     """
     ax = _axes(ax)
-    picture = _array(image)
+    picture = _picture("show_grid", "image", image)
     _imshow(ax, picture)
     _draw_lines(ax, _one("show_grid", warp).grid, lines, (picture.shape[0], picture.shape[1]))
     return _finish(ax, title)
@@ -156,7 +157,7 @@ def show_warp(
     """A zoomed image with the boxes of the source and lines that are equally spaced in the source, both warped along.
 
     Args:
-        zoomed: `[H', W', 3]`.
+        zoomed: the zoomed image.
         warp: of batch 1.
         source_size: (H, W) of the source in pixels.
         boxes: `[N, 4]`, in source pixels.
@@ -168,7 +169,7 @@ def show_warp(
         FastwarpError: a warp of another batch.
     """
     ax = _axes(ax)
-    picture = _array(zoomed)
+    picture = _picture("show_warp", "zoomed", zoomed)
     size = picture.shape[0], picture.shape[1]
     _imshow(ax, picture)
     _draw_lines(ax, _one("show_warp", warp).inverse_grid, lines, size)
@@ -212,7 +213,7 @@ def show_error(
 ) -> Figure:
     """An absolute error `[H, W]`, colours saturating at `limit` (its 99.5th percentile if None)."""
     ax = _axes(ax)
-    values = _array(error)
+    values = _array(error).astype(np.float64)
     limit = limit or float(np.quantile(values, 0.995)) or 1.0
     shown = _imshow(ax, values, cmap="magma", norm=Normalize(0, limit))
     _draw_boxes(ax, boxes)
@@ -234,7 +235,7 @@ def show_weights(weights: Tensor, taps: tuple[int, int], *, title: str = "", ax:
         FastwarpError: weights that are not one map for each tap.
     """
     ax = _axes(ax)
-    values = _array(weights)
+    values = _array(weights).astype(np.float64)
     rows, columns = check_size("show_weights", "taps", taps)
     if values.ndim != 3 or len(values) != rows * columns:
         expected = f"[{rows * columns}, h, w], a map for each tap"
@@ -265,7 +266,7 @@ def show_before_after(
     """An image before and after a warp: image, saliency, zoomed, magnification, unzoomed, and what the unzoomed lost.
 
     Args:
-        image: `[H, W, 3]`.
+        image: the source.
         warp: of batch 1.
         size: (H', W') of the zoomed image.
         boxes: `[N, 4]`, in pixels of the image; drawn in all panels.
@@ -275,7 +276,7 @@ def show_before_after(
     Raises:
         FastwarpError: a warp of another batch, a bad size or saliency.
     """
-    picture = torch.from_numpy(_array(image))
+    picture = torch.from_numpy(_picture("show_before_after", "image", image))
     source = picture.shape[0], picture.shape[1]
     tensor = picture.permute(2, 0, 1)[None].to(_one("show_before_after", warp).grid((1, 1)))
     zoomed = warp.zoom(tensor.contiguous(), size)
@@ -358,9 +359,31 @@ def _axes(ax: Axes | None) -> Axes:
     return _figure().add_subplot() if ax is None else ax
 
 
-def _array(image: Image) -> np.ndarray:
-    values = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
-    return values / 255.0 if values.dtype == np.uint8 else values.astype(np.float64)
+def _array(values: Image) -> np.ndarray:
+    """In float64, or as it is where it holds integers."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = (values.double() if values.is_floating_point() else values).numpy()  # NumPy has no bfloat16
+    return values.astype(np.float64) if values.dtype.kind == "f" else values
+
+
+def _picture(function: str, argument: str, image: Any) -> np.ndarray:
+    """An image as `[H, W, 3]` float64 in [0, 1]. Where first and last dimension could be channels, it is the last."""
+    if not isinstance(image, (np.ndarray, Tensor)):
+        raise TypeError(f"{function}: {argument} is {type(image).__name__}, expected an array or a tensor")
+    values = _array(image)
+    if values.dtype == np.uint8:
+        values = values / 255.0
+    elif values.dtype != np.float64:
+        raise TypeError(f"{function}: {argument} has dtype {image.dtype}, expected uint8 or floats in [0, 1]")
+    if values.ndim == 2:
+        values = values[:, :, None]
+    elif values.ndim == 3 and values.shape[2] not in (1, 3) and values.shape[0] in (1, 3):
+        values = values.transpose(1, 2, 0)
+    if values.ndim != 3 or values.shape[2] not in (1, 3) or 0 in values.shape:
+        expected = "one image [H, W, 3] or [3, H, W], or a grey one [H, W]"
+        raise fail(function, argument, f"of shape {list(image.shape)}", expected)
+    return np.broadcast_to(values, (*values.shape[:2], 3)).copy()
 
 
 def _imshow(ax: Axes, values: np.ndarray, **options: Any) -> Any:

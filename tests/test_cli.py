@@ -282,7 +282,7 @@ def test_a_prior_and_its_picture_are_written_both_or_neither(capsys, tmp_path, a
         if len(calls) == (1 if fails == "first" else 2):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fastwarp.saliency.files.os.fsync", full)
+    monkeypatch.setattr("fastwarp._files.os.fsync", full)
     words = ("coco", annotations, "--out", tmp_path / "prior.npz", "--plot", tmp_path / "prior.png")
     code, out, err = run(capsys, "saliency", *words)
     assert (code, out) == (2, "")

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastwarp._files import write_whole
 from fastwarp.errors import FastwarpError
 from fastwarp.saliency import _records, box_density
 from fastwarp.saliency._records import Meter, read
 from fastwarp.saliency.coco import coco_prior
-from fastwarp.saliency.files import Prior, load_prior, save_prior, write_whole
+from fastwarp.saliency.files import Prior, load_prior, save_prior
 
 # As in Argoverse-HD/annotations/train.json: images without file names, tracks, and lists that are no records.
 ARGOVERSE_HD = {
@@ -226,6 +228,26 @@ def edited(**changes) -> dict:
         (edited(image_id=None), "annotations[1] (id 1) has no key 'image_id', expected an id"),
         (edited(image_id=7), "annotations[1] (id 1) has image_id 7, which no image has"),
         (edited(image_id=[7]), "annotations[1] (id 1) has image_id [7], expected an id"),
+        (edited(image_id="0"), "annotations[1] (id 1) has image_id '0', which no image has"),
+        (edited(image_id=True), "annotations[1] (id 1) has image_id True, expected an id"),
+        (edited(image_id=0.5), "annotations[1] (id 1) has image_id 0.5, expected an id"),
+        (edited(iscrowd="0"), "annotations[1] (id 1) has iscrowd '0', expected 0, 1, false, true or null"),
+        (edited(iscrowd="false"), "annotations[1] (id 1) has iscrowd 'false', expected 0, 1, false, true or null"),
+        (edited(iscrowd=2), "annotations[1] (id 1) has iscrowd 2, expected 0, 1, false, true or null"),
+        (edited(iscrowd=[]), "annotations[1] (id 1) has iscrowd [], expected 0, 1, false, true or null"),
+        (edited(ignore="0"), "annotations[1] (id 1) has ignore '0', expected 0, 1, false, true or null"),
+        (edited(iscrowd=1, ignore="no"), "annotations[1] (id 1) has ignore 'no', expected 0, 1, false, true or null"),
+        (edited(bbox=[1, 2, 10**20, 4]), "annotations[1] (id 1) has bbox [1, 2, 100000000000000000000, 4], outside"),
+        (edited(bbox=[10**20, 2, 3, 4]), "annotations[1] (id 1) has bbox [100000000000000000000, 2, 3, 4], outside"),
+        (edited(bbox=[1, 2, 10**400, 4]), "annotations[1] (id 1) has bbox [1, 2, 1000"),
+        (edited(bbox=[1, 2, 1e300, 1e300]), "annotations[1] (id 1) has bbox [1, 2, 1e+300, 1e+300], expected four"),
+        (edited(bbox=[True, 2, 3, 4]), "annotations[1] (id 1) has bbox [True, 2, 3, 4], expected four numbers"),
+        (edited(bbox=[[1], [2], [3], [4]]), "annotations[1] (id 1) has bbox [[1], [2], [3], [4]], expected four"),
+        (edited(bbox={"x": 1}), "annotations[1] (id 1) has bbox {'x': 1}, expected four numbers"),
+        (edited(id="x" * 999, bbox=5), "has bbox 5, expected four numbers"),
+        (ARGOVERSE_HD | {"images": [{"id": True}]}, "images[0] (id True) has id True, expected an id"),
+        (ARGOVERSE_HD | {"images": [{"id": 4, "width": 5, "height": 10**20}]}, "has height 100000000000000000000, exp"),
+        (ARGOVERSE_HD | {"images": [{"id": 4, "width": 10**400, "height": 5}]}, "has width 1000"),
         (edited(image_id=7, id=None), "train.json: annotations[1] has image_id 7"),
         (ARGOVERSE_HD | {"annotations": [[1, 2]]}, "annotations[0] is [1, 2], expected an object"),
     ],
@@ -240,6 +262,7 @@ def test_bad_coco_files(tmp_path, monkeypatch, data, message, together):
     assert text.startswith(str(path))
     assert message in text
     assert "\n" not in text
+    assert len(text) < 400 + len(str(path))
 
 
 def test_bad_categories(tmp_path):
@@ -258,6 +281,40 @@ def test_bad_categories(tmp_path):
         coco_prior(write(path, edited(category_id=2)), categories=["person"])
     with pytest.raises(FastwarpError, match=r"categories\[0\] \(id 4\) has no key 'name', expected a text"):
         coco_prior(write(path, ARGOVERSE_HD | {"categories": [{"id": 4}]}), categories=["car"])
+
+
+def test_ids_and_flags_as_tables_write_them(tmp_path):
+    """Columns with gaps become floats, and null where there is nothing."""
+    data = json.loads(json.dumps(ARGOVERSE_HD))
+    for record in data["annotations"]:
+        record |= {"image_id": float(record["image_id"]), "category_id": float(record["category_id"])}
+        record |= {"iscrowd": None, "ignore": 0.0}
+    data["images"][0]["id"] = 0.0
+    path, usual = write(tmp_path / "a.json", data), write(tmp_path / "b.json", ARGOVERSE_HD)
+    for names in ([], ["car"], ["person", "traffic_light"]):
+        assert torch.equal(coco_prior(path, categories=names).saliency, coco_prior(usual, categories=names).saliency)
+
+
+@pytest.mark.parametrize(("key", "text"), [("2", "'2'"), (True, "True"), (9, "9"), ([2], r"\[2\]"), (None, "None")])
+def test_categories_that_are_not_there_are_named(tmp_path, key, text):
+    data = json.loads(json.dumps(ARGOVERSE_HD))
+    data["annotations"][2]["category_id"] = key
+    path = write(tmp_path / "train.json", data)
+    coco_prior(path)  # nobody asks
+    with pytest.raises(FastwarpError, match=rf"annotations\[2\] \(id 2\) has category_id {text}, (which no|expected)"):
+        coco_prior(path, categories=["car"])
+    data = ARGOVERSE_HD | {"categories": [{"id": 2, "name": "car"}, {"id": 2, "name": "person"}]}
+    with pytest.raises(FastwarpError, match=r"categories\[1\] \(id 2\) has the id of a category before it"):
+        coco_prior(write(path, data), categories=["car"])
+
+
+def test_the_first_unfit_record_is_blamed(tmp_path):
+    """Not one before it that is unusual but fit, in the same batch."""
+    data = json.loads(json.dumps(ARGOVERSE_HD))
+    data["annotations"][0]["image_id"] = 2.0
+    data["annotations"][1]["bbox"] = [100, 640, 30, 10**20]
+    with pytest.raises(FastwarpError, match=r"annotations\[1\] \(id 1\) has bbox .*, outside the picture"):
+        coco_prior(write(tmp_path / "train.json", data))
 
 
 def test_what_is_skipped_is_not_judged(tmp_path):
@@ -362,6 +419,9 @@ def test_every_end_that_comes_too_early_is_an_error(tmp_path, monkeypatch):
         ),
         ('{"a": [1,]}', "expecting value (line 1, column 10, after a[0])"),
         ('{"a": [' + "[" * 100_000, "nested too deeply"),
+        ('{"a": ' + '{"b": ' * 100_000, "nested too deeply"),
+        ('{"a": [1, ' + "9" * 5000 + "]}", "an integer of thousands of digits (line 1, column 11, after a[0])"),
+        ('{"b": ' + "9" * 5000 + "}", "an integer of thousands of digits (line 1, column 7)"),
     ],
 )
 def test_broken_json_says_where(tmp_path, monkeypatch, text, message, piece):
@@ -371,6 +431,25 @@ def test_broken_json_says_where(tmp_path, monkeypatch, text, message, piece):
     with pytest.raises(FastwarpError) as caught:
         sections(path, "a")
     assert str(caught.value).startswith(f"{path} is not JSON: {message}")
+
+
+def test_values_that_are_too_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(_records, "LONGEST", 1000)
+    monkeypatch.setattr(_records, "PIECE", 300)
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"a": ["x" * 100, "x" * 4000]}))
+    with pytest.raises(FastwarpError, match=r"a value of more than 1000 characters \(line 1, column 112, after a\[0\]"):
+        sections(path, "a")
+    path.write_text(json.dumps({"a": ["x" * 100] * 4000}))
+    assert len(sections(path, "a")["a"]) == 4000
+
+
+def test_deep_values_are_named(tmp_path):
+    deep: list = []
+    for _ in range(900):
+        deep = [deep]
+    with pytest.raises(FastwarpError, match=r"annotations\[1\] \(id 1\) has bbox \[\[\[.*, expected four numbers"):
+        coco_prior(write(tmp_path / "train.json", edited(bbox=deep)))
 
 
 def test_files_that_cannot_be_read(tmp_path):
@@ -408,15 +487,15 @@ def prior() -> Prior:
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".npz"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_priors_are_kept(tmp_path, prior, ending, dtype):
     path = tmp_path / f"prior{ending}"
     path.write_bytes(b"an older file")
     prior = Prior(prior.saliency.to(dtype).T, prior.settings)  # not contiguous
     save_prior(prior, path)
     again = load_prior(str(path))
-    assert again.saliency.dtype == dtype
-    assert torch.equal(again.saliency, prior.saliency)
+    assert again.saliency.dtype == (torch.float32 if (ending, dtype) == (".npz", torch.bfloat16) else dtype)
+    assert torch.equal(again.saliency, prior.saliency.to(again.saliency.dtype))
     assert again.settings == prior.settings
     assert list(tmp_path.iterdir()) == [path]
 
@@ -437,7 +516,7 @@ def test_nothing_is_half_written(tmp_path, prior, monkeypatch):
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fastwarp.saliency.files.os.fsync", full)
+    monkeypatch.setattr("fastwarp._files.os.fsync", full)
     with pytest.raises(FastwarpError, match=r"cannot write .*prior.npz: No space left on device"):
         save_prior(prior, path)
     monkeypatch.undo()
@@ -476,6 +555,18 @@ def test_files_that_are_no_priors(tmp_path, prior, capsys):
     np.savez(tmp_path / "other.npz", saliency=np.ones((3, 4)))
     np.savez(tmp_path / "evil.npz", saliency=np.ones((3, 4)), settings=np.array(Evil(), object))
     np.savez(tmp_path / "words.npz", saliency=np.array([["a", "b"]]), settings=np.array("{}"))
+    deep, digits = "[" * 100_000, '{"images": ' + "9" * 5000 + "}"
+    np.savez(tmp_path / "deep.npz", saliency=np.ones((3, 4)), settings=np.array(deep))
+    np.savez(tmp_path / "digits.npz", saliency=np.ones((3, 4)), settings=np.array(digits))
+    save_file(good, tmp_path / "deep.safetensors", {"fastwarp": deep})
+    np.savez_compressed(tmp_path / "bomb.npz", saliency=np.zeros((9000, 9000)), settings=np.array("{}"))
+    header = {"descr": "<f4", "fortran_order": False, "shape": (10**7, 10**7)}
+    claim = io.BytesIO()
+    np.lib.format.write_array_header_1_0(claim, header)
+    with zipfile.ZipFile(tmp_path / "claim.npz", "w") as members:
+        members.writestr("saliency.npy", claim.getvalue() + bytes(48))
+        members.writestr("settings.npy", b"")
+    (tmp_path / "length.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{}")
     buffer = io.BytesIO()
     np.save(buffer, np.ones((3, 4)))
     (tmp_path / "array.npz").write_bytes(buffer.getvalue())

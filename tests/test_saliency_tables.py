@@ -60,7 +60,8 @@ def test_cityscapes(cityscapes, below):
     assert prior.saliency.dtype == torch.float32
     assert told == [(1, 2), (2, 2)]
     settings = {"kind": "cityscapes", "split": "train", "image_size": [48, 96], "edge": 200.0, "background": 1.0}
-    assert prior.settings == settings | {"source": Path(below).name or "cityscapes", "images": 2}
+    counts = {"images": 2, "images_without_labels": 0}
+    assert prior.settings == settings | counts | {"source": Path(below).name or "cityscapes"}
 
 
 def test_cityscapes_options(cityscapes):
@@ -73,10 +74,24 @@ def test_cityscapes_options(cityscapes):
 def test_boundaries_of_what_is_not_evaluated_do_not_count(cityscapes):
     (path,) = cityscapes.glob("gtFine/val/*/*_labelIds.png")
     ids = np.full((48, 96), PARKING, np.uint8)
-    ids[:, 40:60], ids[30:] = UNLABELED, EGO_VEHICLE
+    ids[:, 40:60], ids[30:], ids[:10] = UNLABELED, EGO_VEHICLE, ROAD
     Image.fromarray(ids).save(path)
     map_ = cityscapes_prior(cityscapes, split="val").saliency
     assert map_.max() == map_.min()
+
+
+def test_images_of_void_alone_do_not_count(cityscapes):
+    """The labels of the test split are published so."""
+    void = np.full((48, 96), EGO_VEHICLE, np.uint8)
+    void[:, 50:] = UNLABELED
+    path = cityscapes / "gtFine/train/ulm/ulm_000003_000019_gtFine_labelIds.png"
+    Image.fromarray(void).save(path)
+    prior = cityscapes_prior(cityscapes, (9, 12))
+    torch.testing.assert_close(prior.saliency, boundary_density(trained(labels(0)), (9, 12), ignore_index=255)[0])
+    assert (prior.settings["images"], prior.settings["images_without_labels"]) == (1, 1)
+    path.parent.parent.joinpath("aachen").rename(path.parent.parent.with_name("other"))
+    with pytest.raises(FastwarpError, match=r"has no labels of evaluated classes in 'train': its images are all void$"):
+        cityscapes_prior(cityscapes)
 
 
 def test_bad_cityscapes(cityscapes, tmp_path):
@@ -94,9 +109,10 @@ def test_bad_cityscapes(cityscapes, tmp_path):
     Image.fromarray(labels(1, 24, 96)).save(path)
     assert problem() == f"{path} has 24 x 96 pixels, those before it 48 x 96"
     Image.fromarray(np.zeros((48, 96, 3), np.uint8)).save(path)
-    assert problem() == f"{path} has pixels of mode RGB, expected label ids in one channel of 8 bits"
+    expected = "expected label ids in one grey channel of 8 or 16 bits"
+    assert problem() == f"{path} has pixels of red, green and blue in 8 bits, {expected}"
     path.write_text("no image")
-    assert problem() == f"{path} is not an image that Pillow can read"
+    assert problem() == f"{path} is not a PNG image"
     Image.fromarray(np.random.default_rng(0).integers(0, 9, (48, 96), np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:900])
     assert problem().startswith(f"cannot read {path}: ")
@@ -248,6 +264,12 @@ def change(nuscenes: Path, table: str, position: int, **changes) -> Path:
         ("calibrated_sensor", 1, {"camera_intrinsic": []}, "has camera_intrinsic [], expected three rows of three"),
         ("calibrated_sensor", 1, {"rotation": [1, 0, 0]}, "(token c CAM_FRONT) has rotation [1, 0, 0], expected four"),
         ("calibrated_sensor", 1, {"rotation": [0, 0, 0, 0]}, "has rotation [0, 0, 0, 0], expected a quaternion of len"),
+        ("calibrated_sensor", 1, {"camera_intrinsic": [[0, 0, 0]] * 3}, "expected a matrix that has an inverse"),
+        ("calibrated_sensor", 1, {"camera_intrinsic": [[10**400, 0, 0]] * 3}, "expected three rows of three numbers"),
+        ("calibrated_sensor", 1, {"translation": [1, 2, 1e300]}, "has translation [1, 2, 1e+300], expected three numb"),
+        ("sample_data", 1, {"height": 10**20}, "has height 100000000000000000000, expected an integer from 2"),
+        ("sample_annotation", 1, {"size": [1, 2, 10**400]}, "(token a adult) has size [1, 2, 1000"),
+        ("sample_annotation", 1, {"rotation": [1e300, 0, 0, 0]}, "has rotation [1e+300, 0, 0, 0], expected four num"),
         ("ego_pose", 0, {"token": "other"}, "has no ego_pose with token e 0, which sample_data asks for"),
         ("ego_pose", 1, {"translation": [1, float("nan"), 2]}, "ego_pose[1] (token e 1) has translation [1, nan, 2]"),
         ("sample_data", 1, {"is_key_frame": 1}, "has is_key_frame 1, expected true or false"),

@@ -203,3 +203,78 @@ def test_bad_input():
         viz.show_weights(torch.ones(3, 4, 5), (2, 2))
     with pytest.raises(FastwarpError, match=r"show_saliency: image is \(0, 4\)"):
         viz.show_saliency((0, 4), torch.ones(3, 4))
+
+
+def forms(pixels: np.ndarray) -> dict[str, object]:
+    """One grey image in every form that images come in; `[H, W, 3]` uint8 is the first."""
+    tensor = torch.from_numpy(pixels)
+    floats = tensor.float() / 255
+    return {
+        "uint8": pixels,
+        "tensor": tensor,
+        "channels first": tensor.permute(2, 0, 1),
+        "channels first, array": pixels.transpose(2, 0, 1),
+        "grey": pixels[:, :, 0],
+        "grey with a channel": tensor[:, :, :1],
+        "grey, channel first": floats[:, :, 0][None],
+        "float64": pixels / 255,
+        "float32": floats,
+        "float16": floats.half(),
+        "bfloat16": floats.bfloat16(),
+        "learned": floats.clone().requires_grad_(),
+    }
+
+
+def test_images_of_every_form_look_the_same(warp, saliency):
+    pixels = np.repeat(noise(*SOURCE)[:, :, :1], 3, 2)
+    for form, image in forms(pixels).items():
+        tolerance = {"bfloat16": 4e-3, "float16": 5e-4}.get(form, 1e-6)
+        figures = [
+            viz.show_image(image),
+            viz.show_grid(image, warp),
+            viz.show_warp(image, warp, SOURCE),
+            viz.show_before_after(image, warp, SIZE, BOXES, saliency.bfloat16()),
+        ]
+        for figure in figures:
+            shown = figure.axes[0].images[0].get_array()
+            np.testing.assert_allclose(shown, pixels / 255, rtol=0, atol=tolerance, err_msg=form)
+        under = viz.show_saliency(image, saliency).axes[0].images[0].get_array()
+        np.testing.assert_allclose(under, pixels[:, :, 0] / 255, rtol=0, atol=tolerance, err_msg=form)
+    wide = np.zeros((3, 5, 3), np.uint8)
+    wide[0, 4, 2] = 255
+    np.testing.assert_array_equal(viz.show_image(wide).axes[0].images[0].get_array(), wide / 255)
+
+
+def test_maps_in_half_precision(warp):
+    error = torch.linspace(0, 1, 54).view(6, 9)
+    shown = viz.show_error(error.bfloat16()).axes[0].images[0].get_array()
+    np.testing.assert_allclose(shown, error, atol=4e-3)
+    weights = torch.rand(4, 2, 3).bfloat16()
+    assert viz.show_weights(weights, (2, 2)).axes[0].images[0].get_array().shape == (4, 6)
+    map_ = torch.rand(5, 7).half()
+    shown = viz.show_saliency(SOURCE, map_).axes[0].images[0].get_array()
+    np.testing.assert_allclose(shown, map_.double() / map_.double().mean(), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (np.zeros((1, 3, 4, 5)), FastwarpError, r"image is of shape \[1, 3, 4, 5\], expected one image \[H, W, 3\]"),
+        (np.zeros((6, 5, 4)), FastwarpError, r"image is of shape \[6, 5, 4\], expected one image"),
+        (np.zeros((0, 5, 3)), FastwarpError, r"image is of shape \[0, 5, 3\], expected one image"),
+        (np.zeros(5), FastwarpError, r"image is of shape \[5\], expected one image"),
+        (torch.zeros(4, 5, 3).long(), TypeError, "image has dtype torch.int64, expected uint8 or floats"),
+        (np.zeros((4, 5, 3), np.uint16), TypeError, "image has dtype uint16, expected uint8 or floats"),
+        (np.zeros((4, 5), bool), TypeError, "image has dtype bool, expected uint8 or floats"),
+        ([[0.0]], TypeError, "image is list, expected an array or a tensor"),
+    ],
+)
+def test_what_is_no_image(warp, image, error, message):
+    for function, draw in (
+        ("show_image", lambda: viz.show_image(image)),
+        ("show_saliency", lambda: viz.show_saliency(image, torch.ones(3, 4))),
+        ("show_grid", lambda: viz.show_grid(image, warp)),
+        ("show_before_after", lambda: viz.show_before_after(image, warp, SIZE)),
+    ):
+        with pytest.raises(error, match=f"^{function}: {message}"):
+            draw()

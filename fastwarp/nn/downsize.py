@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from fastwarp._checks import check_option
+from fastwarp._checks import check_option
+from fastwarp._files import size_of, write_whole
 from fastwarp.errors import FastwarpError, as_integer, as_real, check_size, check_tensor, fail
 from fastwarp.functional import downsize, downsize_boxes
 from fastwarp.functional._downsize_called import downsize_called, is_plain
 from fastwarp.functional._downsize_checks import LAYERS, check_encoded, check_encoding, statistics
 from fastwarp.functional._downsize_tables import NORMALISE, Encoding, Footprint, Normalise, Taps, check_options
 from fastwarp.functional.separable import Size
-from fastwarp.saliency.files import write_whole
 
 
 class DownsizeNet(nn.Module):
@@ -311,6 +312,7 @@ class DownsizeNet(nn.Module):
         from safetensors import SafetensorError
         from safetensors.torch import load
 
+        size_of(path)
         try:
             content = path.read_bytes()
         except OSError as error:

@@ -19,7 +19,13 @@ def check_density(
     image_size: tuple[int, int] | None, shape: tuple[int, int], amplitude: float, bandwidth: float
 ) -> None:
     """Raises what `box_density` would, before a file is read for it."""
-    box_density(torch.zeros(0, 4), (2, 2) if image_size is None else image_size, shape, amplitude, bandwidth)
+    box_density(
+        torch.from_numpy(np.zeros((0, 4), np.float32)),
+        (2, 2) if image_size is None else image_size,
+        shape,
+        amplitude,
+        bandwidth,
+    )
 
 
 def mean_density(
@@ -50,7 +56,7 @@ def mean_density(
     ranks[by_count] = np.arange(len(counts))
     boxes, counts = boxes[np.argsort(ranks[groups], kind="stable")], counts[by_count]
     ends = np.cumsum(counts)
-    total = torch.zeros(shape, dtype=torch.float64)
+    total = np.zeros(shape)
     for start in range(0, len(counts), BLOCK):
         block = counts[start : start + BLOCK]
         padded = np.zeros((len(block), block[-1], 4), np.float32)
@@ -59,5 +65,6 @@ def mean_density(
         maps = box_density(
             torch.from_numpy(padded), image_size, shape, amplitude, bandwidth, counts=torch.from_numpy(block)
         )
-        total += (torch.ones(len(block)) @ maps.flatten(1)).view(shape)  # maps.sum(0) takes longer than the maps
-    return (total / len(counts)).float(), len(counts)
+        # maps.sum(0) takes longer than the maps
+        total += (np.ones(len(block), np.float32) @ maps.flatten(1).numpy()).reshape(shape)
+    return torch.from_numpy(total / len(counts)).float(), len(counts)

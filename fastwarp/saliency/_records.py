@@ -5,10 +5,13 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import reprlib
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from fastwarp._checks import MOST
+from fastwarp._files import unreadable
 from fastwarp.errors import FastwarpError
 
 Progress = Callable[[int, int], None]
@@ -16,6 +19,9 @@ Progress = Callable[[int, int], None]
 
 PIECE = 1 << 20
 """Bytes read at a time."""
+
+LONGEST = 1 << 28
+"""Characters of a single value: such a value is in memory as a whole."""
 
 TOGETHER = 256
 """Records handed out at a time: with many more, the garbage collector costs as much as the decoding."""
@@ -45,20 +51,6 @@ class Meter:
         self.done = done
         if self.progress is not None:
             self.progress(done, self.total)
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file, or FastwarpError if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.seek(0, 2)
-    except OSError as error:
-        raise unreadable(path, error) from None
-
-
-def unreadable(path: Path, error: OSError) -> FastwarpError:
-    """The error for a file or folder that cannot be read."""
-    return FastwarpError(f"cannot read {path}: {error.strerror or error}")
 
 
 def read(
@@ -166,7 +158,7 @@ class _Text:
                     break
                 found.append(value)
                 at = comma.end()
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             pass  # `value` tries again, with more text
         self.at = at
 
@@ -185,6 +177,8 @@ class _Text:
                     self.more()
                     continue
                 raise self.broken(error.msg[0].lower() + error.msg[1:].removesuffix(" at"), error.pos) from None
+            except ValueError:  # Python's own limit
+                raise self.broken("an integer of thousands of digits", self.at) from None
             if len(self.text) - end < 3 and not self.ended:  # a number may go on: 1, 1e, 1e-, 1e-5
                 self.more()
                 continue
@@ -213,6 +207,8 @@ class _Text:
 
     def more(self) -> None:
         """Drops the text before `at` and appends a piece."""
+        if len(self.text) - self.at > LONGEST:
+            raise self.broken(f"a value of more than {LONGEST} characters", self.at)
         # As much as is there, at least: a value of many pieces is then tried only a few times.
         piece = self.file.read(max(PIECE, len(self.text) - self.at))
         try:
@@ -246,7 +242,7 @@ class _Text:
 def name(section: str, position: int, record: Any) -> str:
     """What messages call a record: by its place and, if it has one, its id."""
     key = next((key for key in ("id", "token") if isinstance(record, dict) and key in record), None)
-    return f"{section}[{position}]" + (f" ({key} {record[key]})" if key else "")
+    return f"{section}[{position}]" + (f" ({key} {shorten(record[key]).strip(chr(39))})" if key else "")
 
 
 class Row(NamedTuple):
@@ -277,25 +273,37 @@ class Row(NamedTuple):
         return FastwarpError(f"{self.path}: {name(self.section, self.position, self.record)} {problem}")
 
 
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 60
+
+
 def shorten(value: Any) -> str:
-    """A value for a message, cut if it is long."""
-    text = repr(value)
+    """A value for a message, cut if it is long or deep."""
+    text = _repr.repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+def is_number(value: Any) -> bool:
+    """Whether a value is a number that can be reckoned with."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MOST
+
+
+def is_id(value: Any) -> bool:
+    """Whether a value can be an id. 3.0 is the same as 3: tables with gaps are written so."""
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return isinstance(value, str) or (whole and not isinstance(value, bool))
 
 
 def _numbers(count: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and len(value) == count and all(map(_number, value))
+    return lambda value: isinstance(value, list) and len(value) == count and all(map(is_number, value))
 
 
 KINDS: dict[str, Callable[[Any], bool]] = {
-    "an id": lambda value: isinstance(value, (int, str)),
+    "an id": is_id,
+    "0, 1, false, true or null": lambda value: value is None or (isinstance(value, (int, float)) and value in (0, 1)),
     "a text": lambda value: isinstance(value, str),
     "true or false": lambda value: isinstance(value, bool),
-    "an integer of at least 2": lambda value: isinstance(value, int) and value >= 2,
+    "an integer from 2 to 1000000": lambda value: isinstance(value, int) and 2 <= value <= 1_000_000,
     "four numbers [x, y, width, height]": _numbers(4),
     "three numbers": _numbers(3),
     "four numbers": _numbers(4),

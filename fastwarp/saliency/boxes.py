@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import fastwarp.ops.density  # noqa: F401  (registers torch.ops.fastwarp)
-from fastwarp._checks import LEAST, as_geometry, check_fwhm, check_number
-from fastwarp.errors import call, check_devices, check_size, check_tensor, fail
+from fastwarp._checks import LEAST, as_geometry, check_fwhm, check_memory, check_number, check_sides
+from fastwarp.errors import call, check_devices, check_tensor, fail
 
 Boxes = Tensor | Sequence[Tensor]
 
@@ -71,6 +71,8 @@ def box_density(
                  [0.0633, 0.1195, 0.0633]]])
     """
     arguments = _arguments("box_density", boxes, counts, amplitude, bandwidth, image_size, shape)
+    padded = arguments[0]
+    check_memory("box_density", "shape", tuple(shape), 8 * len(padded) * shape[0] * shape[1], padded.device)
     return call("box_density", _ops.density_map, *arguments)
 
 
@@ -125,9 +127,7 @@ def _arguments(
     function: str, boxes: Any, counts: Any, amplitude: Any, bandwidth: Any, image_size: Any, shape: Any
 ) -> tuple[Any, ...]:
     """What both ops take: padded boxes and counts, numbers as tensors or floats, sizes."""
-    for name, pair in (("image_size", image_size), ("shape", shape)):
-        if min(check_size(function, name, pair)) < 2:
-            raise fail(function, name, tuple(pair), "a height and a width of at least 2")
+    image_size, shape = check_sides(function, "image_size", image_size), check_sides(function, "shape", shape)
     if isinstance(boxes, Tensor) and boxes.dim() == 3:
         check_boxes(function, "boxes", boxes, "[B, N, 4]")
         padded = as_geometry(boxes)

@@ -6,6 +6,8 @@ import argparse
 import contextlib
 import io
 import json
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from fastwarp import viz
+from fastwarp._files import shown, unwritable, write_whole
 from fastwarp.errors import FastwarpError
 from fastwarp.saliency._records import Progress as Report
-from fastwarp.saliency.files import Prior, load_prior, prior_bytes, prior_path, write_whole
+from fastwarp.saliency.files import Prior, load_prior, prior_bytes, prior_path
 
 SHADES = " .:-=+*#%@"
 WIDEST = 64
@@ -103,15 +106,20 @@ def _bar(title: str) -> Iterator[Report]:
 
 
 def _print(lines: list[str]) -> None:
-    Console().print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+    sys.stdout.write("\n".join([*map(shown, lines), ""]))
 
 
 def _target(path: Path) -> Path:
     # Before hours of reading, not after.
-    if not path.parent.is_dir():
-        raise FastwarpError(f"cannot write {path}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise FastwarpError(f"cannot write {path}: it is a folder")
+    try:
+        if not path.parent.is_dir():
+            raise FastwarpError(f"cannot write {path}: there is no folder {path.parent}")
+        if path.is_dir():
+            raise FastwarpError(f"cannot write {path}: it is a folder")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise FastwarpError(f"cannot write {path}: {path.parent} must not be written to")
+    except OSError as error:  # a name that is too long
+        raise unwritable(path, error) from None
     return path
 
 
@@ -135,16 +143,18 @@ def _drawn(prior: Prior, path: Path) -> bytes:
 def _image_size(prior: Prior) -> tuple[int, int]:
     """Of the data set's images; of the map, if its settings are not a reader's."""
     size = prior.settings.get("image_size")
-    if isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 1 for side in size):
+    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) for side in size):
+        return prior.saliency.shape[0], prior.saliency.shape[1]
+    if 2 <= min(size) <= max(size) <= min(100 * min(size), 1_000_000):
         return size[0], size[1]
     return prior.saliency.shape[0], prior.saliency.shape[1]
 
 
 def _summary(prior: Prior) -> str:
     text = f"{prior.saliency.shape[0]} x {prior.saliency.shape[1]} cells"
-    images, boxes = prior.settings.get("images"), prior.settings.get("boxes")
-    if images is not None:
-        text += f", mean of {images} images" + (f" with {boxes} boxes" if boxes is not None else "")
+    images, boxes = (prior.settings.get(key) for key in ("images", "boxes"))
+    if isinstance(images, int):
+        text += f", mean of {images} images" + (f" with {boxes} boxes" if isinstance(boxes, int) else "")
     return text
 
 
@@ -153,7 +163,7 @@ def _shaded(prior: Prior) -> list[str]:
     values = prior.saliency.double()
     height, width = _image_size(prior)
     columns = min(WIDEST, 2 * values.shape[1])
-    rows = max(2, round(columns * height / width / 2))
+    rows = min(max(2, round(columns * height / width / 2)), 4 * WIDEST)
     small = F.interpolate(values[None, None], (rows, columns), mode="bilinear", align_corners=True)[0, 0]
     levels = (small / (small.max() or 1.0) * (len(SHADES) - 1)).round().int()
     return ["|" + "".join(SHADES[level] for level in row) + "|" for row in levels.tolist()]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
-import secrets
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastwarp._checks import as_geometry
+from fastwarp._files import size_of, unreadable, write_whole
 from fastwarp.errors import FastwarpError, check_tensor, fail
 
 SUFFIXES = (".safetensors", ".npz")
+
+LARGEST = 1 << 28
+"""Bytes of a file, and of what is packed in it: a map of 8192 x 8192 cells."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,7 +44,8 @@ class Prior:
         check_tensor("Prior", "saliency", self.saliency, "[h, w]", floating=True)
         if min(self.saliency.shape) < 2:
             raise fail("Prior", "saliency", f"of shape {list(self.saliency.shape)}", "at least 2 x 2 cells")
-        if not ((self.saliency >= 0) & (self.saliency < float("inf"))).all():
+        values = as_geometry(self.saliency.detach())
+        if values.is_meta or not ((values >= 0) & (values < float("inf"))).all():
             raise fail(
                 "Prior", "saliency", "NaN, infinite or negative in places", "finite values that are not negative"
             )
@@ -53,7 +57,7 @@ def save_prior(prior: Prior, path: str | Path) -> None:
     Args:
         prior: map and settings.
         path: ends in .safetensors (the settings are its metadata, as JSON under the key "fastwarp") or in .npz (they
-            are its member "settings", likewise).
+            are its member "settings", likewise). NumPy has no bfloat16: there such a map is kept in float32.
 
     Raises:
         FastwarpError: another ending, or a file that cannot be written.
@@ -80,10 +84,12 @@ def load_prior(path: str | Path) -> Prior:
         FastwarpError: a file that cannot be read, or is no prior.
     """
     path = prior_path(path)
+    if size_of(path) > LARGEST:
+        raise FastwarpError(f"{path} is not a prior: it has more than {LARGEST} bytes")
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise FastwarpError(f"cannot read {path}: {error.strerror or error}") from None
+        raise unreadable(path, error) from None
     try:
         saliency, text = (_from_safetensors if path.suffix == ".safetensors" else _from_npz)(content)
         settings = json.loads(text)
@@ -92,8 +98,9 @@ def load_prior(path: str | Path) -> Prior:
         return Prior(saliency, settings)
     except KeyError as error:
         raise FastwarpError(f"{path} is not a prior: it has no {error}") from None
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise FastwarpError(f"{path} is not a prior: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # parsers of three formats have many
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise FastwarpError(f"{path} is not a prior: {reason}") from None
 
 
 def prior_path(path: str | Path) -> Path:
@@ -113,32 +120,11 @@ def prior_bytes(prior: Prior, path: Path) -> bytes:
         from safetensors.torch import save  # an extra
 
         return save({"saliency": saliency}, {"fastwarp": settings})
+    if saliency.dtype not in (torch.float16, torch.float32, torch.float64):
+        saliency = saliency.float()
     buffer = io.BytesIO()
     np.savez(buffer, saliency=saliency.numpy(), settings=np.array(settings))
     return buffer.getvalue()
-
-
-def write_whole(contents: dict[Path, bytes]) -> None:
-    """Writes files, all of them or none: what had these names stays until everything is on the disk.
-
-    Raises:
-        FastwarpError: one of them cannot be written.
-    """
-    # In the same folders: names can only be given within a file system.
-    temporaries = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}") for path in contents}
-    try:
-        for path, temporary in temporaries.items():
-            with temporary.open("xb") as file:
-                file.write(contents[path])
-                file.flush()
-                os.fsync(file.fileno())
-        for path, temporary in temporaries.items():
-            os.replace(temporary, path)
-    except OSError as error:
-        raise FastwarpError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        for temporary in temporaries.values():
-            temporary.unlink(missing_ok=True)
 
 
 def _from_safetensors(content: bytes) -> tuple[Tensor, str]:
@@ -155,5 +141,8 @@ def _from_safetensors(content: bytes) -> tuple[Tensor, str]:
 
 
 def _from_npz(content: bytes) -> tuple[Tensor, str]:
+    with zipfile.ZipFile(io.BytesIO(content)) as members:
+        if sum(member.file_size for member in members.infolist()) > LARGEST:
+            raise FastwarpError(f"it unpacks to more than {LARGEST} bytes")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return torch.from_numpy(arrays["saliency"]), str(arrays["settings"])

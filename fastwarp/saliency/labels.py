@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastwarp._checks import check_count, check_number
+from fastwarp._checks import check_count, check_memory, check_number
 from fastwarp.errors import check_size, check_tensor, fail
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -55,6 +55,7 @@ def boundary_density(
     if 0 in labels.shape[1:]:
         raise fail("boundary_density", "labels", f"of shape {list(labels.shape)}", "a height and width of at least 1")
     h, w = check_size("boundary_density", "shape", shape)
+    check_memory("boundary_density", "shape", (h, w), 8 * len(labels) * h * w, labels.device)
     edge = check_number("boundary_density", "edge", edge, 0.0)
     background = check_number("boundary_density", "background", background, 0.0)
     if ignore_index is not None:

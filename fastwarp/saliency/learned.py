@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastwarp._checks import LEAST, as_geometry, check_count, check_number, check_option
-from fastwarp.errors import check_size, check_tensor, fail
+from fastwarp._checks import LEAST, as_geometry, check_count, check_number, check_option, check_sides
+from fastwarp.errors import check_tensor
 
 
 class LearnedSaliency(nn.Module):
@@ -51,9 +51,7 @@ class LearnedSaliency(nn.Module):
         floor: float = 0.1,
     ) -> None:
         super().__init__()
-        self.shape = check_size("LearnedSaliency", "shape", shape)
-        if min(self.shape) < 2:
-            raise fail("LearnedSaliency", "shape", tuple(shape), "a height and a width of at least 2")
+        self.shape = check_sides("LearnedSaliency", "shape", shape)
         in_channels = check_count("LearnedSaliency", "in_channels", in_channels, 1)
         width = check_count("LearnedSaliency", "width", width, 1)
         check_option("LearnedSaliency", "activation", activation, ("softplus", "softmax"))
@@ -86,7 +84,7 @@ class LearnedSaliency(nn.Module):
         # torch antialiases on CPUs in float32 and float64 only.
         wide = as_geometry(image)
         thumbnail = F.interpolate(wide, (4 * h, 4 * w), mode="bilinear", antialias=True, align_corners=False)
-        logits = as_geometry(self.layers(thumbnail.to(self.layers[0].weight.dtype))[:, 0]).flatten(1)
+        logits = as_geometry(self.layers(thumbnail.to(next(self.layers.parameters()).dtype))[:, 0]).flatten(1)
         if self.activation == "softplus":
             # In logarithms, as all cells may be so small that they are 0; far below 0 that of softplus is x itself.
             logits = torch.where(logits < -15, logits, F.softplus(logits.clamp(min=-15)).log())

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastwarp._files import size_of
 from fastwarp.errors import FastwarpError
 from fastwarp.saliency import boxes_3d
 from fastwarp.saliency._mean import check_density, mean_density
-from fastwarp.saliency._records import Meter, Progress, Row, size_of, table
+from fastwarp.saliency._records import Meter, Progress, Row, shorten, table
 from fastwarp.saliency.files import Prior
 
 TABLES = ("sensor", "calibrated_sensor", "sample_data", "ego_pose", "sample_annotation")
@@ -112,8 +113,8 @@ def nuscenes_prior(
         "source": Path(folder).resolve().name,
         "version": version,
         "image_size": list(size),
-        "amplitude": amplitude,
-        "bandwidth": bandwidth,
+        "amplitude": float(amplitude),
+        "bandwidth": float(bandwidth),
         "cameras": cameras,
         "categories": categories,
         "images": used,
@@ -146,7 +147,8 @@ def _project(
     A call for each frame would take most of the time of a prior; its steps work for many cameras, too.
     """
     boxes = torch.cat([objects[frame.sample] for frame in frames])
-    owners = torch.repeat_interleave(torch.tensor([len(objects[frame.sample]) for frame in frames]))
+    counts = np.array([len(objects[frame.sample]) for frame in frames])
+    owners = torch.repeat_interleave(torch.from_numpy(counts))
     to_camera = np.linalg.inv(np.stack([poses[frame.ego_pose] @ cameras[frame.camera].pose for frame in frames]))
     extrinsics = torch.from_numpy(to_camera)[owners]
     intrinsics = torch.stack([cameras[frame.camera].intrinsics for frame in frames])[owners]
@@ -211,8 +213,10 @@ class _Tables:
             taken_by = sensors.get(row.get("sensor_token", "a text"))
             if taken_by is not None and (not channels or taken_by in channels):
                 matrix = row.get("camera_intrinsic", "three rows of three numbers")
-                camera = _Camera(_pose(row), torch.tensor(matrix, dtype=torch.float64))
-                found[row.get("token", "a text")] = camera
+                intrinsics = torch.from_numpy(np.array(matrix, np.float64))
+                if not torch.linalg.det(intrinsics).abs() > 0:
+                    raise row.unfit(f"has camera_intrinsic {shorten(matrix)}, expected a matrix that has an inverse")
+                found[row.get("token", "a text")] = _Camera(_pose(row), intrinsics)
         return found
 
     def frames(self, cameras: dict[str, _Camera]) -> tuple[list[_Frame], tuple[int, int]]:
@@ -224,7 +228,7 @@ class _Tables:
             if not row.get("is_key_frame", "true or false") or camera not in cameras:
                 continue
             frames.append(_Frame(row.get("sample_token", "a text"), row.get("ego_pose_token", "a text"), camera))
-            height, width = (row.get(side, "an integer of at least 2") for side in ("height", "width"))
+            height, width = (row.get(side, "an integer from 2 to 1000000") for side in ("height", "width"))
             first = first if len(frames) > 1 else (height, width)
             if (height, width) != first:
                 raise row.unfit(f"has {height} x {width} pixels, those before it {first[0]} x {first[1]}")
@@ -254,7 +258,7 @@ class _Tables:
                 raise row.unfit(f"has size {size}, expected numbers that are not negative")
             box = [*row.get("translation", "three numbers"), *size, *_rotation(row)]
             found.setdefault(sample, []).append(box)
-        return {sample: torch.tensor(boxes, dtype=torch.float64) for sample, boxes in found.items()}
+        return {sample: torch.from_numpy(np.array(boxes, np.float64)) for sample, boxes in found.items()}
 
 
 def _rotation(row: Row) -> list[float]:
@@ -279,4 +283,4 @@ def _pose(row: Row) -> np.ndarray:
 
 
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(set(names))) or "none"
+    return ", ".join(shorten(name).strip("'") for name in sorted(set(names))) or "none"

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastwarp._checks import LEAST, check_number
-from fastwarp.errors import check_size, fail
+from fastwarp._checks import LEAST, check_memory, check_number, check_sides
+from fastwarp.errors import fail
 from fastwarp.functional import cdf_knots
 from fastwarp.saliency.temporal import flip_maps
 
@@ -202,14 +202,13 @@ class _Prior:
         far: float,
         horizon: Number,
     ) -> None:
-        for argument, pair in (("image_size", image_size), ("shape", shape)):
-            if min(check_size(name, argument, pair)) < 2:
-                raise fail(name, argument, tuple(pair), "a height and a width of at least 2")
+        image_size, shape = check_sides(name, "image_size", image_size), check_sides(name, "shape", shape)
         self.axes = ((image_size[1], shape[1]), (image_size[0], shape[0]))  # of x and y
         numbers = {"ground": ground, "sky": sky, "lateral": lateral, "horizon": horizon}
         tensors = [t for t in (vanishing_point, *numbers.values()) if isinstance(t, Tensor)]
         self.dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
         self.device = tensors[0].device if tensors else torch.device("cpu")
+        check_memory(name, "shape", shape, 8 * shape[0] * shape[1], self.device)
         self.far = check_number(name, "far", far, LEAST, unit=" of image heights")
         self.ground, self.sky, self.lateral, self.horizon = (
             self._number(name, argument, value) for argument, value in numbers.items()
