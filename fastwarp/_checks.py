@@ -1,7 +1,6 @@
 """What the public functions check of their arguments, and how levels and their options are taken apart."""
 
 import copy
-import numbers
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, MutableMapping, MutableSequence, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastwarp.errors import check_batches, check_devices, check_size, check_tensor, fail
+from fastwarp.errors import as_integer, as_real, check_batches, check_devices, check_size, check_tensor, fail
 
 IMAGE_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -149,23 +148,23 @@ def check_number(
 ) -> float:
     """`value` as a float, if it is a number (NumPy's too) from `low` to `high`; `unit` is " of pixels", say."""
     expected = f"a number{unit} from {low:g} to {high:g}"
-    kind: type = numbers.Real
-    if isinstance(value, bool) or not isinstance(value, kind):
+    number: float | None = as_real(value)
+    if number is None:
         raise TypeError(f"{function}: {argument} is {type(value).__name__}, expected {expected}")
-    if not low <= value <= high:
-        raise fail(function, argument, value, expected)
-    return float(value)
+    if not low <= number <= high:
+        raise fail(function, argument, number, expected)
+    return number
 
 
 def check_count(function: str, argument: str, value: Any, low: int, high: float = float("inf")) -> int:
     """`value` as an int, if it is an integer (NumPy's too) from `low` to `high`."""
     expected = f"an integer of at least {low}" if high == float("inf") else f"an integer from {low} to {high}"
-    kind: type = numbers.Integral
-    if isinstance(value, bool) or not isinstance(value, kind):
+    number: int | None = as_integer(value)
+    if number is None:
         raise TypeError(f"{function}: {argument} is {value!r}, expected {expected}")
-    if not low <= value <= high:
-        raise fail(function, argument, value, expected)
-    return int(value)
+    if not low <= number <= high:
+        raise fail(function, argument, number, expected)
+    return number
 
 
 def check_sides(function: str, argument: str, value: Any) -> tuple[int, int]:
@@ -230,7 +229,7 @@ def frame_arguments(
 def check_statistics(function: str, channels: int, mean: Any, std: Any) -> None:
     """Raises unless mean and std are numbers, one for each channel, and no std is 0."""
     for argument, values in (("mean", mean), ("std", std)):
-        if not isinstance(values, Sequence) or not all(isinstance(v, numbers.Real) for v in values):
+        if not isinstance(values, Sequence) or not all(as_real(v) is not None for v in values):
             raise TypeError(f"{function}: {argument} is {values!r}, expected one number for each channel")
         if len(values) != channels:
             raise fail(function, argument, f"{len(values)} long", f"one value for each of {channels} channels")

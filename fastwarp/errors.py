@@ -1,5 +1,6 @@
 """The one error type of the library's own, and the checks that raise it."""
 
+import math
 import numbers
 import operator
 from collections.abc import Callable, Sequence
@@ -60,7 +61,12 @@ def as_real(value: Any) -> Any:
     none, as for `F.interpolate`: a gradient to them would be lost."""
     if isinstance(value, (torch.SymInt, torch.SymFloat)):
         return value
-    return None if isinstance(value, bool) or not isinstance(value, (int, float, numbers.Real)) else float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float, numbers.Real)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # an int may be as large as it likes
+        return math.inf if value > 0 else -math.inf
 
 
 def check_size(function: str, argument: str, value: Any) -> tuple[int, int]:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from fastwarp._checks import check_option
-from fastwarp._checks import check_option
 from fastwarp._files import size_of, write_whole
 from fastwarp.errors import FastwarpError, as_integer, as_real, check_size, check_tensor, fail
 from fastwarp.functional import downsize, downsize_boxes
