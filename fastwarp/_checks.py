@@ -152,7 +152,7 @@ def check_number(
     if number is None:
         raise TypeError(f"{function}: {argument} is {type(value).__name__}, expected {expected}")
     if not low <= number <= high:
-        raise fail(function, argument, number, expected)
+        raise fail(function, argument, value, expected)
     return number
 
 
@@ -163,7 +163,7 @@ def check_count(function: str, argument: str, value: Any, low: int, high: float 
     if number is None:
         raise TypeError(f"{function}: {argument} is {value!r}, expected {expected}")
     if not low <= number <= high:
-        raise fail(function, argument, number, expected)
+        raise fail(function, argument, value, expected)
     return number
 
 

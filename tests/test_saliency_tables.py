@@ -296,7 +296,10 @@ def test_bad_nuscenes(nuscenes):
         ({"cameras": ["LIDAR_TOP"]}, f"{root} has no camera 'LIDAR_TOP', it has CAM_BACK, CAM_FRONT"),
         ({"categories": ["veh"]}, f"{root} has no category 'veh', it has human.pedestrian.adult, vehicle.car"),
         ({"cameras": ["CAM_BACK"], "categories": ["human"]}, f"{root} has no such boxes in these images"),
-        ({"shape": (1, 5)}, "box_density: shape is (1, 5), expected a height and a width of at least 2"),
+        (
+            {"shape": (1, 5)},
+            "box_density: shape is (1, 5), expected a height and a width of at least 2, less than 2^31",
+        ),
     ):
         with pytest.raises(FastwarpError) as caught:
             nuscenes_prior(nuscenes, **arguments)
