@@ -1,15 +1,29 @@
 """Fast, exact and differentiable zoom and unzoom operators for perception networks on small images.
 
 `SeparableWarp` is where to start, `MeshWarp` its sibling for warps that are not separable; `fastwarp.functional` has
-the same without state, `fastwarp.nn` as modules.
+the same without state, `fastwarp.nn` as modules. `attach` puts them into a network that one has already.
 """
 
 from fastwarp import functional, nn, saliency
 from fastwarp._backend import backend
 from fastwarp._warmup import warmup
+from fastwarp.attaching import Facts, Host, attach, detach
 from fastwarp.errors import FastwarpError
 from fastwarp.warp import MeshWarp, SeparableWarp
 
 __version__ = "0.1.0"
 
-__all__ = ["FastwarpError", "MeshWarp", "SeparableWarp", "backend", "functional", "nn", "saliency", "warmup"]
+__all__ = [
+    "Facts",
+    "FastwarpError",
+    "Host",
+    "MeshWarp",
+    "SeparableWarp",
+    "attach",
+    "backend",
+    "detach",
+    "functional",
+    "nn",
+    "saliency",
+    "warmup",
+]
