@@ -69,11 +69,12 @@ def backend_for(device: torch.device) -> str:
 
 def kernels(family: str, device: torch.device) -> ModuleType:
     """The module of launchers of `family` ("axis", "separable") for tensors on `device`."""
-    return _module(backend_for(device), family)
+    return launchers(backend_for(device), family)
 
 
 @functools.cache  # looking a module up takes 3 us, the resampling of a small map 10
-def _module(name: str, family: str) -> ModuleType:
+def launchers(name: str, family: str) -> ModuleType:
+    """The module of launchers of `family` in the backend of that name."""
     room = {"numba": "fastwarp.kernels.cpu", "triton": "fastwarp.kernels.gpu", "reference": "fastwarp.ops._reference"}
     try:
         return importlib.import_module(f"{room[name]}.{family}")

@@ -24,29 +24,36 @@ def as_geometry(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
-def check_knots(function: str, knots_y: Tensor, knots_x: Tensor) -> None:
-    """Raises unless the knots of the two axes are fit for the kernels; their values only with `FASTWARP_CHECKS=1`."""
-    for name, knots in (("knots_y", knots_y), ("knots_x", knots_x)):
-        check_tensor(function, name, knots, "[B, n]", dtypes=(torch.float32, torch.float64))
-        if knots.shape[1] < 2:
-            raise fail(function, name, f"of shape {list(knots.shape)}", "at least 2 knots")
+def check_axis(function: str, argument: str, knots: Tensor) -> None:
+    """Raises unless the knots of one axis are fit for the kernels; their values only with `FASTWARP_CHECKS=1`."""
+    check_tensor(function, argument, knots, "[B, n]", dtypes=(torch.float32, torch.float64))
+    if knots.shape[1] < 2:
+        raise fail(function, argument, f"of shape {list(knots.shape)}", "at least 2 knots")
+    if _CHECKS:
+        check_knot_values(function, **{argument: knots})
+
+
+def check_knots(
+    function: str, knots_y: Tensor, knots_x: Tensor, batch: int | None = None, **beside: Tensor | None
+) -> None:
+    """Raises unless the knots of the two axes are fit for the kernels, for a `batch` of images, and for the tensors
+    `beside` them, by the names of their arguments."""
+    check_axis(function, "knots_y", knots_y)
+    check_axis(function, "knots_x", knots_x)
     if knots_y.dtype != knots_x.dtype:
         raise TypeError(f"{function}: knots_y is {knots_y.dtype}, knots_x is {knots_x.dtype}, expected one dtype")
-    check_devices(function, knots_y=knots_y, knots_x=knots_x)
-    check_batches(function, knots_y=knots_y, knots_x=knots_x)
-    if _CHECKS:
-        check_knot_values(function, knots_y, knots_x)
+    check_devices(function, **beside, knots_y=knots_y, knots_x=knots_x)
+    check_batches(function, batch=batch, **beside, knots_y=knots_y, knots_x=knots_x)
 
 
-def check_knot_values(function: str, knots_y: Tensor, knots_x: Tensor) -> None:
+def check_knot_values(function: str, **axes: Tensor) -> None:
     """Raises FastwarpError unless the knots are finite and never decrease. Waits for a GPU; see `SeparableWarp.check`.
 
     Args:
         function: the name that the message begins with.
-        knots_y: `[B, h]`.
-        knots_x: `[B, w]`.
+        axes: knots `[B, n]`, by the names of their arguments.
     """
-    for name, knots in (("knots_y", knots_y), ("knots_x", knots_x)):
+    for name, knots in axes.items():
         bad = ~torch.isfinite(knots)
         if bad.any():
             image, knot = bad.nonzero()[0].tolist()
@@ -58,11 +65,14 @@ def check_knot_values(function: str, knots_y: Tensor, knots_x: Tensor) -> None:
             raise fail(function, f"{name}[{image}, {knot}:{knot + 2}]", pair, "knots that never decrease")
 
 
-def check_mesh(function: str, mesh: Tensor) -> None:
-    """Raises unless the mesh is fit for the kernels; its values only with `FASTWARP_CHECKS=1`."""
+def check_mesh(function: str, mesh: Tensor, batch: int | None = None, **beside: Tensor | None) -> None:
+    """Raises unless the mesh is fit for the kernels, for a `batch` of images, and for the tensors `beside` it, by the
+    names of their arguments; its values only with `FASTWARP_CHECKS=1`."""
     check_tensor(function, "mesh", mesh, "[B, h, w, 2]", dtypes=(torch.float32, torch.float64))
     if mesh.shape[3] != 2 or min(mesh.shape[1:3]) < 2:
         raise fail(function, "mesh", f"of shape {list(mesh.shape)}", "[B, h, w, 2], (x, y), with h, w >= 2")
+    check_devices(function, **beside, mesh=mesh)
+    check_batches(function, batch=batch, **beside, mesh=mesh)
     if _CHECKS and not torch.isfinite(mesh).all():
         image, row, column, _ = (~torch.isfinite(mesh)).nonzero()[0].tolist()
         raise fail(function, f"mesh[{image}, {row}, {column}]", mesh[image, row, column].tolist(), "finite values")
@@ -180,30 +190,30 @@ def check_fwhm(function: str, fwhm: float) -> float:
     return check_number(function, "fwhm", fwhm, LEAST, unit=" of saliency cells")
 
 
-def check_images(function: str, images: list[Any], **geometry: Tensor) -> None:
-    """Raises unless the levels are images that belong together and to the geometry, the knots or the mesh."""
+def check_images(function: str, argument: str, images: list[Any]) -> None:
+    """Raises unless the images, the levels of an argument, are fit for the kernels and belong together."""
     if not images:
-        raise fail(function, "features", "empty", "at least one level")
+        raise fail(function, argument, "empty", "at least one level")
     for image in images:
-        check_tensor(function, "image", image, "[B, C, H, W]", dtypes=IMAGE_DTYPES)
+        check_tensor(function, argument, image, "[B, C, H, W]", dtypes=IMAGE_DTYPES)
         if 0 in image.shape[2:]:
-            raise fail(function, "image", f"of shape {list(image.shape)}", "a height and a width of at least 1")
-        if image.dtype != images[0].dtype:
-            raise TypeError(f"{function}: levels are {images[0].dtype} and {image.dtype}, expected one dtype")
-        if image.shape[0] != images[0].shape[0]:
-            raise fail(function, "levels", f"of batch {images[0].shape[0]} and {image.shape[0]}", "one batch size")
-        check_devices(function, image=image, **geometry)
-    check_batches(function, batch=images[0].shape[0], **geometry)
+            raise fail(function, argument, f"of shape {list(image.shape)}", "a height and a width of at least 1")
+        first = images[0]
+        if image.dtype != first.dtype:
+            raise TypeError(f"{function}: levels are {first.dtype} and {image.dtype}, expected one dtype")
+        if image.shape[0] != first.shape[0]:
+            raise fail(function, "levels", f"of batch {first.shape[0]} and {image.shape[0]}", "one batch size")
+        if image.device != first.device:
+            raise fail(function, "levels", f"on {first.device} and {image.device}", "one device")
 
 
-def level_sizes(function: str, features: Any, size: Any) -> list[tuple[int, int]]:
-    """Target size of each level: what `size` says in the structure of `features`, or each map's own."""
+def level_arguments(function: str, features: Any, size: Any) -> tuple[list[Tensor], list[tuple[int, int]]]:
+    """The levels, and the target size of each: what `size` says in the structure of `features`, or each map's own."""
     images = as_list(function, "features", features, features)
-    for image in images:
-        check_tensor(function, "features", image, "[B, C, H, W]", dtypes=IMAGE_DTYPES)
+    check_images(function, "features", images)
     if size is None:
-        return [(image.shape[2], image.shape[3]) for image in images]
-    return [check_size(function, "size", target) for target in as_list(function, "size", size, features)]
+        return images, [(image.shape[2], image.shape[3]) for image in images]
+    return images, [check_size(function, "size", target) for target in as_list(function, "size", size, features)]
 
 
 def frame_arguments(

@@ -144,9 +144,9 @@ def test_dtypes_of_meshes(dtype):
 
 P = torch.tensor([[[0.0, 0], [1, 0], [0, 1]]])
 BAD = [
-    (lambda: F.limited_knots(torch.rand(2, 3, 4)), FastwarpError, "limited_knots: knots_y is of shape"),
-    (lambda: F.limited_knots(steep(), 2), FastwarpError, "minimum is 2, expected a magnification in"),
-    (lambda: F.limited_knots(steep(), 0), FastwarpError, "minimum is 0, expected a magnification in"),
+    (lambda: F.limited_knots(torch.rand(2, 3, 4)), FastwarpError, "limited_knots: knots is of shape"),
+    (lambda: F.limited_knots(steep(), 2), FastwarpError, "minimum is 2.0, expected a magnification in"),
+    (lambda: F.limited_knots(steep(), 0), FastwarpError, "minimum is 0.0, expected a magnification in"),
     (lambda: F.limited_knots(steep(), None, 0.5), FastwarpError, "maximum is 0.5, expected a finite"),
     (lambda: F.limited_knots(steep(), None, float("nan")), FastwarpError, "maximum is nan, expected a finite"),
     (lambda: F.limited_knots(steep(), "a"), TypeError, "minimum is 'a', expected a number or None"),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
+from collections import Counter
 
 import pytest
 import torch
-from helpers import run_python
+from helpers import run_python, tensors
 
 import fastwarp
-from fastwarp import FastwarpError, MeshWarp, SeparableWarp, nn
+from fastwarp import FastwarpError, MeshWarp, SeparableWarp, errors, nn
 from fastwarp import functional as F
 
 KINDS = [SeparableWarp, MeshWarp]
@@ -197,6 +199,48 @@ def test_values_are_not_checked_otherwise():
     MeshWarp(MeshWarp.identity().mesh * float("nan"))
     for function in (F.lz_knots, F.lz_mesh):
         function(torch.rand(1, 3, 4) - 2)
+
+
+# --- each argument is checked once ------------------------------------------------------------------------------------
+
+
+ONCE = {
+    "zoom": lambda w: w.zoom(IMAGE, (4, 5), valid=VALID, source_valid=VALID.clone()),
+    "unzoom": lambda w: w.unzoom([IMAGE, IMAGE[:, :, ::2]], [(4, 5), (5, 6)], valid=[VALID, VALID.clone()]),
+    "unzoom registered": lambda w: w.unzoom([IMAGE, IMAGE[:, :, ::2, ::2]], image_size=(16, 18)),
+    "zoom_frame": lambda w: w.zoom_frame(FRAME, (4, 5), valid=VALID),
+    "grid": lambda w: w.grid((4, 5)),
+    "inside": lambda w: w.inside((4, 5)),
+    "magnification": lambda w: w.magnification((4, 5)),
+    "zoom_points": lambda w: w.zoom_points(IMAGE[0, :, :, :2], VALID, VALID.clone()),
+    "unzoom_corners": lambda w: w.unzoom_corners(IMAGE[0, :, :, :4], (4, 5), (6, 7)),
+}
+VALID = torch.tensor([[3, 4]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ONCE)
+def test_arguments_are_checked_once(name, kind):
+    """And the backend is looked up once for each op."""
+    warp, seen = kind.from_saliency(torch.rand(1, 3, 4)), Counter()
+    functions = {
+        f.__code__: f.__name__ for f in (errors.check_tensor, errors.check_size, fastwarp._backend.backend_for)
+    }
+
+    def count(frame, event, _):
+        if event == "call" and frame.f_code in functions:
+            seen[functions[frame.f_code], id(frame.f_locals.get("value"))] += 1
+
+    sys.setprofile(count)
+    try:
+        ONCE[name](warp)
+    finally:
+        sys.setprofile(None)
+    lookups = seen.pop(("backend_for", id(None)))
+    assert lookups == (1 if name[-4:] == "zoom" else lookups)
+    checked = {"zoom": 1, "unzoom": 2, "unzoom registered": 2}.get(name, 0) + len(tensors(warp))
+    assert len(seen) >= checked
+    assert set(seen.values()) == {1}, seen
 
 
 # --- frames -----------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
-from fastwarp._checks import as_geometry, check_fwhm, check_knots, check_saliency, check_saliency_values
+from fastwarp._checks import as_geometry, check_axis, check_fwhm, check_saliency, check_saliency_values
 from fastwarp.errors import FastwarpError, as_integer, as_real, call, check_batches, check_devices, check_tensor, fail
 
 _ops = torch.ops.fastwarp
@@ -155,7 +155,7 @@ def axis_map(knots: Tensor, positions: Tensor, *, inverse: bool = False) -> Tens
         tensor([[0.1000, 0.6000]])
     """
     check_tensor("axis_map", "positions", positions, "[B, m]", dtypes=(torch.float32, torch.float64))
-    check_knots("axis_map", knots, knots)
+    check_axis("axis_map", "knots", knots)
     check_devices("axis_map", knots=knots, positions=positions)
     check_batches("axis_map", knots=knots, positions=positions)
     return mapped("axis_map", knots, positions, inverse)
@@ -194,7 +194,7 @@ def limited_knots(knots: Tensor, minimum: float | None = None, maximum: float | 
         >>> limited_knots(torch.tensor([[0.0, 0.05, 0.5, 1.0]]), maximum=2.0)
         tensor([[0.0000, 0.1667, 0.5614, 1.0000]])
     """
-    check_knots("limited_knots", knots, knots)
+    check_axis("limited_knots", "knots", knots)
     limits = [None if limit is None else as_real(limit) for limit in (minimum, maximum)]
     for argument, limit, number in zip(("minimum", "maximum"), (minimum, maximum), limits, strict=True):
         if limit is not None and number is None:

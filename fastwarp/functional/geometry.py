@@ -8,7 +8,7 @@ from torch import Tensor
 
 import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
 from fastwarp._checks import as_geometry, check_knots
-from fastwarp.errors import call, check_batches, check_devices, check_size, check_tensor, fail
+from fastwarp.errors import call, check_size, check_tensor, fail
 from fastwarp.functional import axis
 
 Size = Sequence[int]
@@ -91,34 +91,45 @@ def separable_magnification(knots_y: Tensor, knots_x: Tensor, size: Size) -> Ten
     return slopes[0][:, :, None] * slopes[1][:, None, :]
 
 
-def check_points(function: str, argument: str, points: Tensor) -> None:
-    """Raises FastwarpError unless the last dimension is (x, y)."""
+def check_points(function: str, argument: str, points: Tensor, **options: Any) -> None:
+    """Raises unless the points are `[B, N, 2]` and have the dtypes that `check_tensor` takes as options."""
+    check_tensor(function, argument, points, "[B, N, 2]", **options)
     if points.shape[2] != 2:
         raise fail(function, argument, f"of shape {list(points.shape)}", "[B, N, 2], (x, y)")
 
 
-def _pixel_scale(function: str, argument: str, size: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+def image_sizes(function: str, source_size: Any, size: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """The sizes of two images, (height, width) or integers `[B, 2]`; and those that are tensors, by their names."""
+    sizes: list[Any] = []
+    tensors: dict[str, Any] = {}
+    for argument, given in (("source_size", source_size), ("size", size)):
+        if isinstance(given, Tensor):
+            check_tensor(function, argument, given, "[B, 2]", dtypes=(torch.int32, torch.int64))
+            if given.shape[1] != 2:
+                raise fail(function, argument, f"of shape {list(given.shape)}", "[B, 2], (height, width) of each image")
+            tensors[argument] = given
+        sizes.append(given if isinstance(given, Tensor) else check_size(function, argument, given))
+    return sizes[0], sizes[1], tensors
+
+
+def _pixel_scale(size: Any, like: Tensor) -> tuple[Tensor, Tensor]:
     """(scale, position of pixel 0) `[1 or B, 1, 2]` of `pixel - 0.5 = scale * (position - first)`, D = 1 included."""
     if isinstance(size, Tensor):
-        check_tensor(function, argument, size, "[B, 2]", dtypes=(torch.int32, torch.int64))
-        if size.shape[1] != 2:
-            raise fail(function, argument, f"of shape {list(size.shape)}", "[B, 2], (height, width) of each image")
         side = size.flip(-1)[:, None, :]
     else:
-        height, width = check_size(function, argument, size)
-        side = torch.tensor([[[width, height]]], device=like.device)
+        side = torch.tensor([[[size[1], size[0]]]], device=like.device)
     return (side - 1).clamp(min=1).to(like), torch.where(side > 1, 0.0, 0.5).to(like)
 
 
-def from_pixels(function: str, points: Tensor, argument: str, size: Any) -> Tensor:
-    """Positions of points `[B, N, 2]` in pixels of an image of `size`, the argument of that name."""
-    scale, first = _pixel_scale(function, argument, size, points)
+def from_pixels(points: Tensor, size: Any) -> Tensor:
+    """Positions of points `[B, N, 2]` in pixels of an image of `size`."""
+    scale, first = _pixel_scale(size, points)
     return (points - 0.5) / scale + first
 
 
-def to_pixels(function: str, positions: Tensor, argument: str, size: Any) -> Tensor:
+def to_pixels(positions: Tensor, size: Any) -> Tensor:
     """The reverse of `from_pixels`."""
-    scale, first = _pixel_scale(function, argument, size, positions)
+    scale, first = _pixel_scale(size, positions)
     return (positions - first) * scale + 0.5
 
 
@@ -148,18 +159,18 @@ def separable_map_points(
         >>> separable_map_points(torch.tensor([[[5.5, 5.5]]]), knots, knots, (101, 101), (11, 11))
         tensor([[[25.5000, 25.5000]]])
     """
-    check_tensor("separable_map_points", "points", points, "[B, N, 2]", floating=True)
-    check_points("separable_map_points", "points", points)
-    check_knots("separable_map_points", knots_y, knots_x)
-    per_image: dict[str, Any] = {
-        name: s for name, s in (("source_size", source_size), ("size", size)) if isinstance(s, Tensor)
-    }
-    check_devices("separable_map_points", points=points, knots_y=knots_y, **per_image)
-    check_batches("separable_map_points", points=points, knots_y=knots_y, knots_x=knots_x, **per_image)
+    check_points("separable_map_points", "points", points, floating=True)
+    return map_points("separable_map_points", points, knots_y, knots_x, source_size, size, inverse)
+
+
+def map_points(
+    function: str, points: Tensor, knots_y: Tensor, knots_x: Tensor, source_size: Any, size: Any, inverse: bool
+) -> Tensor:
+    """`separable_map_points` of points that `function` has checked."""
+    source_size, size, per_image = image_sizes(function, source_size, size)
+    check_knots(function, knots_y, knots_x, points=points, **per_image)
     dtype = torch.promote_types(as_geometry(points).dtype, knots_y.dtype)
-    ends = (("source_size", source_size), ("size", size))
-    start, end = ends if inverse else ends[::-1]
-    x, y = from_pixels("separable_map_points", points.to(dtype), *start).unbind(-1)
-    pairs = ((knots_x, x), (knots_y, y))
-    mapped = [axis.mapped("separable_map_points", knots.to(dtype), p, inverse) for knots, p in pairs]
-    return to_pixels("separable_map_points", torch.stack(mapped, -1), *end)
+    start, end = (source_size, size) if inverse else (size, source_size)
+    x, y = from_pixels(points.to(dtype), start).unbind(-1)
+    mapped = [axis.mapped(function, knots.to(dtype), p, inverse) for knots, p in ((knots_x, x), (knots_y, y))]
+    return to_pixels(torch.stack(mapped, -1), end)

@@ -8,9 +8,7 @@ from torch import Tensor
 
 import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
 from fastwarp._checks import (
-    IMAGE_DTYPES,
     as_geometry,
-    as_list,
     check_fwhm,
     check_images,
     check_mesh,
@@ -18,10 +16,10 @@ from fastwarp._checks import (
     check_saliency,
     extents,
     frame_arguments,
-    level_sizes,
+    level_arguments,
     rebuild,
 )
-from fastwarp.errors import call, check_batches, check_devices, check_size, check_tensor
+from fastwarp.errors import call, check_size
 from fastwarp.functional._registration import Registration, check_unregistered, keep_padding, places, registration
 from fastwarp.functional.separable import Levels, Size
 from fastwarp.ops._dense_mesh import level_extent
@@ -70,7 +68,9 @@ def lz_mesh(saliency: Tensor, fwhm: float = 13.0, anti_crop: bool = True) -> Ten
 
 def _sample(
     function: str,
-    levels: Any,
+    argument: str,
+    images: list[Tensor],
+    structure: Any,
     mesh: Tensor,
     sizes: list[tuple[int, int]],
     inverse: bool,
@@ -80,12 +80,12 @@ def _sample(
     valid: Any,
     source_valid: Any,
 ) -> list[Tensor]:
-    images = as_list(function, "features", levels, levels)
-    check_mesh(function, mesh)
-    check_images(function, images, mesh=mesh)
+    """The checked images of an argument, whose `structure` extents follow, at the targets of a warp."""
+    batch = images[0].shape[0]
+    check_mesh(function, mesh, batch, **{argument: images[0]})
     check_option(function, "padding_mode", padding_mode, ("zeros", "border"))
     check_option(function, "tile", tile, TILES)
-    about = (levels, len(images), images[0].shape[0], mesh)
+    about = (structure, len(images), batch, mesh)
     extent = extents(function, "valid", valid, *about)
     source_extent = extents(function, "source_valid", source_valid, *about)
     flat = [side for size in sizes for side in size]
@@ -175,9 +175,10 @@ def mesh_zoom(
         >>> mesh_zoom(torch.arange(5.0).expand(1, 1, 5, 5), mesh, (1, 3))
         tensor([[[[0., 2., 4.]]]])
     """
-    check_tensor("mesh_zoom", "image", image, "[B, C, H, W]", dtypes=IMAGE_DTYPES)
-    sizes = [check_size("mesh_zoom", "size", size)]
-    return _sample("mesh_zoom", image, mesh, sizes, False, tile, antialias, "border", valid, source_valid)[0]
+    name = "mesh_zoom"
+    check_images(name, "image", [image])
+    args = ([check_size(name, "size", size)], False, tile, antialias, "border", valid, source_valid)
+    return _sample(name, "image", [image], image, mesh, *args)[0]
 
 
 def mesh_unzoom(
@@ -227,14 +228,12 @@ def mesh_unzoom(
         TypeError: wrong types or dtypes.
     """
     name = "mesh_unzoom"
-    sizes = level_sizes(name, features, size)
+    maps, sizes = level_arguments(name, features, size)
     if image_size is None:
         check_unregistered(name, strides)
         args = (sizes, True, tile, antialias, padding_mode, valid, source_valid)
-        return rebuild(features, _sample(name, features, mesh, *args))
-    maps = as_list(name, "features", features, features)
-    check_mesh(name, mesh)
-    check_images(name, maps, mesh=mesh)
+        return rebuild(features, _sample(name, "features", maps, features, mesh, *args))
+    check_mesh(name, mesh, maps[0].shape[0], features=maps[0])
     check_option(name, "padding_mode", padding_mode, ("zeros", "border"))
     check_option(name, "tile", tile, TILES)
     given = {"image_size": image_size, "strides": strides, "phase": phase, "valid": valid, "outside": outside}
@@ -307,10 +306,8 @@ def mesh_zoom_frame(
     """
     function = "mesh_zoom_frame"
     frame, target, scale, bias = frame_arguments(function, frame, size, mean, std, dtype)
-    check_mesh(function, mesh)
+    check_mesh(function, mesh, frame.shape[0], frame=frame)
     check_option(function, "tile", tile, TILES)
-    check_devices(function, frame=frame, mesh=mesh)
-    check_batches(function, batch=frame.shape[0], mesh=mesh)
     extent = extents(function, "valid", valid, frame, 1, frame.shape[0], mesh)
     source_extent = extents(function, "source_valid", source_valid, frame, 1, frame.shape[0], mesh)
     sizes, source = list(target), list(frame.shape[1:3])

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
 from fastwarp._checks import as_geometry, check_mesh, check_option
-from fastwarp.errors import call, check_batches, check_devices, check_size, check_tensor
-from fastwarp.functional.geometry import check_points, from_pixels, to_pixels
+from fastwarp.errors import call, check_batches, check_devices, check_size
+from fastwarp.functional.geometry import check_points, from_pixels, image_sizes, to_pixels
 from fastwarp.functional.mesh import TILES, Tile
 from fastwarp.functional.separable import Size
 from fastwarp.ops._dense_mesh import corners, local, tile_map
@@ -116,8 +116,7 @@ def mesh_map(mesh: Tensor, positions: Tensor, *, inverse: bool = False, tile: Ti
     """
     check_mesh("mesh_map", mesh)
     check_option("mesh_map", "tile", tile, TILES)
-    check_tensor("mesh_map", "positions", positions, "[B, N, 2]", dtypes=(mesh.dtype,))
-    check_points("mesh_map", "positions", positions)
+    check_points("mesh_map", "positions", positions, dtypes=(mesh.dtype,))
     check_devices("mesh_map", mesh=mesh, positions=positions)
     check_batches("mesh_map", mesh=mesh, positions=positions)
     return call("mesh_map", _ops.mesh_map, mesh, positions, bool(inverse), tile == "homography")[0]
@@ -155,22 +154,22 @@ def mesh_map_points(
         >>> mesh_map_points(torch.tensor([[[5.5, 5.5]]]), mesh, (101, 101), (11, 11))
         tensor([[[50.5000, 50.5000]]])
     """
-    function = "mesh_map_points"
-    check_tensor(function, "points", points, "[B, N, 2]", floating=True)
-    check_points(function, "points", points)
-    check_mesh(function, mesh)
+    check_points("mesh_map_points", "points", points, floating=True)
+    return map_points("mesh_map_points", points, mesh, source_size, size, inverse, tile)
+
+
+def map_points(
+    function: str, points: Tensor, mesh: Tensor, source_size: Any, size: Any, inverse: bool, tile: str
+) -> Tensor:
+    """`mesh_map_points` of points that `function` has checked."""
+    source_size, size, per_image = image_sizes(function, source_size, size)
+    check_mesh(function, mesh, points=points, **per_image)
     check_option(function, "tile", tile, TILES)
-    per_image: dict[str, Any] = {
-        name: s for name, s in (("source_size", source_size), ("size", size)) if isinstance(s, Tensor)
-    }
-    check_devices(function, points=points, mesh=mesh, **per_image)
-    check_batches(function, points=points, mesh=mesh, **per_image)
     dtype = torch.promote_types(as_geometry(points).dtype, mesh.dtype)
-    ends = (("source_size", source_size), ("size", size))
-    start, end = ends if inverse else ends[::-1]
-    positions = from_pixels(function, points.to(dtype), *start)
+    start, end = (source_size, size) if inverse else (size, source_size)
+    positions = from_pixels(points.to(dtype), start)
     mapped = call(function, _ops.mesh_map, mesh.to(dtype), positions, bool(inverse), tile == "homography")[0]
-    return to_pixels(function, mapped, *end)
+    return to_pixels(mapped, end)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

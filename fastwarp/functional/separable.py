@@ -8,17 +8,15 @@ from torch import Tensor
 
 import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
 from fastwarp._checks import (
-    IMAGE_DTYPES,
-    as_list,
     check_images,
     check_knots,
     check_option,
     extents,
     frame_arguments,
-    level_sizes,
+    level_arguments,
     rebuild,
 )
-from fastwarp.errors import call, check_batches, check_devices, check_size, check_tensor, fail
+from fastwarp.errors import call, check_size, check_tensor, fail
 from fastwarp.functional._registration import Registration, check_unregistered, keep_padding, places, registration
 
 Levels = TypeVar("Levels", Tensor, list[Tensor], tuple[Tensor, ...], dict[str, Tensor])
@@ -58,7 +56,6 @@ def separable_windows(
         pixels; 1 is bilinear, 0 reads nothing) of the triangle filter.
     """
     name = "separable_windows"
-    check_knots(name, knots_y, knots_x)
     check_option(name, "padding_mode", padding_mode, ("zeros", "border"))
     for argument, value in (("sizes", sizes), ("source_sizes", source_sizes)):
         if not isinstance(value, Sequence):
@@ -72,15 +69,16 @@ def separable_windows(
             check_tensor(name, argument, extent, "[B, levels, 2]", dtypes=(torch.int64,))
             if extent.shape[1:] != (len(sizes), 2):
                 raise fail(name, argument, f"of shape {list(extent.shape)}", f"[B, {len(sizes)}, 2]")
-            check_devices(name, **{argument: extent, "knots_y": knots_y})
-    check_batches(name, knots_y=knots_y, knots_x=knots_x, valid=valid, source_valid=source_valid)
+    check_knots(name, knots_y, knots_x, valid=valid, source_valid=source_valid)
     options = (bool(inverse), bool(antialias), padding_mode == "border")
     return call(name, _ops.axis_windows, knots_y, knots_x, flat, source, *options, valid, source_valid)
 
 
 def _resample(
     function: str,
-    levels: Any,
+    argument: str,
+    images: list[Tensor],
+    structure: Any,
     knots_y: Tensor,
     knots_x: Tensor,
     sizes: list[tuple[int, int]],
@@ -90,11 +88,11 @@ def _resample(
     valid: Any,
     source_valid: Any,
 ) -> list[Tensor]:
-    images = as_list(function, "features", levels, levels)
-    check_knots(function, knots_y, knots_x)
-    check_images(function, images, knots_y=knots_y, knots_x=knots_x)
+    """The checked images of an argument, whose `structure` extents follow, at the targets of a warp."""
+    batch = images[0].shape[0]
+    check_knots(function, knots_y, knots_x, batch, **{argument: images[0]})
     check_option(function, "padding_mode", padding_mode, ("zeros", "border"))
-    about = (levels, len(images), images[0].shape[0], knots_y)
+    about = (structure, len(images), batch, knots_y)
     extent = extents(function, "valid", valid, *about)
     source_extent = extents(function, "source_valid", source_valid, *about)
     flat = [side for size in sizes for side in size]
@@ -139,11 +137,10 @@ def separable_zoom(
         >>> separable_zoom(torch.arange(5.0).expand(1, 1, 5, 5), knots, knots, (1, 3))
         tensor([[[[0., 2., 4.]]]])
     """
-    check_tensor("separable_zoom", "image", image, "[B, C, H, W]", dtypes=IMAGE_DTYPES)
-    target = check_size("separable_zoom", "size", size)
-    return _resample(
-        "separable_zoom", image, knots_y, knots_x, [target], False, antialias, "border", valid, source_valid
-    )[0]
+    name = "separable_zoom"
+    check_images(name, "image", [image])
+    args = ([check_size(name, "size", size)], False, antialias, "border", valid, source_valid)
+    return _resample(name, "image", [image], image, knots_y, knots_x, *args)[0]
 
 
 def separable_unzoom(
@@ -196,14 +193,12 @@ def separable_unzoom(
         TypeError: wrong types or dtypes.
     """
     name = "separable_unzoom"
-    sizes = level_sizes(name, features, size)
+    maps, sizes = level_arguments(name, features, size)
     if image_size is None:
         check_unregistered(name, strides)
         args = (sizes, True, antialias, padding_mode, valid, source_valid)
-        return rebuild(features, _resample(name, features, knots_y, knots_x, *args))
-    maps = as_list(name, "features", features, features)
-    check_knots(name, knots_y, knots_x)
-    check_images(name, maps, knots_y=knots_y, knots_x=knots_x)
+        return rebuild(features, _resample(name, "features", maps, features, knots_y, knots_x, *args))
+    check_knots(name, knots_y, knots_x, maps[0].shape[0], features=maps[0])
     check_option(name, "padding_mode", padding_mode, ("zeros", "border"))
     given = {"image_size": image_size, "strides": strides, "phase": phase, "valid": valid, "outside": outside}
     about = registration(name, features, maps, knots_y, given, size=size, source_valid=source_valid)
@@ -275,9 +270,7 @@ def separable_zoom_frame(
         tensor([[1., 1.]])
     """
     frame, target, scale, bias = frame_arguments("separable_zoom_frame", frame, size, mean, std, dtype)
-    check_knots("separable_zoom_frame", knots_y, knots_x)
-    check_devices("separable_zoom_frame", frame=frame, knots_y=knots_y)
-    check_batches("separable_zoom_frame", batch=frame.shape[0], knots_y=knots_y, knots_x=knots_x)
+    check_knots("separable_zoom_frame", knots_y, knots_x, frame.shape[0], frame=frame)
     extent = extents("separable_zoom_frame", "valid", valid, frame, 1, frame.shape[0], knots_y)
     source_extent = extents("separable_zoom_frame", "source_valid", source_valid, frame, 1, frame.shape[0], knots_y)
     sizes = (list(target), [frame.shape[1], frame.shape[2]])

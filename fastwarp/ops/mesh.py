@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastwarp._backend import kernels
+from fastwarp._backend import backend_for, kernels, launchers
 from fastwarp.ops import _dense, _dense_mesh
 from fastwarp.ops._dense_mesh import level_extent
 from fastwarp.ops._levels import resized, sides
@@ -296,8 +296,9 @@ def _sample(
     source_valid: Tensor | None,
 ) -> list[Tensor]:
     options = (inverse, homography, border, valid, source_valid)
-    windows, _ = kernels("mesh", mesh.device).positions(mesh, sizes, sides(images), *options)
-    return kernels("grid", mesh.device).resample(images, windows, sizes, source_valid)
+    backend = backend_for(mesh.device)
+    windows, _ = launchers(backend, "mesh").positions(mesh, sizes, sides(images), *options)
+    return launchers(backend, "grid").resample(images, windows, sizes, source_valid)
 
 
 @torch.library.register_fake("fastwarp::mesh_sample")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastwarp._backend import kernels
+from fastwarp._backend import backend_for, kernels, launchers
 from fastwarp.ops import _dense
 from fastwarp.ops._levels import resized, sides
 from fastwarp.ops._vmap import batch_of, fold, unfold, unfold_like
@@ -55,8 +55,9 @@ def _sample(
     source_valid: Tensor | None,
 ) -> list[Tensor]:
     options = (inverse, antialias, border, valid, source_valid)
-    windows = kernels("axis", knots_y.device).axis_windows(knots_y, knots_x, sizes, sides(images), *options)
-    return kernels("separable", knots_y.device).resample(images, windows, sizes, source_valid, antialias)
+    backend = backend_for(knots_y.device)
+    windows = launchers(backend, "axis").axis_windows(knots_y, knots_x, sizes, sides(images), *options)
+    return launchers(backend, "separable").resample(images, windows, sizes, source_valid, antialias)
 
 
 @torch.library.register_fake("fastwarp::separable_sample")

@@ -26,7 +26,8 @@ class Points:
     def __len__(self) -> int:
         raise NotImplementedError
 
-    def _map(self, points: Tensor, source_size: Any, size: Any, inverse: bool) -> Tensor:
+    def _map(self, name: str, points: Tensor, source_size: Any, size: Any, inverse: bool) -> Tensor:
+        """What the method `name` does with points `[B, N, 2]`."""
         raise NotImplementedError
 
     def zoom_points(self, points: Tensor, source_size: Any, size: Any) -> Tensor:
@@ -72,11 +73,12 @@ class Points:
         if points.shape[2] != width:
             raise fail(name, argument, f"of shape {list(points.shape)}", f"[B, N, {width}]")
         if what == "points":
-            mapped = self._map(points, source_size, size, inverse)
+            mapped = self._map(name, points, source_size, size, inverse)
         else:
             straight, points = what == "boxes" and self._straight, as_geometry(points)
             outline = points.unflatten(2, (2, 2)) if straight else _outline(points, EDGE if what == "boxes" else 0)
-            mapped = self._map(outline.flatten(1, 2), source_size, size, inverse).unflatten(1, outline.shape[1:3])
+            mapped = self._map(name, outline.flatten(1, 2), source_size, size, inverse)
+            mapped = mapped.unflatten(1, outline.shape[1:3])
             if straight:
                 mapped = mapped.flatten(2)
             elif what == "boxes":

@@ -14,6 +14,7 @@ from fastwarp import functional as F
 from fastwarp._checks import check_mesh, check_option
 from fastwarp.errors import as_integer, check_devices, check_size, fail
 from fastwarp.functional.mesh import TILES, Tile
+from fastwarp.functional.mesh_geometry import map_points
 from fastwarp.functional.separable import Levels, Size
 from fastwarp.warp._points import Points
 from fastwarp.warp.separable import SeparableWarp
@@ -268,8 +269,8 @@ class MeshWarp(Points):
         """Area magnification `[B, *size]` over the source, relative to uniform resizing."""
         return F.mesh_magnification(self.mesh, size, tile=self.tile)
 
-    def _map(self, points: Tensor, source_size: Any, size: Any, inverse: bool) -> Tensor:
-        return F.mesh_map_points(points, self.mesh, source_size, size, inverse=inverse, tile=self.tile)
+    def _map(self, name: str, points: Tensor, source_size: Any, size: Any, inverse: bool) -> Tensor:
+        return map_points(name, points, self.mesh, source_size, size, inverse, self.tile)
 
 
 def _unflatten(tensors: Any, tile: Any) -> MeshWarp:

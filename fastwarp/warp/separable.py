@@ -13,6 +13,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from fastwarp import functional as F
 from fastwarp._checks import check_knot_values, check_knots
 from fastwarp.errors import as_integer, check_devices, check_size, fail
+from fastwarp.functional.geometry import map_points
 from fastwarp.functional.separable import Levels, Size
 from fastwarp.warp._points import Points
 
@@ -166,7 +167,7 @@ class SeparableWarp(Points):
     def check(self) -> SeparableWarp:
         """Raises FastwarpError if knots are not finite or decrease, naming the first; returns the warp. Waits for a
         GPU."""
-        check_knot_values("SeparableWarp.check", self.knots_y, self.knots_x)
+        check_knot_values("SeparableWarp.check", knots_y=self.knots_y, knots_x=self.knots_x)
         return self
 
     # --- images -------------------------------------------------------------------------------------------------------
@@ -240,8 +241,8 @@ class SeparableWarp(Points):
         """Area magnification `[B, *size]` over the source, relative to uniform resizing."""
         return F.separable_magnification(self.knots_y, self.knots_x, size)
 
-    def _map(self, points: Tensor, source_size: Any, size: Any, inverse: bool) -> Tensor:
-        return F.separable_map_points(points, self.knots_y, self.knots_x, source_size, size, inverse=inverse)
+    def _map(self, name: str, points: Tensor, source_size: Any, size: Any, inverse: bool) -> Tensor:
+        return map_points(name, points, self.knots_y, self.knots_x, source_size, size, inverse)
 
 
 def _unflatten(knots: Any, _: Any) -> SeparableWarp:
