@@ -118,7 +118,7 @@ def call(function: str, op: Callable[..., Any], *args: Any) -> Any:
     """`op(*args)`, whose errors begin with the public name of the function."""
     if torch.compiler.is_compiling():
         return op(*args)
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]
         args = tuple([_traced(item) for item in arg] if isinstance(arg, list) else arg for arg in args)
     try:
         return op(*args)
