@@ -244,9 +244,9 @@ def check_statistics(function: str, channels: int, mean: Any, std: Any) -> None:
         if len(values) != channels:
             raise fail(function, argument, f"{len(values)} long", f"one value for each of {channels} channels")
         # The bounds keep mean / std within float32.
-        if not all(abs(value) <= 1e9 for value in values):
+        if not all(abs(float(value)) <= 1e9 for value in values):
             raise fail(function, argument, list(values), "numbers from -1e9 to 1e9")
-    if not all(abs(value) >= 1e-9 for value in std):
+    if not all(abs(float(value)) >= 1e-9 for value in std):
         raise fail(function, "std", list(std), "values other than 0, of at least 1e-9 in size")
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastwarp._checks import check_option
+from fastwarp._checks import check_count, check_option
 from fastwarp._files import size_of, write_whole
-from fastwarp.errors import FastwarpError, as_integer, as_real, check_size, check_tensor, fail
+from fastwarp.errors import FastwarpError, as_real, check_size, check_tensor, fail
 from fastwarp.functional import downsize, downsize_boxes
 from fastwarp.functional._downsize_called import downsize_called, is_plain
 from fastwarp.functional._downsize_checks import LAYERS, check_encoded, check_encoding, statistics
@@ -100,9 +100,9 @@ class DownsizeNet(nn.Module):
             raise FastwarpError(f"{name}: got a size and a scale_factor, expected at most one of them")
         self.size = None if size is None else tuple(check_size(name, "size", size))
         self.scale_factor = _scale_factor(scale_factor)
-        in_channels = _count("in_channels", in_channels, 1)
-        channels = _count("channels", channels, 1)
-        layers = _count("layers", layers, 0, LAYERS)
+        in_channels = check_count(name, "in_channels", in_channels, 1)
+        channels = check_count(name, "channels", channels, 1)
+        layers = check_count(name, "layers", layers, 0, LAYERS)
         check_option(name, "normalise", normalise, NORMALISE)
         check_encoding(name, encoding)
         if layers == 0 and encoding is None:
@@ -362,15 +362,6 @@ SETTINGS = (
     "texture_gradient",
 )
 """What a network is made of, beside its parameters."""
-
-
-def _count(argument: str, value: Any, least: int, most: int | None = None) -> int:
-    number = as_integer(value)
-    if number is None:
-        raise TypeError(f"DownsizeNet: {argument} is {value!r}, expected an integer")
-    if number < least or (most is not None and number > most):
-        raise fail("DownsizeNet", argument, number, f"at least {least}" if most is None else f"{least} to {most}")
-    return int(number)
 
 
 def _scale_factor(value: Any) -> tuple[float, float] | None:
