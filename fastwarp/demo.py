@@ -24,7 +24,7 @@ from fastwarp import viz
 from fastwarp._backend import backend_for
 from fastwarp._files import shown, size_of, unreadable, write_whole
 from fastwarp._timing import Steps, Timing
-from fastwarp.doctor import versions
+from fastwarp.doctor import usual_defaults, versions
 from fastwarp.errors import FastwarpError
 from fastwarp.saliency import box_density
 from fastwarp.warp import MeshWarp, SeparableWarp
@@ -101,6 +101,7 @@ class Journey(NamedTuple):
         return self.zoomed.shape[2], self.zoomed.shape[3]
 
 
+@usual_defaults()
 def run(
     image: Path | None = None,
     boxes: Sequence[Box] | None = None,

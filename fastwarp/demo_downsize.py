@@ -33,7 +33,7 @@ from fastwarp.demo import (
     progress_of,
     write,
 )
-from fastwarp.doctor import versions
+from fastwarp.doctor import usual_defaults, versions
 from fastwarp.functional import downsize
 from fastwarp.nn import DownsizeNet
 
@@ -74,6 +74,7 @@ class Timing(NamedTuple):
     backward: float
 
 
+@usual_defaults()
 def run(
     image: Path | None = None,
     size: tuple[int, int] | None = None,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import itertools
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,18 @@ from fastwarp.warp import MeshWarp, SeparableWarp
 
 TOLERANCE = 1e-4
 """Largest accepted error of the self-check, relative to the largest value of each result; float32 gives about 1e-6."""
+
+
+@contextlib.contextmanager
+def usual_defaults() -> Iterator[None]:
+    """Torch's own defaults, and gradients, in a block or a decorated function, whatever the caller has set."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def versions() -> dict[str, str | None]:
@@ -104,10 +118,12 @@ def _self_check(device: torch.device) -> float:
     return torch.stack(errors).max().item()
 
 
+@usual_defaults()
 def _exercise(device: torch.device) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     shapes = [(2, 9, 12), (2, 3, 37, 53), (2, 4, 10, 14), (8, 3, 3, 3), (8,), (4, 12)]
-    inputs = [torch.rand(shape, generator=generator).to(device).requires_grad_() for shape in shapes]
+    drawn = [torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu") for shape in shapes]
+    inputs = [values.to(device).requires_grad_() for values in drawn]
     saliency, image, level, weight, bias, fuse = inputs
     results = []
     kinds: tuple[type[SeparableWarp] | type[MeshWarp], ...] = (SeparableWarp, MeshWarp)
@@ -116,7 +132,8 @@ def _exercise(device: torch.device) -> list[Tensor]:
         zoomed = warp.zoom(image, (20, 27), antialias=antialias)
         results += [zoomed, *warp.unzoom([zoomed, level], antialias=antialias)]
     results.append(downsize(image, [weight - 0.5], [bias - 0.5], fuse - 0.5, None, (20, 27)))
-    loss = torch.stack([(y * torch.arange(y.numel()).to(y).cos().view_as(y)).sum() for y in results]).sum()
+    waves = [torch.arange(y.numel(), dtype=y.dtype, device=y.device).cos().view_as(y) for y in results]
+    loss = torch.stack([(y * wave).sum() for y, wave in zip(results, waves, strict=True)]).sum()
     return [y.detach() for y in results] + list(torch.autograd.grad(loss, inputs))
 
 

@@ -150,7 +150,7 @@ class DownsizeNet(nn.Module):
             return 0
         if isinstance(self.encoding, str):
             return taps
-        half = torch.full((1, 1), 0.5)
+        half = torch.full((1, 1), 0.5, dtype=torch.float32, device="cpu")
         with torch.no_grad():
             return check_encoded("DownsizeNet", self.encoding(half, half), (1, 1)).shape[0]
 

@@ -131,8 +131,9 @@ class AdaptiveSaliency(nn.Module):
         self.threshold = check_number(name, "threshold", threshold)
         self.uniform = prior is None
         # Also tells at once what is wrong with the sizes and numbers.
-        empty = box_density(torch.zeros(0, 4), image_size, shape, _on_cpu(amplitude), _on_cpu(bandwidth))
-        self.prior = FixedSaliency(empty if prior is None else prior)
+        no_boxes = torch.zeros(0, 4, dtype=torch.float32, device="cpu")
+        empty = box_density(no_boxes, image_size, shape, _on_cpu(amplitude), _on_cpu(bandwidth))
+        self.prior = FixedSaliency(empty.to(torch.get_default_device()) if prior is None else prior)
         if self.prior.saliency.shape != empty.shape:
             got = list(self.prior.saliency.shape)
             raise fail(name, "prior", f"of shape {got}", f"{list(empty.shape)}, as shape says")

@@ -18,7 +18,7 @@ if _madvise is not None:
 
 def empty(shape: Sequence[int], dtype: torch.dtype, format_: torch.memory_format) -> Tensor:
     """`torch.empty`, in huge pages where it is large and Linux offers them: 512 times fewer page faults."""
-    result = torch.empty(shape, dtype=dtype, memory_format=format_)
+    result = torch.empty(shape, dtype=dtype, device="cpu", memory_format=format_)
     size = result.numel() * result.element_size()
     if _madvise is not None and size >= _LARGE:
         start = -(-result.data_ptr() // _PAGE) * _PAGE

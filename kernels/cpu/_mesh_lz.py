@@ -1,7 +1,6 @@
 """Saliency -> mesh, LZU eq. 1 and 2: sums over a Gaussian, which is a product of its factors in y and x."""
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fastwarp.kernels.cpu._parallel import inline, parallel, run
@@ -121,7 +120,7 @@ def _work(saliency: Tensor) -> int:
 
 def lz_mesh(saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
     """Saliency `[B, h, w]` -> mesh `[B, h, w, 2]`; computed in float64, rounded once."""
-    mesh = torch.empty((*saliency.shape, 2), dtype=saliency.dtype)
+    mesh = saliency.new_empty((*saliency.shape, 2))
     array = saliency.detach().contiguous().numpy()
     run(_lz_mesh, (array, fwhm, anti_crop, mesh.numpy()), _work(saliency))
     return mesh
@@ -129,7 +128,7 @@ def lz_mesh(saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
 
 def lz_mesh_backward(grad: Tensor, saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
     """Gradient to the saliency `[B, h, w]`."""
-    result = torch.empty(saliency.shape, dtype=saliency.dtype)
+    result = saliency.new_empty(saliency.shape)
     arrays = (t.detach().contiguous().numpy() for t in (grad, saliency))
     run(_lz_mesh_backward, (*arrays, fwhm, anti_crop, result.numpy()), 2 * _work(saliency))
     return result

@@ -237,15 +237,15 @@ def _axis_map_backward(grad, knots, positions, inverse, grad_knots, grad_positio
 
 def axis_map(knots: Tensor, positions: Tensor, inverse: bool) -> Tensor:
     """T~ (or T~^-1) of `[1 or B, n]` knots at positions `[B, m]`, continued linearly past the ends."""
-    result = torch.empty(positions.shape, dtype=knots.dtype)
+    result = knots.new_empty(positions.shape)
     _require_order(_axis_map(_array(knots), _array(positions), inverse, _array(result)))
     return result
 
 
 def axis_map_backward(grad: Tensor, knots: Tensor, positions: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
     """Gradients to knots and positions."""
-    grad_knots = torch.empty(knots.shape, dtype=knots.dtype)
-    grad_positions = torch.empty(positions.shape, dtype=positions.dtype)
+    grad_knots = knots.new_empty(knots.shape)
+    grad_positions = positions.new_empty(positions.shape)
     arrays = (_array(t) for t in (grad, knots, positions))
     _require_order(_axis_map_backward(*arrays, inverse, _array(grad_knots), _array(grad_positions)))
     return grad_knots, grad_positions
@@ -397,7 +397,7 @@ def axis_windows_backward(
     source_valid: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients to the knots of both axes."""
-    grad_y, grad_x = torch.empty(knots_y.shape, dtype=grad.dtype), torch.empty(knots_x.shape, dtype=grad.dtype)
+    grad_y, grad_x = grad.new_empty(knots_y.shape), grad.new_empty(knots_x.shape)
     arrays = (_array(grad), _array(knots_y), _array(knots_x), np.array(sizes), np.array(source_sizes))
     options = (inverse, antialias, border, extents_array(valid), extents_array(source_valid))
     _windows_backward(*arrays, *options, _array(grad_y), _array(grad_x))

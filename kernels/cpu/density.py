@@ -5,7 +5,6 @@ of eight, with cells at infinity behind the real ones. All arithmetic is float64
 """
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fastwarp.errors import FastwarpError
@@ -427,4 +426,4 @@ def density_knots_backward(
 
 def _gradients(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     shape = boxes.shape
-    return torch.empty(shape, dtype=boxes.dtype), *(torch.empty(shape[0], dtype=boxes.dtype) for _ in range(2))  # type: ignore[return-value]
+    return boxes.new_empty(shape), *(boxes.new_empty(shape[0]) for _ in range(2))  # type: ignore[return-value]

@@ -81,7 +81,7 @@ def positions_backward(
     source_valid: Tensor | None,
 ) -> Tensor:
     """Gradient to the mesh. Bitwise the same for every number of threads."""
-    result = torch.empty(mesh.shape, dtype=mesh.dtype)
+    result = mesh.new_empty(mesh.shape)
     by_tile = np.zeros((len(mesh), mesh.shape[1] - 1, mesh.shape[2] - 1, 4, 2))
     if tiles.numel():
         tensors = (_array(t) for t in (grad, mesh, windows, tiles))
@@ -95,8 +95,8 @@ def positions_backward(
 def map(mesh: Tensor, points: Tensor, inverse: bool, homography: bool) -> tuple[Tensor, Tensor]:
     """T~ or T~^-1 at normalised positions `[1 or B, N, 2]`, continued past the outline, and the tiles `[B, N]`."""
     batch, count = _batch(mesh, points), points.shape[1]
-    mapped = torch.empty((batch, count, 2), dtype=mesh.dtype)
-    tiles = torch.empty((batch, count), dtype=torch.int32)
+    mapped = mesh.new_empty((batch, count, 2))
+    tiles = mesh.new_empty((batch, count), dtype=torch.int32)
     if tiles.numel():
         args = (_array(mesh), _array(points), inverse, homography, mapped.numpy(), tiles.numpy())
         run(at_points.map_points, args, _POINT_WORK * tiles.numel())
@@ -107,7 +107,7 @@ def map_backward(
     grad: Tensor, mesh: Tensor, points: Tensor, mapped: Tensor, tiles: Tensor, inverse: bool, homography: bool
 ) -> tuple[Tensor, Tensor]:
     """Gradients to mesh and points. Bitwise the same for every number of threads."""
-    grad_mesh, grad_points = torch.empty(mesh.shape, dtype=mesh.dtype), torch.empty(points.shape, dtype=points.dtype)
+    grad_mesh, grad_points = mesh.new_empty(mesh.shape), points.new_empty(points.shape)
     if not tiles.numel():
         return grad_mesh.zero_(), grad_points
     args = (*(_array(t) for t in (grad, mesh, points, mapped, tiles)), inverse, homography)

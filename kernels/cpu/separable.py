@@ -23,7 +23,7 @@ _STORAGE = {torch.float16: np.uint16, torch.bfloat16: np.int16}
 
 @functools.cache
 def _like(dtype: torch.dtype) -> np.ndarray:
-    return np.empty(0, _STORAGE.get(dtype) or torch.empty(0, dtype=dtype).numpy().dtype)
+    return np.empty(0, _STORAGE.get(dtype) or torch.empty(0, dtype=dtype, device="cpu").numpy().dtype)
 
 
 @functools.cache
@@ -151,7 +151,7 @@ def windows_gradient(
     )
     if _values(grads):
         run(to_windows.windows_gradient, (table, *arrays), 4 * _values(grads))
-    result = torch.empty(windows.shape, dtype=windows.dtype)
+    result = torch.empty(windows.shape, dtype=windows.dtype, device="cpu")
     to_windows.reduce_partial(partial, result.numpy())
     return result
 

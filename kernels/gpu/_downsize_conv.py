@@ -104,7 +104,7 @@ def parts(values: Sequence[float], dtype: torch.dtype) -> tuple[float, ...]:
     split = []
     for value in values:
         for _ in range(3):
-            split.append(torch.tensor(value, dtype=torch.float32).item())
+            split.append(torch.tensor(value, dtype=torch.float32, device="cpu").item())
             value -= split[-1]
     return tuple(split)
 
