@@ -2,10 +2,15 @@
 
 from pathlib import Path
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import torch
 
-from fastwarp import MeshWarp, demo, demo_downsize, viz
+from fastwarp import MeshWarp, SeparableWarp, demo, demo_downsize, viz
 from fastwarp.demo import FWHM, PHOTO_BOXES, load_photo
+from fastwarp.functional import axis_map
 from fastwarp.saliency import box_density
 
 IMAGES = Path(__file__).parent / "images"
@@ -26,7 +31,31 @@ def mesh() -> None:
     viz.montage(panels, 3).savefig(IMAGES / "mesh.png", dpi=90)
 
 
+def registration() -> None:
+    """Of docs/registration.md: the error of each cell of stride 32, by the map's own grid and registered."""
+    size, stride = (600, 960), 32
+    boxes = torch.tensor(PHOTO_BOXES) * torch.tensor([1.5, 1.25] * 2)  # from the demo's 640 x 480
+    warp = SeparableWarp.from_saliency(box_density(boxes, size), FWHM).to(dtype=torch.float64)
+    y, x = torch.meshgrid(*(torch.arange(0, n, stride, dtype=torch.float64) for n in size), indexing="ij")
+    seen = torch.stack([x, y])[None]  # of each cell of the zoomed map: its place in the zoomed image
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
+    for ax, title, options in zip(
+        axes, ("by the map's own grid", "registered"), ({}, {"image_size": size}), strict=True
+    ):
+        read = warp.unzoom(seen, **options)[0]
+        knots = zip(read, (warp.knots_x, warp.knots_y), size[::-1], strict=True)
+        found = [axis_map(k, r.reshape(1, -1) / (n - 1)).view(r.shape) * (n - 1) for r, k, n in knots]
+        away = (torch.stack(found) - seen[0]).norm(dim=0)
+        shown = ax.pcolormesh(x, y, away, vmin=0, vmax=16, cmap="magma_r")
+        ax.set(title=f"{title}: mean {away.mean():.1f} px, largest {away.max():.1f} px", aspect="equal")
+        ax.invert_yaxis()
+    figure.colorbar(shown, ax=axes, label="error in source pixels")
+    figure.suptitle("How far from its own place each cell of stride 32 reads the source, 600 x 960")
+    figure.savefig(IMAGES / "registration.png", dpi=90)
+
+
 if __name__ == "__main__":
     mesh()
+    registration()
     demo.run(out=IMAGES)
     demo_downsize.run(out=IMAGES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import assert_bitwise, random_warp
+from helpers import assert_bitwise, random_knots, random_mesh, random_warp, run_python
 
 from fastwarp import FastwarpError, MeshWarp, SeparableWarp
 
@@ -156,3 +156,200 @@ def test_cropping_warps_fill_or_repeat_what_they_do_not_show(kind):
         right = expected_unzoom(features[0].numpy(), knots, 0, (8, 8), 0.0, IMAGE, "keep")
         np.testing.assert_allclose(result[0][:, shown].numpy(), right[:, shown.numpy()], rtol=0, atol=1e-9)
         assert (result[0][:, ~shown] == 0).all() if mode == "zeros" else (result > 0).all()
+
+
+# --- antialias, gradients, backends, torch's machinery ----------------------------------------------------------------
+
+
+@kinds
+def test_antialias(kind):
+    """Where the warp magnifies, the way back reduces, and cells are triangle-weighted means, of image cells only."""
+    knots = torch.tensor([[0.0, 0.05, 0.1, 0.55, 1.0]], dtype=torch.float64)  # the first half shows a tenth
+    warp = SeparableWarp(knots, knots)
+    warp = warp if kind is SeparableWarp else MeshWarp.from_separable(warp)
+    features = torch.rand(2, 2, 24, 38, dtype=torch.float64)
+    valid = torch.tensor([[96, 150], [80, 101]])
+    options = {"image_size": IMAGE, "phase": 0.5, "valid": valid, "antialias": True}
+    result = warp.unzoom(features, **options)
+    for b, cells in enumerate(((24, 38), (20, 26))):
+        right = features[b].numpy().copy()
+        for axis, (n, pixels) in enumerate(zip(cells, valid[b].tolist(), strict=True)):
+            centres = expected_centres(knots[0], n, 4, 0.5, pixels)
+            width = np.maximum(np.abs(np.gradient(centres)), 1)
+            weights = np.maximum(1 - np.abs(np.arange(n) - centres[:, None]) / width[:, None], 0)
+            weights /= weights.sum(1, keepdims=True)
+            part = right[:, : cells[0], : cells[1]]
+            part[:] = np.einsum("ij,cjx->cix" if axis == 0 else "ij,cxj->cxi", weights, part)
+        np.testing.assert_allclose(result[b].numpy(), right, rtol=0, atol=1e-9)
+    changed = features.clone()
+    changed[1, :, 20:], changed[1, :, :, 26:] = float("nan"), float("nan")
+    assert_bitwise([warp.unzoom(changed, **options)[1, :, :20, :26]], [result[1, :, :20, :26]])
+
+
+def geometry(kind, batch, ends=(0.0, 1.0)):
+    """The tensors of a bent warp, with gradients."""
+    warp = SeparableWarp(*(random_knots(batch, n, ends=ends) for n in (4, 5)))
+    tensors = (
+        (warp.knots_y, warp.knots_x) if kind is SeparableWarp else (random_mesh(batch, (4, 5), torch.float64, ends),)
+    )
+    return [t.detach().requires_grad_() for t in tensors]
+
+
+@kinds
+@phases
+@pytest.mark.parametrize("antialias", [False, True])
+def test_gradients(kind, phase, antialias):
+    """To features and geometry, twice; the last cells of the second image are past its end."""
+    features = [torch.rand(2, 2, *size, dtype=torch.float64).requires_grad_() for size in ((6, 7), (3, 4))]
+    valid = torch.tensor([[23, 27], [17, 21]])
+
+    def unzoom(fine, coarse, *tensors):
+        levels = kind(*tensors).unzoom(
+            [fine, coarse], image_size=(23, 27), phase=phase, valid=valid, antialias=antialias
+        )
+        return tuple(levels)
+
+    inputs = (*features, *geometry(kind, 2, (-0.15, 1.15)))  # no cell on the outline, where the fill begins
+    assert torch.autograd.gradcheck(unzoom, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(unzoom, inputs, fast_mode=True)
+
+
+BACKENDS = """
+import torch
+import fastwarp
+from helpers import assert_near, forward_backward, random_mesh, random_warp
+
+torch.manual_seed(0)
+warp, valid, image = random_warp(2, (4, 5)), torch.tensor([[96, 101], [49, 150]]), (96, 150)
+for kind, tensors in (
+    (fastwarp.SeparableWarp, (warp.knots_y, warp.knots_x)),
+    (fastwarp.MeshWarp, (random_mesh(2, (4, 5)),)),
+):
+    inputs = [t.requires_grad_() for t in (torch.rand(2, 2, 6, 10), torch.rand(2, 2, 2, 3), *tensors)]
+    for phase in (0.0, 0.5):
+        def unzoom(fine, coarse, *tensors):
+            return kind(*tensors).unzoom([fine, coarse], image_size=image, phase=phase, valid=valid)
+
+        expected = forward_backward(unzoom, inputs)
+        with fastwarp.backend(BACKEND):
+            assert_near(forward_backward(unzoom, inputs), expected)
+"""
+
+
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_backends(backend):
+    """Values and gradients are those of numba's kernels, which the tests above judge. In a process of its own, where
+    Triton's kernels are interpreted."""
+    if backend == "triton":
+        pytest.importorskip("triton", minversion="3.6")
+    run_python(BACKENDS.replace("BACKEND", repr(backend)), TRITON_INTERPRET="1")
+
+
+@kinds
+def test_compile_vmap_and_autocast(kind):
+    inputs = [torch.rand(2, 3, 12, 19), *(t.detach().float() for t in geometry(kind, 2))]
+    valid = torch.tensor([[96, 101], [49, 150]])
+
+    def unzoom(features, *tensors):
+        return kind(*tensors).unzoom(features, image_size=IMAGE, valid=valid)
+
+    expected = unzoom(*inputs)
+    compiled = torch.compile(unzoom, fullgraph=True, backend="aot_eager")
+    assert_bitwise([compiled(*inputs)], [expected])
+    stacked = torch.vmap(unzoom)(*(torch.stack([i, i.flip(0)]) for i in inputs))
+    assert_bitwise([stacked[0], stacked[1]], [expected, unzoom(*(i.flip(0) for i in inputs))])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_bitwise([unzoom(*inputs)], [expected])
+
+
+# --- through a network ------------------------------------------------------------------------------------------------
+
+
+class Strided(torch.nn.Module):
+    """Seven blurs of stride 2, returned at strides 8 to 128: with odd kernels and padding, so that cell j is a mean
+    around pixel `s j`, or of patches, whose middle is at `s j + (s - 1) / 2`.
+
+    Padding continues linearly. An image of its own coordinates thus becomes maps of the places of their cells.
+    """
+
+    def __init__(self, phase):
+        super().__init__()
+        self.kernel, self.before = (torch.tensor([1.0, 2.0, 1.0]) / 4, 1) if phase == 0 else (torch.ones(2) / 2, 0)
+
+    def forward(self, image):
+        weight, levels = (self.kernel[:, None] * self.kernel)[None, None].to(image), []
+        image = image.transpose(0, 1)
+        for _ in range(7):
+            for _ in range(2):  # rows, then columns
+                first, last = 2 * image[:, :, :1] - image[:, :, 1:2], 2 * image[:, :, -1:] - image[:, :, -2:-1]
+                image = torch.cat([first, image, last][1 - self.before :], 2).mT
+            image = torch.nn.functional.conv2d(image, weight, stride=2)
+            levels.append(image.transpose(0, 1))
+        return levels[2:]
+
+
+def coordinates(size):
+    """`[1, 2, H, W]`: each pixel has its own x and y."""
+    y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in size), indexing="ij")
+    return torch.stack([x, y])[None]
+
+
+SIZES = pytest.mark.parametrize("size", [(768, 1024), (600, 960), (601, 999)])
+STRIDES = (8, 16, 32, 64, 128)
+
+
+def places_of(shape, stride, phase):
+    return coordinates(shape) * stride + phase * (stride - 1)
+
+
+@phases
+@SIZES
+def test_the_network_has_the_centres_that_it_should_have(phase, size):
+    for stride, level in zip(STRIDES, Strided(phase)(coordinates(size)), strict=True):
+        assert level.shape[2:] == ceil_sizes(size, [stride])[0]
+        torch.testing.assert_close(level, places_of(level.shape[2:], stride, phase), rtol=0, atol=1e-9)
+
+
+@kinds
+@phases
+@SIZES
+def test_what_is_at_a_source_position_lands_on_its_cell(kind, phase, size):
+    """Through zoom, network and unzoom: each pixel of the source carries its place, and what arrives in a cell is the
+    place of the cell. The warp is straight, so that nothing is lost between cells; by the map's own grid it is not."""
+    knots = [torch.tensor([ends], dtype=torch.float64) for ends in ((0.1, 0.8), (0.2, 0.9))]
+    warp = SeparableWarp(*knots)
+    warp = warp if kind is SeparableWarp else MeshWarp.from_separable(warp)
+    levels = Strided(phase)(warp.zoom(coordinates(size), size))
+    results, old = warp.unzoom(levels, image_size=size, phase=phase), warp.unzoom(levels)
+    missed = []
+    for stride, result, by_own_grid in zip(STRIDES, results, old, strict=True):
+        places = places_of(result.shape[2:], stride, phase)[0]
+        shown = torch.ones(result.shape[2:], dtype=torch.bool)  # in cells of the zoomed map, and between two
+        for place, (first, last), side in zip(places, (k[0] for k in knots[::-1]), size[::-1], strict=True):
+            zoomed = (place / (side - 1) - first) / (last - first) * (side - 1)
+            shown &= (zoomed >= place.min()) & (zoomed <= min(place.max(), side - 1))
+        assert shown.sum() >= 6
+        assert (result[0] - places)[:, shown].abs().max() / stride < 1e-3
+        missed.append((by_own_grid[0] - places)[:, shown].abs().max() / stride)
+    assert max(missed) > 0.03
+
+
+@kinds
+@phases
+@SIZES
+def test_cells_read_where_the_warp_shows_their_place(kind, phase, size):
+    """Through network and unzoom of bent warps: each pixel of the *zoomed* image carries its place, whose T~ is the
+    place of the cell that it arrives in."""
+    warp, knots = warp_of(kind)
+    levels = Strided(phase)(coordinates(size))
+    for stride, result in zip(STRIDES, warp.unzoom(levels, image_size=size, phase=phase), strict=True):
+        for axis, rows in ((0, knots.knots_x), (1, knots.knots_y)):
+            side, place = size[1 - axis], places_of(result.shape[2:], stride, phase)[0, axis]
+            zoomed = result[0, axis].numpy() / (side - 1)
+            source = np.interp(zoomed, np.linspace(0, 1, rows.shape[1]), rows[0].numpy()) * (side - 1)
+            first, last = place.min().item(), place.max().item()
+            away = np.abs(source - place.numpy())
+            # The first and the last cell cannot read beyond themselves.
+            held = (result[0, axis] <= first + 1e-9) | (result[0, axis] >= min(last, side - 1) - 1e-9)
+            assert away[~held.numpy()].max(initial=0) / stride < 1e-3
+            assert held.double().mean() < 0.75

@@ -133,7 +133,18 @@ class Places:
         the identity is exact."""
         at, length, last = (t[:, None] if mapped.dim() == 3 else t for t in (self.at, self.length, self.last))
         cell = torch.arange(at.shape[-1], device=mapped.device)
-        return torch.minimum((cell + (mapped - at) * length).clamp(min=0), last)
+        centre = cell + (mapped - at) * length
+        held = torch.minimum(centre.detach().clamp(min=0), last)
+        # Rounding may bring a place on the outline of the image just past it, which shall not stop its gradient.
+        moves = (centre.detach() - held).abs() <= 1e-9
+        return held + torch.where(moves, centre - centre.detach(), 0)
+
+    def spacing(self, centre: Tensor) -> Tensor:
+        """Mean distance of the centres `[B, n]` of the two neighbours that are not padding, of one at the ends."""
+        cell = torch.arange(centre.shape[1], device=centre.device)
+        after = torch.where(cell < self.last, torch.cat([centre[:, 1:], centre[:, -1:]], 1), centre)
+        before = torch.cat([centre[:, :1], centre[:, :-1]], 1)
+        return (after - before) / torch.where((cell > 0) & (cell < self.last), 2, 1)
 
 
 def places(about: Registration, level: int, axis: int, size: int, device: torch.device) -> Places:

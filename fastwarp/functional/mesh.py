@@ -238,11 +238,14 @@ def mesh_unzoom(
     check_option(name, "tile", tile, TILES)
     given = {"image_size": image_size, "strides": strides, "phase": phase, "valid": valid, "outside": outside}
     about = registration(name, features, maps, mesh, given, size=size, source_valid=source_valid)
-    if antialias:
-        raise NotImplementedError(f"{name}: antialias with an image_size")
     flat = [side for pair in sizes for side in pair]
-    windows = _registered_windows(about, flat, mesh, tile == "homography", padding_mode == "border")
-    results = call(name, _ops.grid_resample, maps, windows, flat, about.cells(flat))
+    windows, cells = (
+        _registered_windows(about, flat, mesh, tile == "homography", padding_mode == "border"),
+        about.cells(flat),
+    )
+    if antialias:
+        windows = _widened(windows, flat, flat, cells, cells)
+    results = call(name, _ops.grid_resample, maps, windows, flat, cells)
     return rebuild(features, keep_padding(about, maps, results))
 
 

@@ -202,17 +202,16 @@ def separable_unzoom(
     check_option(name, "padding_mode", padding_mode, ("zeros", "border"))
     given = {"image_size": image_size, "strides": strides, "phase": phase, "valid": valid, "outside": outside}
     about = registration(name, features, maps, knots_y, given, size=size, source_valid=source_valid)
-    if antialias:
-        raise NotImplementedError(f"{name}: antialias with an image_size")
     flat = [side for pair in sizes for side in pair]
-    windows = _registered_windows(about, flat, knots_y, knots_x, padding_mode == "border")
-    results = call(name, _ops.separable_resample, maps, windows, flat, about.cells(flat), False)
+    windows = _registered_windows(about, flat, knots_y, knots_x, bool(antialias), padding_mode == "border")
+    results = call(name, _ops.separable_resample, maps, windows, flat, about.cells(flat), bool(antialias))
     return rebuild(features, keep_padding(about, maps, results))
 
 
 def _registered_windows(
-    about: Registration, sizes: list[int], knots_y: Tensor, knots_x: Tensor, border: bool
+    about: Registration, sizes: list[int], knots_y: Tensor, knots_x: Tensor, antialias: bool, border: bool
 ) -> Tensor:
+    """As `separable_windows`, of registered maps."""
     parts = []
     for i, size in enumerate(sizes):
         knots = (knots_y, knots_x)[i % 2].double()
@@ -222,8 +221,8 @@ def _registered_windows(
         reads = axis.inside
         if not border:
             reads = reads & (axis.at >= knots[:, :1]) & (axis.at <= knots[:, -1:])
-        width = reads.to(centre).expand(batch, -1)
-        parts.append(torch.stack([torch.where(reads, centre, 0), width], 1))
+        width = axis.spacing(centre).abs().clamp(min=1) if antialias else torch.ones_like(centre)
+        parts.append(torch.where(reads[:, None], torch.stack([centre, width], 1), 0))
     batch = max(len(p) for p in parts)
     return torch.cat([p.expand(batch, -1, -1) for p in parts], 2).to(knots_y.dtype)
 

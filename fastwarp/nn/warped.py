@@ -184,6 +184,10 @@ class Unzoom(_Warped):
         anti_crop: reflect the marginals at their ends, so that nothing is cropped.
         antialias: see `fastwarp.functional.separable_zoom`.
         padding_mode: what targets outside a cropping warp's range get.
+        strides: of the network's levels, see `fastwarp.functional.separable_unzoom`; for calls with an `image_size`,
+            as the following.
+        phase: likewise.
+        outside: likewise.
 
     Raises:
         FastwarpError: both a warp and a saliency; on a call, neither there nor here.
@@ -206,10 +210,15 @@ class Unzoom(_Warped):
         anti_crop: bool = True,
         antialias: bool = False,
         padding_mode: Literal["zeros", "border"] = "zeros",
+        strides: Any = None,
+        phase: Any = 0.0,
+        outside: Literal["keep", "fill"] = "keep",
     ) -> None:
         super().__init__(warp, saliency, kind, fwhm, anti_crop)
         check_option("Unzoom", "padding_mode", padding_mode, ("zeros", "border"))
+        check_option("Unzoom", "outside", outside, ("keep", "fill"))
         self.antialias, self.padding_mode = antialias, padding_mode
+        self.strides, self.phase, self.outside = strides, phase, outside
 
     def forward(
         self,
@@ -219,14 +228,18 @@ class Unzoom(_Warped):
         *,
         valid: Any = None,
         source_valid: Any = None,
+        image_size: Any = None,
     ) -> Levels:
-        """Unzooms a map or a pyramid (list, tuple, dict), by `warp` where one is given."""
+        """Unzooms a map or a pyramid (list, tuple, dict), by `warp` where one is given; registered exactly where the
+        `image_size` of the network's input is."""
         options: dict[str, Any] = {
             "antialias": self.antialias,
             "padding_mode": self.padding_mode,
             "valid": valid,
             "source_valid": source_valid,
         }
+        if image_size is not None:
+            options |= {"image_size": image_size, "strides": self.strides, "phase": self.phase, "outside": self.outside}
         return self._warp(warp, None).unzoom(features, size, **options)
 
     def extra_repr(self) -> str:
