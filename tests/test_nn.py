@@ -10,9 +10,11 @@ import pytest
 import torch
 from helpers import assert_bitwise, random_mesh_warp, random_warp
 
-from fastwarp import FastwarpError, MeshWarp, SeparableWarp
+from fastwarp import FastwarpError, MeshWarp, SeparableWarp, functional
 from fastwarp.nn import Unzoom, Zoom
 from fastwarp.saliency import AdaptiveSaliency, FixedSaliency, LearnedSaliency, PerspectivePrior
+from fastwarp.warp import mesh as warp_mesh
+from fastwarp.warp import separable as warp_separable
 
 
 class Make:
@@ -306,6 +308,29 @@ def test_a_size_with_each_call():
         Zoom(warp=warp)(image)
     with pytest.raises(FastwarpError, match="size is "):
         Zoom((6, 8), warp)(image, size=(0, 5))
+
+
+def test_the_geometry_is_checked_once_in_a_call(make, monkeypatch):
+    image, seen = torch.rand(1, 2, 9, 9), []
+
+    def counted(check):
+        return lambda function, *args, **options: (seen.append(function), check(function, *args, **options))[1]
+
+    for module in (functional.separable, functional.mesh, warp_separable, warp_mesh):
+        for name in ("check_knots", "check_mesh"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, counted(getattr(module, name)))
+    for options in ({"warp": make.random_warp(1)}, {"saliency": torch.rand(1, 5, 7)}):
+        module = make(**options)
+        seen.clear()
+        module(image)
+        assert len(seen) == 1
+    # And it is checked.
+    module = make(warp=make.random_warp(1))
+    for name, tensor in geometry_of(module).items():
+        setattr(module, name, tensor.bfloat16())
+    with pytest.raises(TypeError, match="has dtype bfloat16, expected float32"):
+        module(image)
 
 
 def test_compile(make):

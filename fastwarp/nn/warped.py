@@ -75,9 +75,9 @@ class _Warped(nn.Module):
             else:
                 saliency = saliency(image)
         if saliency is None and self.mesh is not None:
-            return MeshWarp(self.mesh, self._tile)
+            return MeshWarp._unchecked(self.mesh, self._tile)
         if saliency is None and self.knots_y is not None and self.knots_x is not None:
-            return SeparableWarp(self.knots_y, self.knots_x)
+            return SeparableWarp._unchecked((self.knots_y, self.knots_x))
         if saliency is None:
             raise FastwarpError(f"{function}: made without a warp, expected one with each call")
         if any(tensor is not None for tensor in (self.mesh, self.knots_y, self.knots_x)):

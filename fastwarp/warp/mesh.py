@@ -68,6 +68,14 @@ class MeshWarp(Points):
         """`"bilinear"` or `"homography"`."""
         return self._tile
 
+    @classmethod
+    def _unchecked(cls, mesh: Any, tile: Tile) -> MeshWarp:
+        """Of a mesh that is checked where it is used, and of what trees are rebuilt around: stacked meshes, and
+        things that are no tensors."""
+        warp = object.__new__(cls)
+        warp._mesh, warp._tile = mesh, tile
+        return warp
+
     # --- constructors -------------------------------------------------------------------------------------------------
 
     @classmethod
@@ -75,7 +83,8 @@ class MeshWarp(Points):
         cls, saliency: Tensor, fwhm: float = 13.0, anti_crop: bool = True, *, tile: Tile = "bilinear"
     ) -> MeshWarp:
         """The LZ warp of a saliency map `[B, h, w]`, LZU eq. 1 and 2; see `fastwarp.functional.lz_mesh`."""
-        return cls(F.lz_mesh(saliency, fwhm, anti_crop), tile)
+        check_option("MeshWarp", "tile", tile, TILES)
+        return cls._unchecked(F.lz_mesh(saliency, fwhm, anti_crop), tile)
 
     @classmethod
     def from_separable(cls, warp: SeparableWarp) -> MeshWarp:
@@ -273,15 +282,11 @@ class MeshWarp(Points):
         return map_points(name, points, self.mesh, source_size, size, inverse, self.tile)
 
 
-def _unflatten(tensors: Any, tile: Any) -> MeshWarp:
-    """Unchecked: trees are rebuilt around stacked meshes, and around things that are no tensors."""
-    warp = object.__new__(MeshWarp)
-    warp._mesh, warp._tile = tensors[0], tile
-    return warp
-
-
 pytree.register_pytree_node(
-    MeshWarp, lambda warp: ([warp.mesh], warp.tile), _unflatten, serialized_type_name="fastwarp.MeshWarp"
+    MeshWarp,
+    lambda warp: ([warp.mesh], warp.tile),
+    lambda tensors, tile: MeshWarp._unchecked(*tensors, tile),
+    serialized_type_name="fastwarp.MeshWarp",
 )
 
 default_collate_fn_map[MeshWarp] = lambda warps, *, collate_fn_map=None: MeshWarp.cat(warps)

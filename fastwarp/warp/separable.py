@@ -60,12 +60,20 @@ class SeparableWarp(Points):
         """`[B, w]`."""
         return self._knots[1]
 
+    @classmethod
+    def _unchecked(cls, knots: Any) -> SeparableWarp:
+        """Of knots that are checked where they are used, and of what trees are rebuilt around: stacked knots, and
+        things that are no tensors."""
+        warp = object.__new__(cls)
+        warp._knots = tuple(knots)
+        return warp
+
     # --- constructors -------------------------------------------------------------------------------------------------
 
     @classmethod
     def from_saliency(cls, saliency: Tensor, fwhm: float = 13.0, anti_crop: bool = True) -> SeparableWarp:
         """The LZ warp of a saliency map `[B, h, w]`, LZU eq. 3 and 4; see `fastwarp.functional.lz_knots`."""
-        return cls(*F.lz_knots(saliency, fwhm, anti_crop))
+        return cls._unchecked(F.lz_knots(saliency, fwhm, anti_crop))
 
     @classmethod
     def from_marginals(
@@ -245,17 +253,10 @@ class SeparableWarp(Points):
         return map_points(name, points, self.knots_y, self.knots_x, source_size, size, inverse)
 
 
-def _unflatten(knots: Any, _: Any) -> SeparableWarp:
-    """Unchecked: trees are rebuilt around stacked knots, and around things that are no tensors."""
-    warp = object.__new__(SeparableWarp)
-    warp._knots = tuple(knots)
-    return warp
-
-
 pytree.register_pytree_node(
     SeparableWarp,
     lambda warp: (list(warp._knots), None),
-    _unflatten,
+    lambda knots, _: SeparableWarp._unchecked(knots),
     serialized_type_name="fastwarp.SeparableWarp",
 )
 
