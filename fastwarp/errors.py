@@ -66,7 +66,7 @@ def as_real(value: Any) -> Any:
     try:
         return float(value)
     except OverflowError:  # an int may be as large as it likes
-        return math.inf if int(value) > 0 else -math.inf
+        return math.inf if int(value) > 0 else -math.inf  # type: ignore[arg-type]
 
 
 def check_size(function: str, argument: str, value: Any) -> tuple[int, int]:

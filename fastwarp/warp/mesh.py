@@ -285,7 +285,7 @@ class MeshWarp(Points):
 pytree.register_pytree_node(
     MeshWarp,
     lambda warp: ([warp.mesh], warp.tile),
-    lambda tensors, tile: MeshWarp._unchecked(*tensors, tile),
+    lambda tensors, tile: MeshWarp._unchecked(next(iter(tensors)), tile),
     serialized_type_name="fastwarp.MeshWarp",
 )
 
