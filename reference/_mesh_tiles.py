@@ -174,7 +174,8 @@ def owners(
 
     A horizontal ray from the target to smaller x is crossed by the edges that it is right of. An edge crosses a row at
     one number, whichever of its two tiles asks, and a target on a crossing goes to the side of the mesh's centre, so
-    that no target is lost or owned twice on an edge. A tile with a vertex that is not finite owns nothing.
+    that no target is lost or owned twice on an edge. A tile with an infinite vertex owns nothing, and no tile does
+    where a vertex is NaN.
 
     Args:
         mesh: `[h, w, 2]`.
@@ -192,6 +193,7 @@ def owners(
     rows_of = _crossings(vertices[:, :-1], vertices[:, 1:], r, centre[1])
     columns_of = _crossings(vertices[:-1], vertices[1:], r, centre[1])
     whole = np.asarray(np.isfinite(corners_of(vertices, np.arange((h - 1) * (w - 1)))).all((1, 2)))
+    whole &= not np.isnan(mesh).any()
     for tile in reversed(range((h - 1) * (w - 1))):
         i, j = divmod(tile, w - 1)
         # A -> B, B -> D, D -> C, C -> A; the edges C -> D and A -> C are stored the other way round.

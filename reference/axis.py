@@ -109,7 +109,7 @@ def axis_map(knots: NDArray, positions: NDArray, inverse: bool) -> Array:
     """T~ (eq. 5, one axis) or its inverse (eq. 7) at arbitrary positions, continued linearly past the end knots.
 
     Args:
-        knots: `[1 or B, n]`, non-decreasing.
+        knots: `[1 or B, n]`, non-decreasing; with a NaN among them, all results are NaN.
         positions: `[B, m]`.
         inverse: evaluate T~^-1.
     """
@@ -185,6 +185,12 @@ def _each_axis(
             first += size
 
 
+def _knots_of(b: int, axis: int, knots_y: NDArray, knots_x: NDArray) -> Array:
+    """Knots of one axis of one image; all NaN if any of either axis is: the whole image is NaN then."""
+    both = [knots[b % len(knots)].astype(np.float64) for knots in (knots_y, knots_x)]
+    return both[axis] * (np.nan if any(np.isnan(knots).any() for knots in both) else 1.0)
+
+
 def axis_windows(
     knots_y: NDArray,
     knots_x: NDArray,
@@ -199,7 +205,7 @@ def axis_windows(
     """What each target row and column reads: centre and half-width in source pixels, `[B, 2, sum(sizes)]`.
 
     Args:
-        knots_y: `[1 or B, h]`.
+        knots_y: `[1 or B, h]`. A NaN in the knots of either axis makes all centres of the image NaN.
         knots_x: `[1 or B, w]`.
         sizes: target sizes `[H1, W1, H2, W2, ...]` of the levels.
         source_sizes: source sizes, likewise.
@@ -212,8 +218,8 @@ def axis_windows(
     batch = max(len(t) for t in (knots_y, knots_x, valid, source_valid) if t is not None)
     windows = np.zeros((batch, 2, sum(sizes)))
     for b, axis, first, size, extent, source in _each_axis(knots_y, knots_x, sizes, source_sizes, valid, source_valid):
-        knots = (knots_y, knots_x)[axis].astype(np.float64)
-        row = _windows_row(knots[b % len(knots)], size, extent, source, inverse, antialias, border)
+        knots = _knots_of(b, axis, knots_y, knots_x)
+        row = _windows_row(knots, size, extent, source, inverse, antialias, border)
         windows[b, 0, first : first + size], windows[b, 1, first : first + size] = row[:2]
     return windows
 
@@ -233,8 +239,8 @@ def axis_windows_backward(
     """Gradients to the knots of both axes."""
     result = (np.zeros((len(grad), knots_y.shape[1])), np.zeros((len(grad), knots_x.shape[1])))
     for b, axis, first, size, extent, source in _each_axis(knots_y, knots_x, sizes, source_sizes, valid, source_valid):
-        knots = (knots_y, knots_x)[axis].astype(np.float64)
-        row = _windows_row(knots[b % len(knots)], size, extent, source, inverse, antialias, border)
+        knots = _knots_of(b, axis, knots_y, knots_x)
+        row = _windows_row(knots, size, extent, source, inverse, antialias, border)
         g = grad[b, :, first : first + size].astype(np.float64)
         result[axis][b] += g[0] @ row[2] + g[1] @ row[3]
     return _sum_to(result[0], len(knots_y)), _sum_to(result[1], len(knots_x))

@@ -192,7 +192,7 @@ def positions(
     """What each target reads: x and y in source pixels `[B, 2, P]` (-1: nothing), and its tile `[B, P]` (-1: none).
 
     Args:
-        mesh: `[1 or B, h, w, 2]`.
+        mesh: `[1 or B, h, w, 2]`. Everything of an image is NaN if any of its vertices is; tiles are -1 then.
         sizes: target sizes `[H1, W1, H2, W2, ...]` of the levels; P = H1 W1 + H2 W2 + ...
         source_sizes: source sizes, likewise.
         inverse: False: T~(Grid), a zoom. True: T~^-1(Grid), an unzoom (appendix A).
@@ -208,7 +208,9 @@ def positions(
         if not eh * ew * sh * sw:
             continue
         own = mesh[b % len(mesh)].astype(np.float64)
-        if inverse:
+        if np.isnan(own).any():
+            zoomed, owner = np.full((eh, ew, 2), np.nan), np.full((eh, ew), -1, np.int32)
+        elif inverse:
             zoomed, owner = _inverse_targets(own, (eh, ew), homography, border)
         else:
             (i, g), (j, f) = (_zoomed_targets(e, n) for e, n in zip((eh, ew), own.shape[:2], strict=True))
@@ -259,6 +261,9 @@ def positions_backward(
     result = np.zeros((len(grad), h, w, 2))
     for b, at, (_, tw, eh, ew, sh, sw) in _each_level(len(grad), sizes, source_sizes, valid, source_valid):
         own, span = mesh[b % len(mesh)].astype(np.float64), np.array([sw - 1.0, sh - 1.0])
+        if np.isnan(own).any():
+            result[b] = np.nan
+            continue
         target = np.flatnonzero(tiles[b, at] >= 0)
         tile = tiles[b, at][target]
         by_windows, window = (v[b, :, at].T[target].astype(np.float64) for v in (grad, windows))
@@ -328,7 +333,7 @@ def map(mesh: NDArray, points: NDArray, inverse: bool, homography: bool) -> tupl
     with the least violation of the tile's other bounds.
 
     Args:
-        mesh: `[1 or B, h, w, 2]`.
+        mesh: `[1 or B, h, w, 2]`. All of an image's points are NaN if any of its vertices is; tiles are -1 then.
         points: `[1 or B, N, 2]`.
         inverse: evaluate T~^-1.
         homography: tiles are projective rather than bilinear.
@@ -337,6 +342,9 @@ def map(mesh: NDArray, points: NDArray, inverse: bool, homography: bool) -> tupl
     mapped, tiles = np.zeros((batch, *points.shape[1:])), np.zeros((batch, points.shape[1]), np.int32)
     for b in range(batch):
         own, at = mesh[b % len(mesh)].astype(np.float64), points[b % len(points)].astype(np.float64)
+        if np.isnan(own).any():
+            mapped[b], tiles[b] = np.nan, -1
+            continue
         mapped[b], tiles[b] = (_map_inverse if inverse else _map_forward)(own, at, homography)
     return mapped, tiles
 
@@ -351,6 +359,9 @@ def map_backward(
     batch = _common(mesh, points)
     grad_mesh, grad_points = np.zeros((batch, h, w, 2)), np.zeros((batch, *points.shape[1:]))
     for b in range(batch):
+        if np.isnan(mesh[b % len(mesh)]).any():
+            grad_mesh[b], grad_points[b] = np.nan, np.nan
+            continue
         has_tile = np.flatnonzero(tiles[b] >= 0)
         tile, by = tiles[b][has_tile], grad[b][has_tile].astype(np.float64)
         zoomed = (mapped[b] if inverse else points[b % len(points)])[has_tile].astype(np.float64)

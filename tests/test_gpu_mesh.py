@@ -66,7 +66,7 @@ def check_positions(
     if not inverse:
         assert_close_to(right, windows, vertices.dtype, "mesh_positions")
         return windows, tiles
-    levels = reference._each_level(array(vertices), sizes, sources, *arrays(valid, source_valid))
+    levels = reference._each_level(len(right), sizes, sources, *arrays(valid, source_valid))
     for b, at, (_, _, eh, ew, sh, sw) in levels:
         lost = (owners[b, at] < 0) & (right[b, 0, at] >= 0)
         assert_close_to(right[b, :, at][:, lost], found[b, :, at][:, lost], vertices.dtype, "mesh_positions")

@@ -314,10 +314,10 @@ def test_points_outside_continue_the_mesh(kind, homography):
     assert (same == tiles)[right].mean() > 0.99
 
 
-def test_zero_area_and_nan():
+def test_zero_area_infinity_and_nan():
     m = own.mesh("jittered", 5, 1, 4, 5)
     m[0, :, 1] = m[0, :, 0]  # a column of tiles without width
-    m[0, 2, 4] = np.nan
+    m[0, 2, 4] = np.inf
     position, tiles = inverse(m, (20, 30))
     broken = [7, 11]  # of 4 in a row
     assert not np.isin(tiles, broken).any()
@@ -325,6 +325,10 @@ def test_zero_area_and_nan():
     error = np.abs(mesh.map(m, position, False, False)[0] - targets(20, 30)).max(2)
     assert error[tiles >= 0].max() <= 1e-3
     assert (tiles >= 0).mean() > 0.6
+    m[0, 2, 4, 0] = np.nan  # a NaN makes the whole image NaN
+    position, tiles = inverse(m, (20, 30))
+    assert np.isnan(position).all()
+    assert (tiles == -1).all()
 
 
 def test_nearest_point_of_the_outline():

@@ -43,7 +43,7 @@ def lz_knots(saliency: Tensor, fwhm: float = 13.0, anti_crop: bool = True) -> tu
     """
     check_saliency("lz_knots", "saliency", saliency)
     saliency = as_geometry(saliency)
-    return _ops.lz_knots(saliency, saliency.mT, check_fwhm("lz_knots", fwhm), bool(anti_crop))
+    return call("lz_knots", _ops.lz_knots, saliency, saliency.mT, check_fwhm("lz_knots", fwhm), bool(anti_crop))
 
 
 def lz_knots_from_marginals(
@@ -76,7 +76,7 @@ def lz_knots_from_marginals(
     y, x = as_geometry(marginal_y), as_geometry(marginal_x)
     check_saliency_values(name, "marginal_y", y)
     check_saliency_values(name, "marginal_x", x)
-    return _ops.lz_knots(y.unsqueeze(-1), x.unsqueeze(-1), check_fwhm(name, fwhm), bool(anti_crop))
+    return call(name, _ops.lz_knots, y.unsqueeze(-1), x.unsqueeze(-1), check_fwhm(name, fwhm), bool(anti_crop))
 
 
 def cdf_knots(density: Tensor, knots: int | None = None) -> Tensor:
@@ -115,7 +115,7 @@ def cdf_knots(density: Tensor, knots: int | None = None) -> Tensor:
         total = _running_sums(mass)
         cumulative = total / total[:, -1:]
         grid = torch.arange(count, dtype=mass.dtype, device=mass.device) / (count - 1)
-        result = _ops.axis_map(cumulative, grid.expand(density.shape[0], count), True)
+        result = call("cdf_knots", _ops.axis_map, cumulative, grid.expand(density.shape[0], count), True)
     return result.to(as_geometry(density).dtype)
 
 
@@ -138,7 +138,8 @@ def axis_map(knots: Tensor, positions: Tensor, *, inverse: bool = False) -> Tens
     """T~ of one axis (LZU eq. 5), or its inverse (eq. 7), at any positions.
 
     Args:
-        knots: `[B, n]`, float32 or float64, non-decreasing; a batch of 1 is shared.
+        knots: `[B, n]`, float32 or float64, non-decreasing; a batch of 1 is shared. With a NaN among them all results
+            are NaN.
         positions: `[B, m]`, in [0, 1]; further out T~ continues linearly.
         inverse: evaluate T~^-1. Where knots are equal it is the end of the plateau towards the inside.
 

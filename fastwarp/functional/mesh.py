@@ -63,7 +63,7 @@ def lz_mesh(saliency: Tensor, fwhm: float = 13.0, anti_crop: bool = True) -> Ten
                 [1.0000, 0.5000]])
     """
     check_saliency("lz_mesh", "saliency", saliency)
-    return _ops.lz_mesh(as_geometry(saliency), check_fwhm("lz_mesh", fwhm), bool(anti_crop))
+    return call("lz_mesh", _ops.lz_mesh, as_geometry(saliency), check_fwhm("lz_mesh", fwhm), bool(anti_crop))
 
 
 def _sample(
@@ -155,6 +155,7 @@ def mesh_zoom(
         image: `[B, C, H, W]`, contiguous or channels_last (kept) or any strides; fp16, bf16, fp32, fp64, or uint8
             (rounded).
         mesh: `[B, h, w, 2]`, (x, y), float32 or float64: T on a uniform grid. Positions outside [0, 1] read the border.
+            A NaN in any vertex makes the whole image NaN, also in `mesh_unzoom` and `mesh_zoom_frame`.
         size: (height, width) of the result.
         tile: what T~ is inside a tile of the mesh: `"bilinear"` or a `"homography"`, see `fastwarp.MeshWarp`.
         antialias: average over the local distance of the samples with triangle filters along x and y, instead of
@@ -254,14 +255,15 @@ def _registered_windows(about: Registration, sizes: list[int], mesh: Tensor, hom
     axes = [places(about, i // 2, i % 2, size, mesh.device) for i, size in enumerate(sizes)]
     levels = list(zip(axes[::2], axes[1::2], strict=True))
     points = torch.cat([torch.stack(_product(y.at, x.at), -1).flatten(1, 2) for y, x in levels], 1)
-    mapped, _ = _ops.mesh_map(mesh.double(), points, True, homography)
+    mapped, _ = call("mesh_unzoom", _ops.mesh_map, mesh.double(), points, True, homography)
+    lost = mesh.isnan().flatten(1).any(1)[:, None, None]
     parts = []
     counts = [y.at.shape[1] * x.at.shape[1] for y, x in levels]
     for (y, x), part in zip(levels, mapped.split(counts, 1), strict=True):
         u, v = part.unflatten(1, (y.at.shape[1], x.at.shape[1])).unbind(-1)
         reads = y.inside[:, :, None] & x.inside[:, None, :]
         if not border:
-            reads = reads & (u >= -_SLACK) & (u <= 1 + _SLACK) & (v >= -_SLACK) & (v <= 1 + _SLACK)
+            reads = reads & (lost | (u >= -_SLACK) & (u <= 1 + _SLACK) & (v >= -_SLACK) & (v <= 1 + _SLACK))
         centres = torch.stack([x.centre(u), y.centre(v.mT).mT], 1)
         parts.append(torch.where(reads[:, None], centres, -1).flatten(2))
     return torch.cat(parts, 2).to(mesh.dtype)

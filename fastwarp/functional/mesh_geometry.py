@@ -64,7 +64,8 @@ def mesh_inside(mesh: Tensor, size: Size) -> Tensor:
     Returns:
         bool `[B, H, W]`; all true for an anti-crop warp.
     """
-    return _positions("mesh_inside", mesh, size, True, "bilinear")[1] >= 0
+    positions, _ = _positions("mesh_inside", mesh, size, True, "bilinear")
+    return ~(positions[..., 0] < 0)  # NaN is inside: an unzoom fills it
 
 
 def mesh_magnification(mesh: Tensor, size: Size, *, tile: Tile = "bilinear") -> Tensor:
@@ -88,14 +89,17 @@ def mesh_magnification(mesh: Tensor, size: Size, *, tile: Tile = "bilinear") -> 
     _, by_f, by_g = tile_map(corners(mesh, flat), f, g, tile == "homography")
     area = (by_f[..., 0] * by_g[..., 1] - by_f[..., 1] * by_g[..., 0]).abs() * ((height - 1) * (width - 1))
     shown = (flat >= 0) & (area > 0)
-    return (torch.where(shown, 1.0, 0.0) / torch.where(shown, area, 1.0)).unflatten(1, tiles.shape[1:]).to(mesh.dtype)
+    result = torch.where(shown, 1.0, 0.0) / torch.where(shown, area, 1.0)
+    result = torch.where(positions[..., 0].isnan(), torch.nan, result)
+    return result.unflatten(1, tiles.shape[1:]).to(mesh.dtype)
 
 
 def mesh_map(mesh: Tensor, positions: Tensor, *, inverse: bool = False, tile: Tile = "bilinear") -> Tensor:
     """T~ of a mesh, or its inverse (LZU A.1-A.2), at any positions.
 
     Args:
-        mesh: `[B, h, w, 2]`, (x, y), float32 or float64; a batch of 1 is shared.
+        mesh: `[B, h, w, 2]`, (x, y), float32 or float64; a batch of 1 is shared. With a NaN in a vertex all results
+            are NaN.
         positions: `[B, N, 2]`, (x, y), the dtype of the mesh. Past [0, 1], and past the outline of the mesh, the tiles
             at its edge continue.
         inverse: evaluate T~^-1.

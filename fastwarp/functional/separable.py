@@ -115,7 +115,8 @@ def separable_zoom(
     Args:
         image: `[B, C, H, W]`, contiguous or channels_last (kept) or any strides; fp16, bf16, fp32, fp64, or uint8
             (rounded).
-        knots_y: `[B, h]`, float32 or float64, non-decreasing. Positions outside [0, 1] read the border.
+        knots_y: `[B, h]`, float32 or float64, non-decreasing. Positions outside [0, 1] read the border. A NaN in the
+            knots of either axis makes the whole image NaN, also in `separable_unzoom` and `separable_zoom_frame`.
         knots_x: `[B, w]`, likewise.
         size: (height, width) of the result.
         antialias: average over the local distance of the samples (a triangle filter) instead of interpolating between
@@ -212,16 +213,18 @@ def _registered_windows(
     about: Registration, sizes: list[int], knots_y: Tensor, knots_x: Tensor, antialias: bool, border: bool
 ) -> Tensor:
     """As `separable_windows`, of registered maps."""
+    lost = (knots_y.isnan().any(1) | knots_x.isnan().any(1))[:, None]
     parts = []
     for i, size in enumerate(sizes):
         knots = (knots_y, knots_x)[i % 2].double()
         axis = places(about, i // 2, i % 2, size, knots.device)
-        batch = max(len(knots), len(axis.at))
-        centre = axis.centre(_ops.axis_map(knots, axis.at.expand(batch, -1).contiguous(), True))
+        at = axis.at.expand(max(len(knots), len(axis.at)), -1).contiguous()
+        centre = axis.centre(call("separable_unzoom", _ops.axis_map, knots, at, True))
         reads = axis.inside
         if not border:
-            reads = reads & (axis.at >= knots[:, :1]) & (axis.at <= knots[:, -1:])
+            reads = reads & (lost | (axis.at >= knots[:, :1]) & (axis.at <= knots[:, -1:]))
         width = axis.spacing(centre).abs().clamp(min=1) if antialias else torch.ones_like(centre)
+        centre, width = torch.where(lost, torch.nan, centre), torch.where(lost, 1, width)
         parts.append(torch.where(reads[:, None], torch.stack([centre, width], 1), 0))
     batch = max(len(p) for p in parts)
     return torch.cat([p.expand(batch, -1, -1) for p in parts], 2).to(knots_y.dtype)
@@ -275,6 +278,15 @@ def separable_zoom_frame(
     sizes = (list(target), [frame.shape[1], frame.shape[2]])
     options = (False, bool(antialias), True, extent, source_extent)
     windows = call("separable_zoom_frame", _ops.axis_windows, knots_y, knots_x, *sizes, *options)
-    return _ops.separable_camera(
-        frame.contiguous(), windows, list(target), scale, bias, dtype, source_extent, bool(antialias)
+    return call(
+        "separable_zoom_frame",
+        _ops.separable_camera,
+        frame.contiguous(),
+        windows,
+        list(target),
+        scale,
+        bias,
+        dtype,
+        source_extent,
+        bool(antialias),
     )

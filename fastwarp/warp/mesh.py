@@ -30,7 +30,8 @@ class MeshWarp(Points):
 
     Args:
         mesh: `[B, h, w, 2]`, (x, y), float32 or float64, h, w >= 2: T at Grid(h) x Grid(w). Any quads: rotated,
-            mirrored, collapsed. Where a mesh folds over itself the first tile in row-major order counts.
+            mirrored, collapsed. Where a mesh folds over itself the first tile in row-major order counts. A NaN in any
+            vertex makes the whole image NaN; tiles with an infinite vertex cover nothing.
         tile: `"bilinear"` (LZU A.1): T~ is continuous. `"homography"`: straight lines inside a tile stay straight, but
             two tiles divide their common edge differently unless it is parallel to the opposite edges, so T~ jumps
             along edges; quads that are not convex have no homography and are bilinear.

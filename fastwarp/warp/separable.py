@@ -26,7 +26,8 @@ class SeparableWarp(Points):
     (torch.compile, vmap, DDP's inputs); a batch of 1 is shared by all images.
 
     Args:
-        knots_y: `[B, h]`, float32 or float64, h >= 2, non-decreasing; positions in the source.
+        knots_y: `[B, h]`, float32 or float64, h >= 2, non-decreasing; positions in the source. A NaN in the knots of
+            either axis makes the whole image NaN.
         knots_x: `[B, w]`, likewise.
 
     Raises:

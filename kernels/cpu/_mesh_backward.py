@@ -4,7 +4,7 @@ import numpy as np
 
 from fastwarp.kernels.cpu._extents import extent
 from fastwarp.kernels.cpu._mesh_forward import blend, columns, line, local
-from fastwarp.kernels.cpu._mesh_geometry import edges, perspective, quad
+from fastwarp.kernels.cpu._mesh_geometry import edges, is_lost, perspective, quad
 from fastwarp.kernels.cpu._mesh_gradient import (
     add,
     load,
@@ -139,6 +139,9 @@ def backward(
     # Rows of tiles in turn: their heights differ ten times, and near ones are alike.
     for unit in range(part, len(mesh) * (h - 1), parts):
         m, i = unit // (h - 1), unit % (h - 1)
+        if is_lost(mesh[m]):
+            by_tile[m, i] = np.nan
+            continue
         sums[:] = 0
         for b in range(m, len(tiles), len(mesh)):
             at = 0

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastwarp.kernels.cpu._extents import extent
-from fastwarp.kernels.cpu._mesh_geometry import perspective, quad
+from fastwarp.kernels.cpu._mesh_geometry import is_lost, perspective, quad
 from fastwarp.kernels.cpu._parallel import exact, inline, parallel
 
 
@@ -40,7 +40,7 @@ def blend(start, end, f, has_homography):
 
 @inline
 def _window(t, span):
-    return t if t != t else min(max(t, 0.0), 1.0) * span
+    return min(max(t, 0.0), 1.0) * span
 
 
 @inline
@@ -80,7 +80,11 @@ def forward(mesh, sizes, source_sizes, homography, valid, source_valid, windows,
     fraction, first_of_tile = np.empty(max(sizes[1::2].max(), 1)), np.empty(w, np.int64)
     for b in range(len(windows)):
         at = b * tiles.shape[1]
+        if at >= end or at + tiles.shape[1] <= begin:
+            continue
         x, y, number = windows[b, 0], windows[b, 1], tiles[b]
+        one = mesh[b if len(mesh) > 1 else 0]
+        lost = is_lost(one)
         for level in range(len(sizes) // 2):
             height, width = sizes[2 * level], sizes[2 * level + 1]
             extents = (extent(valid, b, level, 0, height), extent(valid, b, level, 1, width))
@@ -95,8 +99,10 @@ def forward(mesh, sizes, source_sizes, homography, valid, source_valid, windows,
                 if begin <= at < end:
                     where = at - b * tiles.shape[1]
                     filled = reads if r < extents[0] else 0
-                    if filled > 0:
-                        one = mesh[b if len(mesh) > 1 else 0]
+                    if lost:
+                        for k in range(where, where + filled):
+                            x[k], y[k], number[k] = np.nan, np.nan, -1
+                    elif filled > 0:
                         _row(one, r, homography, extents, sources, fraction, first_of_tile, where, x, y, number)
                     for k in range(where + filled, where + width):
                         x[k], y[k], number[k] = -1.0, -1.0, -1

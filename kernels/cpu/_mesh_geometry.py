@@ -26,6 +26,16 @@ def quad(mesh, i, j):
     return a, b, c, d
 
 
+@inline
+def is_lost(mesh):
+    """Whether a vertex of a mesh `[h, w, 2]` is NaN: then everything of its image is."""
+    for i in range(mesh.shape[0]):
+        for j in range(mesh.shape[1]):
+            if math.isnan(mesh[i, j, 0]) or math.isnan(mesh[i, j, 1]):
+                return True
+    return False
+
+
 @exact
 def cross(a, b):
     """The product a x b."""

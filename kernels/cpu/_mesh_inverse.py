@@ -9,7 +9,7 @@ import numpy as np
 
 from fastwarp.kernels.cpu._extents import extent
 from fastwarp.kernels.cpu._mesh_border import nearest, outline
-from fastwarp.kernels.cpu._mesh_geometry import cross, edges, perspective, quad, solve
+from fastwarp.kernels.cpu._mesh_geometry import cross, edges, is_lost, perspective, quad, solve
 from fastwarp.kernels.cpu._mesh_owners import convex_runs, units, vertices, winding_runs
 from fastwarp.kernels.cpu._mesh_simd import COEFFICIENTS, bilinear_rows, homography_rows
 from fastwarp.kernels.cpu._parallel import inline, parallel
@@ -156,13 +156,20 @@ def _clear(low, high, width, at, x, y, tiles):
 
 
 @inline
-def _rows(mesh, homography, border, low, high, extents, sources, width, at, scratch, x, y, tiles):
+def _rows(mesh, lost, homography, border, low, high, extents, sources, width, at, scratch, x, y, tiles):
     """The rows low .. high of a level of one image."""
     h, w = mesh.shape[0], mesh.shape[1]
     extent_y, extent_x = extents
     end = min(high, extent_y)
     if sources[0] == 0 or sources[1] == 0 or extent_x == 0 or low >= end:
         _clear(low, high, width, at, x, y, tiles)
+        return
+    if lost:
+        _clear(low, high, width, at, x, y, tiles)
+        for r in range(low, end):
+            begin = at + r * width
+            x[begin : begin + extent_x] = math.nan
+            y[begin : begin + extent_x] = math.nan
         return
     x_unit, y_unit = units(extent_x), units(extent_y)
     span = (sources[1] - 1.0, sources[0] - 1.0)
@@ -208,6 +215,7 @@ def inverse(
     runs = (np.empty((w - 1, 3), np.int64), np.empty(room), np.empty(room))
     scratch = (np.empty((h, w, 2)), runs, (np.empty(COEFFICIENTS, real.dtype), np.empty(COEFFICIENTS)))
     cost = 0
+    of_image, lost = -1, False
     for b in range(len(windows)):
         at = 0
         for level in range(len(sizes) // 2):
@@ -221,6 +229,8 @@ def inverse(
                     extent(source_valid, b, level, 1, source_sizes[2 * level + 1]),
                 )
                 one = mesh[b if len(mesh) > 1 else 0]
+                if of_image != b:
+                    of_image, lost = b, is_lost(one)
                 place = (low, high, extents, sources, width, at)
-                _rows(one, homography, border, *place, scratch, windows[b, 0], windows[b, 1], tiles[b])
+                _rows(one, lost, homography, border, *place, scratch, windows[b, 0], windows[b, 1], tiles[b])
             at += height * width

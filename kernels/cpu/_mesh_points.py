@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from fastwarp.kernels.cpu._mesh_geometry import cross, edges, perspective, quad, solve
+from fastwarp.kernels.cpu._mesh_geometry import cross, edges, is_lost, perspective, quad, solve
 from fastwarp.kernels.cpu._mesh_gradient import (
     add,
     is_singular,
@@ -185,7 +185,10 @@ def map_points(mesh, points, inverse, homography, mapped, tiles, part, parts):
         if low >= high:
             continue
         one, at = mesh[b if len(mesh) > 1 else 0], points[b if len(points) > 1 else 0]
-        if inverse:
+        if is_lost(one):
+            for n in range(low, high):
+                mapped[b, n, 0], mapped[b, n, 1], tiles[b, n] = math.nan, math.nan, -1
+        elif inverse:
             centre = vertices(one, _UNIT, _UNIT, 0, h, widened)
             bins = _bins(widened)
             for n in range(low, high):
@@ -223,11 +226,16 @@ def _pull(mesh, tile, zoomed, grad_x, grad_y, inverse, homography):
 def points_backward(grad, mesh, points, mapped, tiles, inverse, homography, grad_points, part, parts):
     """Gradient to the points, summed over the images that share them."""
     total = len(grad_points) * grad_points.shape[1]
+    lost = np.empty(len(mesh), np.bool_)
+    for m in range(len(mesh)):
+        lost[m] = is_lost(mesh[m])
     for k in range(part * total // parts, (part + 1) * total // parts):
         shared, n = k // grad_points.shape[1], k % grad_points.shape[1]
         by_x, by_y = 0.0, 0.0
         for b in range(shared, len(tiles), len(grad_points)):
-            if tiles[b, n] >= 0:
+            if lost[b if len(mesh) > 1 else 0]:
+                by_x, by_y = math.nan, math.nan
+            elif tiles[b, n] >= 0:
                 zoomed = mapped[b, n] if inverse else points[shared, n]
                 g = np.float64(grad[b, n, 0]), np.float64(grad[b, n, 1])
                 one = mesh[b if len(mesh) > 1 else 0]
@@ -243,6 +251,9 @@ def mesh_backward(grad, mesh, points, mapped, tiles, inverse, homography, grad_m
     sums = np.empty(((h - 1) * (w - 1), 8))
     by_tile = np.empty((h - 1, w - 1, 4, 2))
     for m in range(part, len(mesh), parts):
+        if is_lost(mesh[m]):
+            grad_mesh[m] = math.nan
+            continue
         sums[:] = 0
         for b in range(m, len(tiles), len(mesh)):
             for n in range(tiles.shape[1]):

@@ -199,6 +199,15 @@ def _decreases(knots):
     return False
 
 
+@inline
+def _lost(knots, b):
+    """Whether a knot of image b is NaN: then everything of the image is."""
+    lost = False
+    for knot in knots[b if len(knots) > 1 else 0]:
+        lost |= math.isnan(knot)
+    return lost
+
+
 def _require_order(decreases: bool) -> None:
     if decreases:
         raise FastwarpError("knots decrease somewhere, expected knots that never do; SeparableWarp.check() tells where")
@@ -210,6 +219,9 @@ def _axis_map(knots, positions, inverse, result):
         return True
     for b in range(len(positions)):
         row = knots[b if len(knots) > 1 else 0]
+        if _lost(knots, b):
+            result[b] = math.nan
+            continue
         for k in range(positions.shape[1]):
             x = np.float64(positions[b, k])
             result[b, k] = _invert(row, x)[2] if inverse else _evaluate(row, x)[2]
@@ -225,6 +237,9 @@ def _axis_map_backward(grad, knots, positions, inverse, grad_knots, grad_positio
     for b in range(len(positions)):
         i = b if len(knots) > 1 else 0
         row = knots[i]
+        if _lost(knots, b):
+            total[i], grad_positions[b] = math.nan, math.nan
+            continue
         for k in range(positions.shape[1]):
             x, g = np.float64(positions[b, k]), np.float64(grad[b, k])
             piece, f, _ = _invert(row, x) if inverse else _evaluate(row, x)
@@ -261,13 +276,12 @@ def _target(knots, k, extent, source, inverse):
     if inverse:
         first, last = np.float64(knots[0]), np.float64(knots[len(knots) - 1])
         inside = not (x < first or x > last)
-        piece, f, t = _invert(knots, min(max(x, first), last) if first == first and last == last else math.nan)
+        piece, f, t = _invert(knots, min(max(x, first), last))
     else:
         inside = True
         piece, f, t = _evaluate(knots, x)
     moving = inside and 0.0 <= t <= 1.0
-    centre = t if t != t else min(max(t, 0.0), 1.0) * (source - 1)
-    return piece, f, centre, moving, inside
+    return piece, f, min(max(t, 0.0), 1.0) * (source - 1), moving, inside
 
 
 @inline
@@ -330,15 +344,20 @@ def _windows(knots_y, knots_x, sizes, source_sizes, inverse, antialias, border, 
     if _decreases(knots_y) or _decreases(knots_x):
         return True
     for b in range(len(windows)):
-        first = 0
+        first, lost = 0, _lost(knots_y, b) or _lost(knots_x, b)
         for i in range(len(sizes)):
             level, axis = i // 2, i % 2
             knots = knots_y if axis == 0 else knots_x
             targets = extent(valid, b, level, axis, sizes[i])
             source = extent(source_valid, b, level, axis, source_sizes[i])
             centre, width = windows[b, 0, first : first + sizes[i]], windows[b, 1, first : first + sizes[i]]
-            row = knots[b if len(knots) > 1 else 0]
-            _axis_windows(row, sizes[i], targets, source, inverse, antialias, border, centre, width)
+            if lost:
+                centre[:], width[:] = 0, 0
+                if source > 0:
+                    centre[:targets], width[:targets] = math.nan, 1
+            else:
+                row = knots[b if len(knots) > 1 else 0]
+                _axis_windows(row, sizes[i], targets, source, inverse, antialias, border, centre, width)
             first += sizes[i]
     return False
 
@@ -349,7 +368,7 @@ def _windows_backward(
 ):
     total_y, total_x = np.zeros(grad_y.shape), np.zeros(grad_x.shape)
     for b in range(len(grad)):
-        first = 0
+        first, lost = 0, _lost(knots_y, b) or _lost(knots_x, b)
         for i in range(len(sizes)):
             level, axis = i // 2, i % 2
             knots = knots_y if axis == 0 else knots_x
@@ -358,7 +377,11 @@ def _windows_backward(
             which = b if len(knots) > 1 else 0
             row = total_y[which] if axis == 0 else total_x[which]
             part = grad[b, :, first : first + sizes[i]]
-            _axis_windows_backward(part, knots[which], sizes[i], targets, source, inverse, antialias, border, row)
+            if lost:
+                row[:] = math.nan
+            else:
+                of_level = (knots[which], sizes[i], targets, source, inverse, antialias, border)
+                _axis_windows_backward(part, *of_level, row)
             first += sizes[i]
     grad_y[:] = total_y
     grad_x[:] = total_x

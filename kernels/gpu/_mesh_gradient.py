@@ -12,7 +12,7 @@ from torch import Tensor
 from fastwarp.kernels.gpu._launch import INTERPRETED, pack, select
 from fastwarp.kernels.gpu._mesh_positions import UNFUSED, extent_of, outlines, zoomed
 from fastwarp.kernels.gpu._mesh_tiles import evaluate, load_patch, moments, through_inverse, to_corners
-from fastwarp.kernels.gpu._pieces import batch_stride
+from fastwarp.kernels.gpu._pieces import batch_stride, nan_of
 
 _TARGETS = 1024 if INTERPRETED else 128  # 1 per thread of 4 warps: their 8 sums of float64 stay in registers
 _VERTICES = 1024 if INTERPRETED else 128
@@ -118,15 +118,16 @@ def _run(tile, extent, n):
     return tl.maximum(first, 0), tl.minimum(tl.ceil((tile + 1) * steps).to(tl.int32) + 2, extent)
 
 
-@triton.jit(do_not_specialize=["h", "w"])
-def _sum_tiles_kernel(grad_ptr, shares_ptr, h, w, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["stride_mb", "h", "w"])
+def _sum_tiles_kernel(grad_ptr, shares_ptr, mesh_ptr, stride_mb, h, w, BLOCK: tl.constexpr):
     """Program (block of vertices, b): the sum over the tiles around a vertex."""
     b = tl.program_id(1).to(tl.int64)
     tiles = (h - 1) * (w - 1)
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     i, j = n // w, n % w
     shares_ptr += b * 8 * tiles + n - i  # the tile whose corner A is the vertex
-    x, y = tl.zeros([BLOCK], tl.float64), tl.zeros([BLOCK], tl.float64)
+    nan = nan_of(mesh_ptr + b * stride_mb, 2 * h * w, BLOCK)
+    x, y = tl.zeros([BLOCK], tl.float64) + nan, tl.zeros([BLOCK], tl.float64) + nan
     for corner in tl.static_range(3, -1, -1):
         own_i, own_j = i - corner // 2, j - corner % 2
         mask = (own_i >= 0) & (own_i < h - 1) & (own_j >= 0) & (own_j < w - 1)
@@ -164,5 +165,7 @@ def launch(
         **UNFUSED,  # a zoom is clamped here where `positions` did, and a tile projective
     )
     grad_mesh = mesh.new_empty(batch, h, w, 2, dtype=mesh.dtype if len(mesh) == batch else torch.float64)
-    _sum_tiles_kernel[(triton.cdiv(h * w, _VERTICES), batch)](grad_mesh, shares, h, w, BLOCK=_VERTICES)
+    _sum_tiles_kernel[(triton.cdiv(h * w, _VERTICES), batch)](
+        *(grad_mesh, shares, mesh, batch_stride(mesh), h, w), BLOCK=_VERTICES
+    )
     return grad_mesh if len(mesh) == batch else grad_mesh.sum(0, keepdim=True).to(mesh.dtype)

@@ -23,12 +23,13 @@ from fastwarp.kernels.gpu._mesh_tiles import (
     widened,
     winding,
 )
-from fastwarp.kernels.gpu._pieces import batch_stride
+from fastwarp.kernels.gpu._pieces import batch_stride, nan_of
 
 _NONE: tl.constexpr = tl.constexpr(2**31 - 1)
 
 # Points in rows, tiles in columns; a usual call has a few hundred points.
 _BLOCK = {"POINTS": 128, "TILES": 64} if INTERPRETED else {"POINTS": 32, "TILES": 16}
+_SCAN: tl.constexpr = tl.constexpr(1024)  # coordinates that a program looks at together for a NaN
 _POINTS = 1024 if INTERPRETED else 128
 
 
@@ -146,6 +147,8 @@ def _map_kernel(
         patch = load_patch(mesh_ptr + 2 * (tile + i), w, tl.float64, HOMOGRAPHY)
         x, y = evaluate(patch, x - j, y - i, HOMOGRAPHY)
         x, y = patch[0] + x, patch[1] + y
+    nan = tl.zeros([POINTS], tl.float64) + nan_of(mesh_ptr, 2 * h * w, _SCAN)
+    has_tile &= nan == nan
     mapped_ptr += (b * count + n) * 2
     tl.store(mapped_ptr, tl.where(has_tile, x, float("nan")), mask=n < count)
     tl.store(mapped_ptr + 1, tl.where(has_tile, y, float("nan")), mask=n < count)
@@ -190,19 +193,23 @@ def _map_gradient_kernel(
     else:
         x_f, y_f, x_g, y_g = jacobian(patch, f, g, HOMOGRAPHY)
         by_x, by_y = (x * x_f + y * y_f) * (w - 1), (x * x_g + y * y_g) * (h - 1)
-    tl.store(grad_points_ptr + at, tl.where(has_tile, by_x, 0.0), mask=n < count)
-    tl.store(grad_points_ptr + at + 1, tl.where(has_tile, by_y, 0.0), mask=n < count)
+    nan = nan_of(mesh_ptr + b * stride_mb, 2 * h * w, BLOCK)
+    tl.store(grad_points_ptr + at, tl.where(has_tile, by_x, nan), mask=n < count)
+    tl.store(grad_points_ptr + at + 1, tl.where(has_tile, by_y, nan), mask=n < count)
     shares = to_corners(patch, *moments(patch, f, g, x, y, HOMOGRAPHY), HOMOGRAPHY)
     for s in tl.static_range(8):
         tl.store(shares_ptr + (b * 8 + s) * count + n, tl.where(has_tile, shares[s], 0.0), mask=n < count)
 
 
-@triton.jit(do_not_specialize=["h", "w", "count"])
-def _sum_points_kernel(grad_ptr, shares_ptr, tiles_ptr, h, w, count, VERTICES: tl.constexpr, POINTS: tl.constexpr):
+@triton.jit(do_not_specialize=["stride_mb", "h", "w", "count"])
+def _sum_points_kernel(
+    grad_ptr, shares_ptr, tiles_ptr, mesh_ptr, stride_mb, h, w, count, VERTICES: tl.constexpr, POINTS: tl.constexpr
+):
     """Program (block of vertices, b): the sum over all points of what they give to its vertices, in a fixed order."""
     b = tl.program_id(1).to(tl.int64)
     v = tl.program_id(0) * VERTICES + tl.arange(0, VERTICES)
-    x, y = tl.zeros([VERTICES], tl.float64), tl.zeros([VERTICES], tl.float64)
+    nan = nan_of(mesh_ptr + b * stride_mb, 2 * h * w, VERTICES)
+    x, y = tl.zeros([VERTICES], tl.float64) + nan, tl.zeros([VERTICES], tl.float64) + nan
     for n0 in range(0, count, POINTS):
         n = n0 + tl.arange(0, POINTS)
         tile = tl.load(tiles_ptr + b * count + n, mask=n < count, other=-1)
@@ -248,7 +255,9 @@ def launch_backward(
         **UNFUSED,  # a tile must be projective here if it was in `map`
     )
     block = {"VERTICES": 128, "POINTS": 64} if INTERPRETED else {"VERTICES": 16, "POINTS": 64}
-    _sum_points_kernel[(triton.cdiv(h * w, block["VERTICES"]), batch)](grad_mesh, shares, tiles, h, w, count, **block)
+    _sum_points_kernel[(triton.cdiv(h * w, block["VERTICES"]), batch)](
+        *(grad_mesh, shares, tiles, mesh, batch_stride(mesh), h, w, count), **block
+    )
     results = zip((mesh, points), (grad_mesh, grad_points), strict=True)
     grad_mesh, grad_points = (g if len(t) == batch else g.sum(0, keepdim=True).to(t.dtype) for t, g in results)
     return grad_mesh, grad_points

@@ -28,7 +28,7 @@ from fastwarp.kernels.gpu._mesh_tiles import (
     widened,
     winding,
 )
-from fastwarp.kernels.gpu._pieces import batch_stride
+from fastwarp.kernels.gpu._pieces import batch_stride, nan_of
 
 UNFUSED = {"enable_fp_fusion": False}
 """Launch options under which every operation rounds as IEEE 754 says."""
@@ -44,6 +44,7 @@ _NONE: tl.constexpr = tl.constexpr(2**31 - 1)
 _ROWS, _COLUMNS = (32, 64) if INTERPRETED else (16, 32)
 _CHUNK = 1024 if INTERPRETED else 256
 _VERTICES = 64
+_SCAN: tl.constexpr = tl.constexpr(1024)  # coordinates that a program looks at together for a NaN
 
 
 def _blocks(sizes: list[int], columns: int) -> int:
@@ -120,8 +121,10 @@ def _zoom_kernel(
     patch = load_patch(mesh_ptr + b * stride_mb + 2 * (tile + i), w, tl.float64, HOMOGRAPHY)
     x, y = evaluate(patch, f, g, HOMOGRAPHY)
     x, y = patch[0] + x, patch[1] + y
-    x = tl.where(x < 0, 0.0, tl.where(x > 1, 1.0, x)) * (source_x - 1)
-    y = tl.where(y < 0, 0.0, tl.where(y > 1, 1.0, y)) * (source_y - 1)
+    nan = tl.zeros([ROWS, COLUMNS], tl.float64) + nan_of(mesh_ptr + b * stride_mb, 2 * h * w, _SCAN)
+    x = tl.where(x < 0, 0.0, tl.where(x > 1, 1.0, x)) * (source_x - 1) + nan
+    y = tl.where(y < 0, 0.0, tl.where(y > 1, 1.0, y)) * (source_y - 1) + nan
+    tile = tl.where(nan == nan, tile, -1)
     target = b * total + start + r * width + k
     _store(windows_ptr, tiles_ptr, target, b * total, total, x, y, tile, reads, (r < height) & (k < width))
 
@@ -328,12 +331,16 @@ def _unzoom_kernel(
     window_y = _to_pixels(i, g, h, source_y, REAL)
     inside = owned
     if BORDER:
-        lost = reads & (owner == _NONE)
-        if tl.max(tl.where(lost, 1, 0)) > 0:
+        outside = reads & (owner == _NONE)
+        if tl.max(tl.where(outside, 1, 0)) > 0:
             u, v = _nearest(mesh_ptr, h, w, shift_x, shift_y, unit_x, unit_y, x, y)
-            window_x = tl.where(lost, (u * (source_x - 1)).to(REAL), window_x)
-            window_y = tl.where(lost, (v * (source_y - 1)).to(REAL), window_y)
-            inside = owned | (lost & (u >= 0))
+            window_x = tl.where(outside, (u * (source_x - 1)).to(REAL), window_x)
+            window_y = tl.where(outside, (v * (source_y - 1)).to(REAL), window_y)
+            inside = owned | (outside & (u >= 0))
+    nan = tl.zeros([COLUMNS, ROWS], tl.float64) + nan_of(mesh_ptr, 2 * h * w, _SCAN)
+    lost = nan != nan
+    inside, owned = inside | (reads & lost), owned & ~lost
+    window_x, window_y = tl.where(lost, nan, window_x), tl.where(lost, nan, window_y)
     target = b * total + start + r * width + k
     mask = (r < height) & (k < width)
     tl.store(windows_ptr + b * total + target, tl.where(inside, window_x, -1.0), mask=mask)

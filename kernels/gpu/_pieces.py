@@ -22,7 +22,7 @@ def batch_stride(tensor: Tensor | None) -> int:
 
 @triton.jit
 def nan_of(knots_ptr, n, COLUMNS: tl.constexpr):
-    """NaN if a knot is NaN, else 0: added to a position, it makes every result of these knots NaN."""
+    """NaN if one of n knots or coordinates of vertices is NaN, else 0: added to a result, it makes that NaN."""
     total = tl.zeros([COLUMNS], tl.float64)
     for k0 in range(0, n, COLUMNS):
         j = k0 + tl.arange(0, COLUMNS)
@@ -92,9 +92,21 @@ def store_shares(shares_ptr, stride, k, mask, piece, f, start, end, n, grad, INV
     tl.store(shares_ptr + stride + k, f * grad, mask=mask)
 
 
-@triton.jit(do_not_specialize=["total", "h", "w"])
+@triton.jit(do_not_specialize=["stride_yb", "stride_xb", "total", "h", "w"])
 def _sum_shares_kernel(
-    grad_y_ptr, grad_x_ptr, pieces_ptr, shares_ptr, total, h, w, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    grad_y_ptr,
+    grad_x_ptr,
+    pieces_ptr,
+    shares_ptr,
+    knots_y_ptr,
+    knots_x_ptr,
+    stride_yb,
+    stride_xb,
+    total,
+    h,
+    w,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
     """Program (block of knots, b) sums what all targets give to its knots, in a fixed order. Knots of y, then of x."""
     b = tl.program_id(1).to(tl.int64)
@@ -109,17 +121,22 @@ def _sum_shares_kernel(
         to_end = tl.load(shares_ptr + total + k, mask=k < total, other=0)[:, None]
         share = tl.where(piece == q[None, :], to_start, tl.where(piece + 1 == q[None, :], to_end, 0.0))
         grad += tl.sum(share, 0)
+    grad += nan_of(knots_y_ptr + b * stride_yb, h, COLUMNS) + nan_of(knots_x_ptr + b * stride_xb, w, COLUMNS)
     tl.store(grad_y_ptr + b * h + q, grad, mask=q < h)
     tl.store(grad_x_ptr + b * w + q - h, grad, mask=(q >= h) & (q < h + w))
 
 
 def sum_shares(pieces: Tensor, shares: Tensor, *knots: Tensor) -> list[Tensor]:
-    """Gradients to one or two tensors of knots, from what `[B, N]` targets give to their pieces."""
+    """Gradients to one or two contiguous tensors of knots, from what `[B, N]` targets give to their pieces."""
     batch, total = pieces.shape
     whole = [k.new_empty(batch, k.shape[1], dtype=k.dtype if len(k) == batch else torch.float64) for k in knots]
     h, w = knots[0].shape[1], knots[1].shape[1] if len(knots) > 1 else 0
     grid = (triton.cdiv(h + w, BLOCKS["COLUMNS"]), batch)
-    _sum_shares_kernel[grid](whole[0], whole[-1], pieces, shares, total, h, w, **BLOCKS)
+    _sum_shares_kernel[grid](
+        *(whole[0], whole[-1], pieces, shares, knots[0], knots[-1], batch_stride(knots[0]), batch_stride(knots[-1])),
+        *(total, h, w),
+        **BLOCKS,
+    )
     return [
         grad if len(k) == batch else grad.sum(0, keepdim=True).to(k.dtype) for k, grad in zip(knots, whole, strict=True)
     ]

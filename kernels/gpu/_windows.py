@@ -88,7 +88,7 @@ def _axis_windows_kernel(
     if segment % 2 == 1:
         knots_ptr = knots_x_ptr + b * stride_xb
         n = w
-    nan = nan_of(knots_ptr, n, COLUMNS)
+    nan = nan_of(knots_y_ptr + b * stride_yb, h, COLUMNS) + nan_of(knots_x_ptr + b * stride_xb, w, COLUMNS)
     k = k0 + tl.arange(0, ROWS)
     centre, inside, _, _, _, _, _ = _centre(knots_ptr, n, nan, k, extent, source, INVERSE, COLUMNS)
     width = tl.full([ROWS], 1.0, tl.float64)
@@ -148,7 +148,7 @@ def _axis_windows_backward_kernel(
     if segment % 2 == 1:
         knots_ptr = knots_x_ptr + b * stride_xb
         n = w
-    nan = nan_of(knots_ptr, n, COLUMNS)
+    nan = nan_of(knots_y_ptr + b * stride_yb, h, COLUMNS) + nan_of(knots_x_ptr + b * stride_xb, w, COLUMNS)
     grad_ptr += b * 2 * total + offset
     k = k0 + tl.arange(0, ROWS)
     centre, inside, moves, piece, f, start, end = _centre(knots_ptr, n, nan, k, extent, source, INVERSE, COLUMNS)
@@ -243,5 +243,5 @@ def axis_windows_backward(
         tensors = [pieces, shares, grad.contiguous()]
         kernel = _axis_windows_backward_kernel
         _launch(kernel, tensors, (knots_y, knots_x), sizes, source_sizes, batch, options, valid, source_valid)
-        grad_y, grad_x = sum_shares(pieces, shares, knots_y, knots_x)
+        grad_y, grad_x = sum_shares(pieces, shares, knots_y.contiguous(), knots_x.contiguous())
     return grad_y, grad_x
