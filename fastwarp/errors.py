@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastwarp import _forward_mode
+
 
 class FastwarpError(ValueError):
     """An argument that fastwarp cannot work with. The message names function, argument, what was got and expected."""
@@ -115,13 +117,13 @@ def check_batches(function: str, *, batch: int | None = None, **tensors: Tensor 
 
 
 def call(function: str, op: Callable[..., Any], *args: Any) -> Any:
-    """`op(*args)`, whose errors begin with the public name of the function."""
+    """`op(*args)`, whose errors begin with the public name of the function, and which loses no tangents."""
     if torch.compiler.is_compiling():
         return op(*args)
     if torch.jit.is_tracing():  # type: ignore[attr-defined]
         args = tuple([_traced(item) for item in arg] if isinstance(arg, list) else arg for arg in args)
     try:
-        return op(*args)
+        return _forward_mode.call(op, *args) if _forward_mode.in_dual_level(args) else op(*args)
     except FastwarpError as error:
         raise FastwarpError(f"{function}: {error}") from None
 
