@@ -171,3 +171,87 @@ def camera(
     (reads,) = resample([np.ones_like(image)], windows, sizes, source_valid)
     scale_, bias_ = (np.asarray(v, np.float64)[None, :, None, None] for v in (scale, bias))
     return np.where(reads > 0.5, values * scale_ + bias_, np.where(np.isnan(reads), np.nan, 0.0))
+
+
+def _spacing(centres: Array, axis: int) -> tuple[Array, NDArray, NDArray]:
+    """Half the distance between the neighbours of each target of `[2, h, w]` along an axis, all of it where only one
+    of them reads something; and whether the one before and the one after do."""
+    reads, index = centres[0] >= 0, np.arange(centres.shape[1 + axis])
+    along = index[:, None] if axis == 0 else index
+    low = (along > 0) & np.take(reads, np.maximum(index - 1, 0), axis)
+    high = (along < len(index) - 1) & np.take(reads, np.minimum(index + 1, len(index) - 1), axis)
+    start = np.where(low, np.take(centres, np.maximum(index - 1, 0), 1 + axis), centres)
+    end = np.where(high, np.take(centres, np.minimum(index + 1, len(index) - 1), 1 + axis), centres)
+    return (end - start) / np.maximum(low.astype(int) + high, 1), low, high
+
+
+def _widened(centres: Array, extent: list[int], source: list[int], grad: Array | None) -> Array:
+    """Half-widths `[2, h, w]` of centres `[2, h, w]`; with their gradient `[2, h, w]`, that of the centres."""
+    spacings = [_spacing(centres, axis) for axis in range(2)]
+    alone = [[0.0, source[0] - 1.0], [source[1] - 1.0, 0.0]]  # x and y of a single row, of a single column
+    squares = sum(
+        (spacings[axis][0] if extent[axis] > 1 else np.array(alone[axis])[:, None, None]) ** 2 for axis in range(2)
+    )
+    widths = np.sqrt(np.maximum(squares, 1))
+    if grad is None:
+        return widths
+    result = np.zeros_like(centres)
+    for axis, (spacing, low, high) in enumerate(spacings):
+        if extent[axis] > 1:
+            by_end = np.where(squares >= 1, grad * spacing / widths, 0.0) / np.maximum(low.astype(int) + high, 1)
+            result += np.roll(np.where(high, by_end, 0.0), 1, 1 + axis) + np.where(high, 0.0, by_end)
+            result -= np.roll(np.where(low, by_end, 0.0), -1, 1 + axis) + np.where(low, 0.0, by_end)
+    return result
+
+
+def _each_grid(
+    sizes: list[int], source_sizes: list[int], valid: NDArray | None, source_valid: NDArray | None, image: int
+) -> Iterator[tuple[slice, list[int], list[int], list[int]]]:
+    """Targets, size, valid size and valid size of the source of each level of an image."""
+
+    def extent(whole: list[int], valid: NDArray | None, level: int) -> list[int]:
+        return whole if valid is None else list(np.clip(valid[image % len(valid), level], 0, whole))
+
+    first = 0
+    for level in range(len(sizes) // 2):
+        size, source = (list(s[2 * level : 2 * level + 2]) for s in (sizes, source_sizes))
+        targets = slice(first, first + size[0] * size[1])
+        yield targets, size, extent(size, valid, level), extent(source, source_valid, level)
+        first = targets.stop
+
+
+def widen(
+    centres: NDArray, sizes: list[int], source_sizes: list[int], valid: NDArray | None, source_valid: NDArray | None
+) -> Array:
+    """Windows `[B, 4, P]` of triangle filters from centres `[1 or B, 2, P]` in source pixels (x < 0: reads nothing).
+
+    A half-width is the spacing of the targets, at least a pixel: along x and along y of the source, the spacings to the
+    neighbours in the column and in the row add as squares. A single row (column) averages over all of its source.
+    """
+    batch = next((len(a) for a in (centres, valid, source_valid) if a is not None and len(a) != 1), 1)
+    result = np.empty((batch, 4, centres.shape[2]))
+    for b in range(batch):
+        of = centres[b % len(centres)]
+        result[b, :2] = of
+        for at, size, extent, source in _each_grid(sizes, source_sizes, valid, source_valid, b):
+            result[b, 2:, at] = _widened(of[:, at].reshape(2, *size), extent, source, None).reshape(2, -1)
+    return result
+
+
+def widen_backward(
+    grad: NDArray,
+    centres: NDArray,
+    sizes: list[int],
+    source_sizes: list[int],
+    valid: NDArray | None,
+    source_valid: NDArray | None,
+) -> Array:
+    """Gradient to the centres of `widen`, summed over the images that share them."""
+    result = np.zeros(centres.shape)
+    for b in range(len(grad)):
+        mine = b % len(centres)
+        result[mine] += grad[b, :2]
+        for at, size, extent, source in _each_grid(sizes, source_sizes, valid, source_valid, b):
+            parts = [a[:, at].reshape(2, *size) for a in (centres[mine], grad[b, 2:])]
+            result[mine][:, at] += _widened(parts[0], extent, source, parts[1]).reshape(2, -1)
+    return result

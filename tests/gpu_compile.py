@@ -149,6 +149,7 @@ def mesh_launches(short: bool) -> Iterator[str]:
                     args = (sizes, sizes, inverse, homography)
                     for border in (False, True):
                         windows, tiles = mesh.positions(vertices, *args, border, valid, None)
+                    grid.widen_backward(grid.widen(windows, *args[:2], valid, None), windows, *args[:2], valid, None)
                     mesh.positions_backward(windows, vertices, windows, tiles, *args, valid, None)
                     mapped, tiles = mesh.map(vertices, points, inverse, homography)
                     mesh.map_backward(mapped, vertices, points, mapped, tiles, inverse, homography)

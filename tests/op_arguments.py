@@ -21,7 +21,19 @@ CROPPING = (0.073, 0.931)  # inside (0, 1): at 0 and 1 a clamp has a kink
 Sharing = Mapping[str, int | None]
 """Batch of some arguments by their names: 1, or None where the argument is None. All others have one of `BATCH`."""
 
-SHARED = ("knots", "knots_y", "knots_x", "mesh", "points", "windows", "amplitude", "bandwidth", "valid", "source_valid")
+SHARED = (
+    "knots",
+    "knots_y",
+    "knots_x",
+    "mesh",
+    "points",
+    "windows",
+    "centres",
+    "amplitude",
+    "bandwidth",
+    "valid",
+    "source_valid",
+)
 """Arguments of which a batch of 1 is shared by all images."""
 
 
@@ -138,6 +150,7 @@ def _values(
         positions = OPS.mesh_positions(mesh, SIZES, SOURCES, inverse, homography, border, VALID, SOURCE_VALID)[0]
         widths = [rand(*positions.shape) + 1] if antialias else []
         values["windows"] = share("windows", torch.cat([positions, *widths], 1)[:, :, first])
+        values["centres"] = share("centres", positions)
     if name.endswith("_backward"):
         forward = name.removesuffix("_backward")
         results = getattr(OPS, forward)(*(values[argument] for argument in argument_names(forward)))

@@ -62,6 +62,8 @@ def op_arguments(
     saliency = torch.rand(2, 5, 4, dtype=dtype).requires_grad_()
     frame = torch.randint(0, 256, (2, *SOURCES[:2], 3), dtype=torch.uint8)
     first = windows.detach()[:, :, : SIZES[0] * SIZES[1]].clone().requires_grad_()
+    centres, widening = positions.clone().requires_grad_(), (SIZES, SOURCES, extents, source_extents)
+    widened = OPS.grid_widen(positions, *widening)
     frame_valid = None if source_extents is None else source_extents[:, :1].contiguous()
     geometry = (mesh, positions, tiles)
     return {
@@ -79,6 +81,8 @@ def op_arguments(
         "grid_resample": (maps(SOURCES), windows, SIZES, source_extents),
         "grid_resample_adjoint": (maps(SIZES), windows, SOURCES, source_extents),
         "grid_windows_gradient": (maps(SIZES), maps(SOURCES), windows, source_extents),
+        "grid_widen": (centres, *widening),
+        "grid_widen_backward": (torch.rand_like(widened).requires_grad_(), centres, *widening),
         "grid_camera": (frame, first, SIZES[:2], [2.0, 1.0, 0.5], [0.1, 0.2, 0.3], dtype, frame_valid),
     }[name]
 

@@ -27,6 +27,7 @@ GRADIENTS_OF = {
     "mesh_positions_backward": ("mesh",),
     "mesh_map_backward": ("mesh", "points"),
     "grid_windows_gradient": ("windows",),
+    "grid_widen_backward": ("centres",),
     "downsize_backward": ("image", "weights", "biases", "fuse_weight", "fuse_bias", "distances"),
 }
 """Arguments to which an op returns the gradients: summed over the images that share them."""

@@ -28,10 +28,12 @@ def test_dataloader_workers(start, kind):
     """The operators are used in the parent first, on several threads, then in four workers."""
     dataset = WarpedImages(kind=kind)
     expected = [dataset[i] for i in range(len(dataset))]
-    options = {"num_workers": 4, "multiprocessing_context": start, "timeout": 120}
-    if kind is SeparableWarp:
-        # A mesh's half-widths are torch's own sums, and OpenMP's threads do not outlive a fork.
-        options["worker_init_fn"] = use_two_threads
+    options = {
+        "num_workers": 4,
+        "multiprocessing_context": start,
+        "timeout": 120,
+        "worker_init_fn": use_two_threads,
+    }
     got = list(DataLoader(dataset, batch_size=None, **options))
     assert len(got) == len(expected)
     for a, b in zip(got, expected, strict=True):
@@ -123,6 +125,38 @@ print("both")
 @linux
 def test_a_forked_child_makes_its_own_pool():
     assert run_python(FORK).strip() == "both"
+
+
+OPENMP = """
+import os, signal, torch
+from fastwarp import MeshWarp, SeparableWarp, saliency
+torch.set_num_threads(2)
+image, boxes = torch.rand(1, 3, 300, 340), torch.tensor([[[20.0, 30.0, 90.0, 80.0]]])
+frame, map_ = (image * 255).to(torch.uint8)[0].permute(1, 2, 0).contiguous(), torch.rand(1, 6, 8) + 0.1
+(torch.ones(1 << 20) + 1).sum()  # now OpenMP has threads, which a fork does not take along
+def work():
+    results = [saliency.box_density(boxes, (300, 340), (200, 200))]
+    for kind in (SeparableWarp, MeshWarp):
+        warp = kind.from_saliency(map_, 5.0)
+        for antialias in (False, True):
+            small = warp.zoom(image, (250, 280), antialias=antialias)
+            results += [warp.unzoom(small, (310, 320), antialias=antialias)]
+            results += [warp.zoom_frame(frame, (250, 280), antialias=antialias)]
+    return results
+expected = work()
+child = os.fork()
+if child == 0:
+    signal.alarm(100)
+    os._exit(0 if all(map(torch.equal, work(), expected)) else 3)
+assert os.waitpid(child, 0)[1] == 0
+print("done")
+"""
+
+
+@linux
+def test_a_child_needs_no_threads_of_openmp():
+    """Large sums of torch hang in a forked child with several threads, if the parent used several."""
+    assert run_python(OPENMP).strip() == "done"
 
 
 def test_warmup_compiles_what_is_used_later():

@@ -22,7 +22,6 @@ from fastwarp._checks import (
 from fastwarp.errors import call, check_size
 from fastwarp.functional._registration import Registration, check_unregistered, keep_padding, places, registration
 from fastwarp.functional.separable import Levels, Size
-from fastwarp.ops._dense_mesh import level_extent
 
 Tile = Literal["bilinear", "homography"]
 TILES = ("bilinear", "homography")
@@ -94,49 +93,8 @@ def _sample(
         return call(function, _ops.mesh_sample, images, mesh, flat, *options)
     source = [side for image in images for side in image.shape[2:]]
     centres, _ = call(function, _ops.mesh_positions, mesh, flat, source, *options)
-    windows = _widened(centres, flat, source, extent, source_extent)
+    windows = call(function, _ops.grid_widen, centres, flat, source, extent, source_extent)
     return call(function, _ops.grid_resample, images, windows, flat, source_extent)
-
-
-def _widened(
-    centres: Tensor, sizes: list[int], source_sizes: list[int], valid: Tensor | None, source_valid: Tensor | None
-) -> Tensor:
-    """Centres `[B, 2, P]` and the distances to their neighbours along x and y, at least a pixel: `[B, 4, P]`.
-
-    The neighbours are those of the grid of targets that read something; along x and y of the source the distances to
-    neighbours in a row and in a column add as squares.
-    """
-    parts, first = [], 0
-    for level in range(len(sizes) // 2):
-        height, width = sizes[2 * level : 2 * level + 2]
-        part = centres[:, :, first : first + height * width].unflatten(2, (height, width))
-        first += height * width
-        extent = level_extent(valid, level, sizes, centres)
-        source = level_extent(source_valid, level, source_sizes, centres).flip(-1)[:, :, None, None] - 1
-        squares = torch.zeros_like(part)
-        for axis in range(2):  # neighbours in a column, in a row
-            spacing = _spacing(part, 2 + axis)
-            alone = torch.zeros_like(source)
-            alone[:, 1 - axis] = source[:, 1 - axis]  # a single row or column averages over all of its source
-            spacing = torch.where(extent[:, axis, None, None, None] > 1, spacing, alone)
-            squares = squares + spacing**2
-        parts.append(torch.cat([part, squares.clamp(min=1).sqrt()], 1).flatten(2))
-    return torch.cat(parts, 2)
-
-
-def _spacing(centres: Tensor, axis: int) -> Tensor:
-    """Half the distance between the neighbours on both sides along `axis`; all of it where there is but one."""
-    n = centres.shape[axis]
-    index = torch.arange(n, device=centres.device)
-    reads = centres[:, :1] >= 0
-    ends, count = [], torch.zeros_like(centres)
-    for step in (-1, 1):
-        neighbour = (index + step).clamp(0, n - 1)
-        there = reads.index_select(axis, neighbour)
-        ends.append(torch.where(there, centres.index_select(axis, neighbour), centres))
-        inside = ((index + step >= 0) & (index + step < n)).view([-1 if d == axis else 1 for d in range(4)])
-        count = count + (there & inside)
-    return (ends[1] - ends[0]) / count.clamp(min=1)
 
 
 def mesh_zoom(
@@ -245,7 +203,7 @@ def mesh_unzoom(
         about.cells(flat),
     )
     if antialias:
-        windows = _widened(windows, flat, flat, cells, cells)
+        windows = call(name, _ops.grid_widen, windows, flat, flat, cells, cells)
     results = call(name, _ops.grid_resample, maps, windows, flat, cells)
     return rebuild(features, keep_padding(about, maps, results))
 
@@ -319,5 +277,5 @@ def mesh_zoom_frame(
     options = (False, tile == "homography", True, extent, source_extent)
     windows, _ = call(function, _ops.mesh_positions, mesh, sizes, source, *options)
     if antialias:
-        windows = _widened(windows, sizes, source, extent, source_extent)
+        windows = call(function, _ops.grid_widen, windows, sizes, source, extent, source_extent)
     return call(function, _ops.grid_camera, frame.contiguous(), windows, sizes, scale, bias, dtype, source_extent)

@@ -2,7 +2,8 @@
 
 As in the `separable` family, `grid_resample` is linear in the images, `grid_resample_adjoint` is its transpose, and
 `grid_windows_gradient` is the other derivative of both. Windows are `[B, 2, P]` (centres x, y in source pixels:
-bilinear) or `[B, 4, P]` (and half-widths of triangle filters); a target at x < 0 reads nothing.
+bilinear) or `[B, 4, P]` (and half-widths of triangle filters, which `grid_widen` finds); a target at x < 0 reads
+nothing.
 """
 
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastwarp._backend import kernels
+from fastwarp.errors import FastwarpError
 from fastwarp.ops import _dense, _dense_mesh
 from fastwarp.ops._levels import resized, sides
 from fastwarp.ops._vmap import batch_of, fold, unfold, unfold_like
@@ -25,6 +27,15 @@ torch.library.define(
 torch.library.define(
     "fastwarp::grid_windows_gradient",
     "(Tensor[] grads, Tensor[] images, Tensor windows, Tensor? source_valid) -> Tensor",
+)
+torch.library.define(
+    "fastwarp::grid_widen",
+    "(Tensor centres, SymInt[] sizes, SymInt[] source_sizes, Tensor? valid, Tensor? source_valid) -> Tensor",
+)
+torch.library.define(
+    "fastwarp::grid_widen_backward",
+    "(Tensor grad, Tensor centres, SymInt[] sizes, SymInt[] source_sizes, Tensor? valid, Tensor? source_valid) "
+    "-> Tensor",
 )
 torch.library.define(
     "fastwarp::grid_camera",
@@ -162,6 +173,99 @@ def _(info: Any, in_dims: Any, *args: Any) -> Any:
     folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
     result = torch.ops.fastwarp.grid_windows_gradient(*folded)
     return unfold_like(info.batch_size, result, args[2], in_dims[2]), 0
+
+
+# --- widen ------------------------------------------------------------------------------------------------------------
+
+
+def _check_widen(
+    centres: Tensor, sizes: list[int], source_sizes: list[int], *extents: Tensor | None, grad: Tensor | None = None
+) -> None:
+    """Raises unless the kernels can trust the arguments: a wrong call must not reach memory that is not its own."""
+    count = sum(height * width for height, width in zip(sizes[::2], sizes[1::2], strict=False))
+    levels = (len(sizes) // 2, len(source_sizes) // 2)
+    if min((*sizes, *source_sizes), default=0) < 0 or levels[0] != levels[1] or len(sizes) % 2 or len(source_sizes) % 2:
+        raise FastwarpError(
+            f"grid_widen: sizes are {sizes} and {source_sizes}, expected as many for targets and sources"
+        )
+    if centres.dim() != 3 or centres.shape[1:] != (2, count) or centres.dtype not in (torch.float32, torch.float64):
+        raise FastwarpError(f"grid_widen: centres are {list(centres.shape)} {centres.dtype}, expected [B, 2, {count}]")
+    batch = {t.shape[0] for t in (centres, *extents) if t is not None} - {1}
+    if len(batch) > 1 or any(
+        v is not None and (v.shape[1:] != (levels[0], 2) or v.dtype != torch.int64) for v in extents
+    ):
+        raise FastwarpError(
+            f"grid_widen: valid sizes are not int64 [1 or B, {levels[0]}, 2] with the batch of the centres"
+        )
+    if grad is not None and (grad.shape != (max(batch, default=1), 4, count) or grad.dtype != centres.dtype):
+        raise FastwarpError(f"grid_widen_backward: grad is {list(grad.shape)} {grad.dtype}, not as the windows")
+
+
+@torch.library.impl("fastwarp::grid_widen", ("cpu", "cuda"))
+def _widen(centres: Tensor, *args: Any) -> Tensor:
+    _check_widen(centres, *args)
+    return kernels("grid", centres.device).widen(centres, *args)
+
+
+@torch.library.register_fake("fastwarp::grid_widen")
+def _(centres: Tensor, sizes: list[int], source_sizes: list[int], *extents: Tensor | None) -> Tensor:
+    batch = next((t.shape[0] for t in (centres, *extents) if t is not None and t.shape[0] != 1), 1)
+    return centres.new_empty(batch, 4, centres.shape[2])
+
+
+def _save_widen(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    centres, ctx.sizes, ctx.source_sizes, *extents = inputs
+    ctx.save_for_backward(centres, *extents)
+
+
+def _widen_grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    centres, *extents = ctx.saved_tensors
+    by_centres = torch.ops.fastwarp.grid_widen_backward(grad, centres, ctx.sizes, ctx.source_sizes, *extents)
+    return by_centres, *(None,) * 4
+
+
+torch.library.register_autograd("fastwarp::grid_widen", _widen_grad, setup_context=_save_widen)
+
+
+@torch.library.impl("fastwarp::grid_widen_backward", ("cpu", "cuda"))
+def _widen_backward(grad: Tensor, centres: Tensor, *args: Any) -> Tensor:
+    _check_widen(centres, *args, grad=grad)
+    return kernels("grid", centres.device).widen_backward(grad, centres, *args)
+
+
+@torch.library.register_fake("fastwarp::grid_widen_backward")
+def _(grad: Tensor, centres: Tensor, *args: Any) -> Tensor:
+    return centres.new_empty(centres.shape)
+
+
+def _save_widen_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    grad, centres, ctx.sizes, ctx.source_sizes, *extents = inputs
+    ctx.save_for_backward(grad, centres, *extents)
+
+
+def _widen_double(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
+    grad, centres, *extents = ctx.saved_tensors
+
+    def windows(centres: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        return (_dense_mesh.grid_widen(centres, ctx.sizes, ctx.source_sizes, *extents),), (centres,)
+
+    return (*_dense.second_backward(windows, [grad], [centres], [cotangent]), *(None,) * 4)
+
+
+torch.library.register_autograd("fastwarp::grid_widen_backward", _widen_double, setup_context=_save_widen_backward)
+
+
+@torch.library.register_vmap("fastwarp::grid_widen")
+def _(info: Any, in_dims: Any, *args: Any) -> Any:
+    folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
+    return unfold(info.batch_size, torch.ops.fastwarp.grid_widen(*folded)), 0
+
+
+@torch.library.register_vmap("fastwarp::grid_widen_backward")
+def _(info: Any, in_dims: Any, *args: Any) -> Any:
+    folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
+    result = torch.ops.fastwarp.grid_widen_backward(*folded)
+    return unfold_like(info.batch_size, result, args[1], in_dims[1]), 0
 
 
 # --- camera -----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from fastwarp.kernels.cpu._extents import extents_array
 from fastwarp.kernels.cpu._grid_adjoint import adjoint
 from fastwarp.kernels.cpu._grid_bilinear import bilinear
 from fastwarp.kernels.cpu._grid_gradient import gradient
+from fastwarp.kernels.cpu._grid_widen import widen as widen_kernel
+from fastwarp.kernels.cpu._grid_widen import widen_backward as widen_backward_kernel
 from fastwarp.kernels.cpu._memory import empty
 from fastwarp.kernels.cpu._parallel import run
 from fastwarp.kernels.cpu.separable import _alike, _dense, _like, _real, _values
@@ -158,3 +160,40 @@ def camera(
             result.numel() + min(frame.numel(), 4 * result.numel()),
         )
     return result
+
+
+_WIDEN_WORK = 16  # of a target, in values
+
+
+def widen(
+    centres: Tensor, sizes: list[int], source_sizes: list[int], valid: Tensor | None, source_valid: Tensor | None
+) -> Tensor:
+    """Windows `[B, 4, P]` of triangle filters from centres `[1 or B, 2, P]` (x < 0: reads nothing).
+
+    A half-width is the distance to the neighbouring targets, at least a pixel: along x and along y of the source, the
+    spacings to the neighbours in the column and in the row add as squares.
+    """
+    batch = next((len(t) for t in (centres, valid, source_valid) if t is not None and len(t) != 1), 1)
+    windows = empty((batch, 4, centres.shape[2]), centres.dtype, torch.contiguous_format)
+    if windows.numel():
+        shapes = (np.array(sizes, np.int64), np.array(source_sizes, np.int64))
+        args = (_array(centres), *shapes, extents_array(valid), extents_array(source_valid), windows.numpy())
+        run(widen_kernel, args, _WIDEN_WORK * windows.numel())
+    return windows
+
+
+def widen_backward(
+    grad: Tensor,
+    centres: Tensor,
+    sizes: list[int],
+    source_sizes: list[int],
+    valid: Tensor | None,
+    source_valid: Tensor | None,
+) -> Tensor:
+    """Gradient to the centres of `widen`; summed over the images where they share their centres."""
+    result = empty((len(grad), 2, centres.shape[2]), centres.dtype, torch.contiguous_format)
+    if result.numel():
+        shapes = (np.array(sizes, np.int64), np.array(source_sizes, np.int64))
+        args = (*(_array(t) for t in (grad, centres)), *shapes, extents_array(valid), extents_array(source_valid))
+        run(widen_backward_kernel, (*args, result.numpy()), 4 * _WIDEN_WORK * result.numel())
+    return result if len(grad) == len(centres) else result.sum(0, keepdim=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastwarp.kernels.gpu._grid_adjoint import resample_adjoint
 from fastwarp.kernels.gpu._grid_taps import common_batch, empty_results, first_targets, most, tap_weight, target_taps
+from fastwarp.kernels.gpu._grid_widen import widen, widen_backward
 from fastwarp.kernels.gpu._grid_windows_gradient import windows_gradient
 from fastwarp.kernels.gpu._launch import INTERPRETED, device_of
 from fastwarp.kernels.gpu._pieces import batch_stride
@@ -34,7 +35,7 @@ from fastwarp.kernels.gpu._taps import (
 )
 from fastwarp.kernels.gpu.separable import _round_to_byte
 
-__all__ = ["camera", "resample", "resample_adjoint", "windows_gradient"]
+__all__ = ["camera", "resample", "resample_adjoint", "widen", "widen_backward", "windows_gradient"]
 
 
 @triton.jit(do_not_specialize=["total", "stride_wb", "stride_vb", "group"])

@@ -1,5 +1,7 @@
 """Reference launchers of the `grid` family; see `fastwarp.kernels.cpu.grid` for the arguments."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,6 +28,16 @@ def resample_adjoint(
 def windows_gradient(grads: list[Tensor], images: list[Tensor], windows: Tensor, source_valid: Tensor | None) -> Tensor:
     """Gradient to the windows."""
     return to_tensor(call(grid.windows_gradient, grads, images, windows, source_valid), windows)
+
+
+def widen(centres: Tensor, *args: Any) -> Tensor:
+    """Windows of triangle filters from centres."""
+    return to_tensor(call(grid.widen, centres, *args), centres)
+
+
+def widen_backward(grad: Tensor, centres: Tensor, *args: Any) -> Tensor:
+    """Gradient to the centres."""
+    return to_tensor(call(grid.widen_backward, grad, centres, *args), centres)
 
 
 def camera(
