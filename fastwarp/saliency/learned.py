@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastwarp._checks import LEAST, as_geometry, check_count, check_number, check_option, check_sides
+import fastwarp.ops.separable  # noqa: F401  (registers torch.ops.fastwarp)
+from fastwarp._checks import LEAST, as_geometry, check_count, check_number, check_option, check_sides, extents
 from fastwarp.errors import check_tensor
 
 
@@ -70,11 +71,13 @@ class LearnedSaliency(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, valid: Tensor | None = None) -> Tensor:
         """Saliency of images.
 
         Args:
             image: `[B, C, H, W]`, floating point of any width, normalised as the task's network takes it.
+            valid: integer `[B, 2]`, (height, width) of the part of each image that is not padding, which the map then
+                covers; None: all of it.
 
         Returns:
             `[B, h, w]`, positive, each map of sum 1; at least float32.
@@ -83,10 +86,28 @@ class LearnedSaliency(nn.Module):
         h, w = self.shape
         # torch antialiases on CPUs in float32 and float64 only.
         wide = as_geometry(image)
-        thumbnail = F.interpolate(wide, (4 * h, 4 * w), mode="bilinear", antialias=True, align_corners=False)
+        size = (4 * h, 4 * w)
+        extent = extents("LearnedSaliency", "valid", valid, None, 1, len(image), image)
+        if extent is None:
+            thumbnail = F.interpolate(wide, size, mode="bilinear", antialias=True, align_corners=False)
+        else:
+            thumbnail = _thumbnail(wide, size, extent)
         logits = as_geometry(self.layers(thumbnail.to(next(self.layers.parameters()).dtype))[:, 0]).flatten(1)
         if self.activation == "softplus":
             # In logarithms, as all cells may be so small that they are 0; far below 0 that of softplus is x itself.
             logits = torch.where(logits < -15, logits, F.softplus(logits.clamp(min=-15)).log())
         density = logits.softmax(1).unflatten(1, (h, w))
         return (1 - self.floor) * density + self.floor / (h * w)
+
+
+def _thumbnail(image: Tensor, size: tuple[int, int], extent: Tensor) -> Tensor:
+    """What `F.interpolate` makes of the part of each image that is no padding, extents `[1 or B, 1, 2]`."""
+    parts = []
+    for axis, n in enumerate(size):
+        pixels = extent[:, 0, axis].clamp(0, image.shape[2 + axis])
+        step = pixels[:, None].double() / n
+        centre = (torch.arange(n, device=image.device) + 0.5) * step - 0.5
+        width = torch.where(step > 0, step.clamp(min=1), 0)
+        parts.append(torch.stack([centre, width.expand_as(centre)], 1))
+    windows = torch.cat(parts, 2).to(image.dtype)
+    return torch.ops.fastwarp.separable_resample([image], windows, list(size), extent, True)[0]

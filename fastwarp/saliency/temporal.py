@@ -87,8 +87,10 @@ class AdaptiveSaliency(nn.Module):
     and that of the data set P are mixed, `alpha * D + (1 - alpha) * P`, both of sum 1; a stream's first frame, and one
     after a frame without detections, gets P alone. Nothing waits for a GPU.
 
+    Frames may have several sizes: pass them with the boxes, which are then scaled to `image_size`.
+
     Args:
-        image_size: (H, W) in pixels.
+        image_size: (H, W) in pixels, to which the bandwidth refers.
         shape: (h, w) of the map in cells.
         amplitude: a, see `box_density`; an `nn.Parameter` is learned.
         bandwidth: b, likewise.
@@ -148,6 +150,8 @@ class AdaptiveSaliency(nn.Module):
         boxes: Sequence[Tensor],
         scores: Sequence[Tensor] | None = None,
         streams: Sequence[Hashable] = (0,),
+        *,
+        image_sizes: Sequence[Sequence[int]] | Tensor | None = None,
     ) -> None:
         """Remembers the detections in the current frame of some streams, instead of those before.
 
@@ -156,30 +160,43 @@ class AdaptiveSaliency(nn.Module):
                 `fastwarp.SeparableWarp.unzoom_boxes`). Detached and copied.
             scores: `[N]` of each stream, or None: all count.
             streams: names of the streams.
+            image_sizes: (height, width) of the frame of each stream, a list of pairs or `[B, 2]`; None: `image_size`.
 
         Raises:
             FastwarpError: not one tensor for each stream; wrong shapes; on a CPU, NaN scores, and among the boxes that
                 count inverted (x2 < x1), NaN or infinite ones. The streams then keep what they had.
             TypeError: boxes or scores that are no real tensors.
         """
-        name = "AdaptiveSaliency.update"
+        found = self._counting("AdaptiveSaliency.update", boxes, scores, "stream", len(streams), image_sizes)
+        for stream, (some, count) in zip(streams, found, strict=True):
+            self._seen[stream] = some.detach().clone(), count
+
+    def _counting(
+        self, name: str, boxes: Any, scores: Any, each: str, number: int, image_sizes: Any
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Boxes of each image, scaled to `image_size`, those that count first, and how many do."""
         for argument, values in (("boxes", boxes), ("scores", scores)):
-            if values is not None and (isinstance(values, Tensor) or len(values) != len(streams)):
+            if values is not None and (isinstance(values, Tensor) or len(values) != number):
                 got = "one tensor" if isinstance(values, Tensor) else f"{len(values)} tensors"
-                raise fail(name, argument, got, f"a list of {len(streams)}, one tensor for each stream")
-        seen = {}
-        for i, stream in enumerate(streams):
+                raise fail(name, argument, got, f"a list of {number}, one tensor for each {each}")
+        if image_sizes is not None and (len(image_sizes) != number or any(len(size) != 2 for size in image_sizes)):
+            raise fail(name, "image_sizes", image_sizes, f"{number} pairs, (height, width) for each {each}")
+        result = []
+        for i in range(number):
             check_boxes(name, f"boxes[{i}]", boxes[i], "[N, 4]")
-            found = boxes[i].detach()
-            if scores is None:
-                seen[stream] = found.clone(), found.new_full((), found.shape[0], dtype=torch.int64)
-            else:
+            found, count = boxes[i], boxes[i].new_full((), len(boxes[i]), dtype=torch.int64)
+            if image_sizes is not None:
+                own = torch.as_tensor(image_sizes[i], dtype=torch.float64, device=found.device)
+                scale = torch.tensor(self.image_size, dtype=torch.float64, device=found.device) / own
+                found = as_geometry(found)
+                found = found * scale.flip(0).repeat(2).to(found.dtype)
+            if scores is not None:
                 counts = self._counts(name, i, found, scores[i])
                 # Those that count to the front: a selection would have a shape that depends on data.
-                order = torch.argsort(counts.to(torch.uint8), descending=True, stable=True)
-                seen[stream] = found[order], counts.sum()
-            _check_found(name, f"boxes[{i}]", *seen[stream])
-        self._seen.update(seen)
+                found, count = found[torch.argsort(counts.to(torch.uint8), descending=True, stable=True)], counts.sum()
+            _check_found(name, f"boxes[{i}]", found, count)
+            result.append((found, count))
+        return result
 
     def _counts(self, name: str, i: int, found: Tensor, scores: Any) -> Tensor:
         """Which of the boxes count, `[N]`."""
@@ -209,9 +226,11 @@ class AdaptiveSaliency(nn.Module):
         Returns:
             `[B, h, w]`, each map of sum 1.
         """
-        boxes, counts = self._padded(streams)
+        return self._map(*_padded(self._remembered(streams)), flipped)
+
+    def _map(self, boxes: Tensor, counts: Tensor, flipped: bool | Tensor) -> Tensor:
         maps = box_density(boxes, self.image_size, self.shape, self.amplitude, self.bandwidth, counts=counts)
-        prior = flip_maps("AdaptiveSaliency", self.prior().expand(len(streams), -1, -1), flipped)
+        prior = flip_maps("AdaptiveSaliency", self.prior().expand(len(boxes), -1, -1), flipped)
         return torch.where(counts[:, None, None] > 0, self.alpha * maps + (1 - self.alpha) * prior, prior)
 
     def knots(
@@ -229,17 +248,58 @@ class AdaptiveSaliency(nn.Module):
             anti_crop: likewise.
             flipped: see `forward`.
         """
+        return self._knots(self._remembered(streams), fwhm, anti_crop, flipped)
+
+    def knots_of(
+        self,
+        boxes: Sequence[Tensor],
+        scores: Sequence[Tensor] | None = None,
+        fwhm: float = 13.0,
+        anti_crop: bool = True,
+        flipped: bool | Tensor = False,
+        *,
+        image_sizes: Sequence[Sequence[int]] | Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Knots of the warps of these boxes, of which nothing is remembered: for training on single images.
+
+        Args:
+            boxes: `[N, 4]` of each image, in its pixels. Differentiable.
+            scores: `[N]` of each image, or None: all boxes count.
+            fwhm: see `fastwarp.functional.lz_knots`.
+            anti_crop: likewise.
+            flipped: see `forward`.
+            image_sizes: (height, width) of each image, a list of pairs or `[B, 2]`; None: `image_size`.
+
+        Returns:
+            `knots_y [B, h]` and `knots_x [B, w]`, for `fastwarp.SeparableWarp`.
+
+        Raises:
+            FastwarpError: see `update`; no images.
+            TypeError: see `update`.
+        """
+        name = "AdaptiveSaliency.knots_of"
+        if len(boxes) == 0:
+            raise fail(name, "boxes", "an empty list", "one tensor [N, 4] for each image")
+        found = self._counting(name, boxes, scores, "image", len(boxes), image_sizes)
+        return self._knots(found, fwhm, anti_crop, flipped)
+
+    def _knots(
+        self, found: list[tuple[Tensor, Tensor]], fwhm: float, anti_crop: bool, flipped: bool | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        boxes, counts = _padded(found)
         if not (self.uniform and self.alpha == 1):
-            return lz_knots(self(streams, flipped), fwhm, anti_crop)
-        boxes, counts = self._padded(streams)
+            return lz_knots(self._map(boxes, counts, flipped), fwhm, anti_crop)
         numbers = (self.image_size, self.shape, self.amplitude, self.bandwidth)
         return box_knots(boxes, *numbers, fwhm, anti_crop, counts=counts)
 
-    def _padded(self, streams: Sequence[Hashable]) -> tuple[Tensor, Tensor]:
+    def _remembered(self, streams: Sequence[Hashable]) -> list[tuple[Tensor, Tensor]]:
         nothing = self.prior.saliency.new_zeros(0, 4), self.prior.saliency.new_zeros((), dtype=torch.int64)
-        seen = [self._seen.get(stream, nothing) for stream in streams]
-        boxes = torch.nn.utils.rnn.pad_sequence([found.float() for found, _ in seen], batch_first=True)
-        return boxes, torch.stack([count for _, count in seen])
+        return [self._seen.get(stream, nothing) for stream in streams]
+
+
+def _padded(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    boxes = torch.nn.utils.rnn.pad_sequence([some.float() for some, _ in found], batch_first=True)
+    return boxes, torch.stack([count for _, count in found])
 
 
 def _check_found(function: str, argument: str, boxes: Tensor, count: Tensor) -> None:
