@@ -362,7 +362,7 @@ def _axes(ax: Axes | None) -> Axes:
 def _array(values: Image) -> np.ndarray:
     """In float64, or as it is where it holds integers."""
     if isinstance(values, Tensor):
-        values = values.detach().cpu()
+        values = values.detach().to("cpu", copy=True)  # NumPy forbids that its memory is resized
         values = (values.double() if values.is_floating_point() else values).numpy()  # NumPy has no bfloat16
     return values.astype(np.float64) if values.dtype.kind == "f" else values
 

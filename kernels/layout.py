@@ -1,7 +1,12 @@
-"""The memory format of a result, decided once for kernels and fakes."""
+"""The batch and the memory format of a result, decided once for kernels and fakes."""
 
 import torch
 from torch import Tensor
+
+
+def common_batch(*tensors: Tensor | None) -> int:
+    """The batch of tensors that are shared by all of it where they have one image."""
+    return next((t.shape[0] for t in tensors if t is not None and t.shape[0] != 1), 1)
 
 
 def memory_format(image: Tensor) -> torch.memory_format:

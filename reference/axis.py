@@ -163,6 +163,11 @@ def _windows_row(
     return centre, width, by_centre, by_width
 
 
+def _batch(*arrays: NDArray | None) -> int:
+    """The batch, to which 1 broadcasts."""
+    return next((len(a) for a in arrays if a is not None and len(a) != 1), 1)
+
+
 def _each_axis(
     knots_y: NDArray,
     knots_x: NDArray,
@@ -172,7 +177,7 @@ def _each_axis(
     source_valid: NDArray | None,
 ) -> Iterator[tuple[int, int, int, int, int, int]]:
     """Yields (image, axis, first target, target size, its extent, the source's extent) for every level and axis."""
-    batch = max(len(t) for t in (knots_y, knots_x, valid, source_valid) if t is not None)
+    batch = _batch(knots_y, knots_x, valid, source_valid)
     for b in range(batch):
         first = 0
         for i, (size, source) in enumerate(zip(sizes, source_sizes, strict=True)):
@@ -215,7 +220,7 @@ def axis_windows(
         valid: extents of the targets `[1 or B, levels, 2]` (height, width), or None.
         source_valid: extents of the sources, likewise.
     """
-    batch = max(len(t) for t in (knots_y, knots_x, valid, source_valid) if t is not None)
+    batch = _batch(knots_y, knots_x, valid, source_valid)
     windows = np.zeros((batch, 2, sum(sizes)))
     for b, axis, first, size, extent, source in _each_axis(knots_y, knots_x, sizes, source_sizes, valid, source_valid):
         knots = _knots_of(b, axis, knots_y, knots_x)

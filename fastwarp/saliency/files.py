@@ -123,7 +123,7 @@ def prior_bytes(prior: Prior, path: Path) -> bytes:
     if saliency.dtype not in (torch.float16, torch.float32, torch.float64):
         saliency = saliency.float()
     buffer = io.BytesIO()
-    np.savez(buffer, saliency=saliency.numpy(), settings=np.array(settings))
+    np.savez(buffer, saliency=saliency.clone().numpy(), settings=np.array(settings))
     return buffer.getvalue()
 
 

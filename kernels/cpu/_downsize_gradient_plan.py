@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from fastwarp.kernels.cpu._downsize_simd import width
+from fastwarp.kernels.cpu._memory import array
 
 _COLUMNS, _ROWS = 320, 192  # of a tile, at most: its lines lie in the second cache, and its halo adds little
 _LEAST_ROWS = 48
@@ -49,7 +50,7 @@ def transposed_weights(weights: list[Tensor], real: np.ndarray) -> tuple[np.ndar
     lanes, layers = width(real), len(weights)
     parts, at, across = [np.zeros(0, real.dtype)], [0, 0], 3
     for layer, weight in enumerate(weights, 1):
-        w = weight.detach().numpy().astype(real.dtype)
+        w = array(weight).astype(real.dtype)
         features, channels = w.shape[:2]
         before = -(-channels // lanes) * lanes
         if layer == 1 and -(-3 * channels // lanes) * lanes < 3 * before:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastwarp.kernels.cpu._memory import empty
+from fastwarp.kernels.cpu._memory import array, empty
 from fastwarp.kernels.cpu._parallel import inline, parallel, run
 
 _BLOCK = 2048  # targets at a time: few taps of those stay in L1
@@ -72,7 +72,7 @@ def logits(distances: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`[K, h, w]` from encoded distances `[K', h, w]`, weight `[K, K']` and bias `[K]`, all of one dtype."""
     result = empty((weight.shape[0], *distances.shape[1:]), weight.dtype, torch.contiguous_format)
     work = result.numel() * (1 + weight.shape[1])
-    run(_forward, (_rows(distances), _rows(weight), bias.detach().contiguous().numpy(), _rows(result)), work)
+    run(_forward, (_rows(distances), _rows(weight), array(bias), _rows(result)), work)
     return result
 
 
@@ -91,4 +91,4 @@ def logits_backward(grad: Tensor, distances: Tensor, weight: Tensor, need_distan
 
 def _rows(tensor: Tensor) -> np.ndarray:
     """Contiguous and flat behind the first dimension; shares the memory of results, which are contiguous."""
-    return tensor.detach().contiguous().flatten(1).numpy()
+    return array(tensor.flatten(1))

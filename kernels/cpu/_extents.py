@@ -3,6 +3,7 @@
 import numpy as np
 from torch import Tensor
 
+from fastwarp.kernels.cpu._memory import array
 from fastwarp.kernels.cpu._parallel import inline
 
 _NONE = np.zeros((0, 0, 0), np.int64)
@@ -10,7 +11,7 @@ _NONE = np.zeros((0, 0, 0), np.int64)
 
 def extents_array(extents: Tensor | None) -> np.ndarray:
     """As kernels take them: an empty array where none are given."""
-    return _NONE if extents is None else extents.contiguous().numpy()
+    return _NONE if extents is None else array(extents)
 
 
 @inline

@@ -3,6 +3,7 @@
 import numpy as np
 from torch import Tensor
 
+from fastwarp.kernels.cpu._memory import array
 from fastwarp.kernels.cpu._parallel import inline, parallel, run
 
 _FLOOR = 1e-6  # uniform saliency added to a map, relative to its mean
@@ -121,14 +122,12 @@ def _work(saliency: Tensor) -> int:
 def lz_mesh(saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
     """Saliency `[B, h, w]` -> mesh `[B, h, w, 2]`; computed in float64, rounded once."""
     mesh = saliency.new_empty((*saliency.shape, 2))
-    array = saliency.detach().contiguous().numpy()
-    run(_lz_mesh, (array, fwhm, anti_crop, mesh.numpy()), _work(saliency))
+    run(_lz_mesh, (array(saliency), fwhm, anti_crop, array(mesh)), _work(saliency))
     return mesh
 
 
 def lz_mesh_backward(grad: Tensor, saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
     """Gradient to the saliency `[B, h, w]`."""
     result = saliency.new_empty(saliency.shape)
-    arrays = (t.detach().contiguous().numpy() for t in (grad, saliency))
-    run(_lz_mesh_backward, (*arrays, fwhm, anti_crop, result.numpy()), 2 * _work(saliency))
+    run(_lz_mesh_backward, (array(grad), array(saliency), fwhm, anti_crop, array(result)), 2 * _work(saliency))
     return result

@@ -11,15 +11,12 @@ from torch import Tensor
 
 from fastwarp.errors import FastwarpError
 from fastwarp.kernels.cpu._extents import extent, extents_array
+from fastwarp.kernels.cpu._memory import array
 from fastwarp.kernels.cpu._parallel import inline, jit
+from fastwarp.kernels.layout import common_batch
 
 _FLOOR = 1e-6  # uniform saliency added to every map, relative to its mean
 _TINY = 2.0**-962  # uniform saliency of an all-zero map
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    """Contiguous: numba would compile once more for strided arrays."""
-    return tensor.detach().contiguous().numpy()
 
 
 # --- saliency -> knots (LZU eq. 3 and 4) ------------------------------------------------------------------------------
@@ -119,7 +116,7 @@ def lz_knots(saliency_y: Tensor, saliency_x: Tensor, fwhm: float, anti_crop: boo
     radius = min(saliency_y.shape[1], saliency_x.shape[1]) - 1
     y, x = (s.new_empty(s.shape[:2]) for s in (saliency_y, saliency_x))
     for saliency, knots in ((saliency_y, y), (saliency_x, x)):
-        _lz_knots(_array(saliency), radius, fwhm, anti_crop, _array(knots))
+        _lz_knots(array(saliency), radius, fwhm, anti_crop, array(knots))
     return y, x
 
 
@@ -130,7 +127,7 @@ def lz_knots_backward(
     radius = min(saliency_y.shape[1], saliency_x.shape[1]) - 1
     y, x = (s.new_empty(s.shape[:2]) for s in (saliency_y, saliency_x))
     for grad, saliency, result in ((grad_y, saliency_y, y), (grad_x, saliency_x, x)):
-        _lz_knots_backward(_array(grad), _array(saliency), radius, fwhm, anti_crop, _array(result))
+        _lz_knots_backward(array(grad), array(saliency), radius, fwhm, anti_crop, array(result))
     return y, x
 
 
@@ -253,7 +250,7 @@ def _axis_map_backward(grad, knots, positions, inverse, grad_knots, grad_positio
 def axis_map(knots: Tensor, positions: Tensor, inverse: bool) -> Tensor:
     """T~ (or T~^-1) of `[1 or B, n]` knots at positions `[B, m]`, continued linearly past the ends."""
     result = knots.new_empty(positions.shape)
-    _require_order(_axis_map(_array(knots), _array(positions), inverse, _array(result)))
+    _require_order(_axis_map(array(knots), array(positions), inverse, array(result)))
     return result
 
 
@@ -261,8 +258,8 @@ def axis_map_backward(grad: Tensor, knots: Tensor, positions: Tensor, inverse: b
     """Gradients to knots and positions."""
     grad_knots = knots.new_empty(knots.shape)
     grad_positions = positions.new_empty(positions.shape)
-    arrays = (_array(t) for t in (grad, knots, positions))
-    _require_order(_axis_map_backward(*arrays, inverse, _array(grad_knots), _array(grad_positions)))
+    arrays = (array(t) for t in (grad, knots, positions))
+    _require_order(_axis_map_backward(*arrays, inverse, array(grad_knots), array(grad_positions)))
     return grad_knots, grad_positions
 
 
@@ -399,9 +396,9 @@ def axis_windows(
     source_valid: Tensor | None,
 ) -> Tensor:
     """Centres and half-widths `[B, 2, sum(sizes)]` in source pixels, for every row and column of every level."""
-    arrays = (_array(knots_y), _array(knots_x), np.array(sizes), np.array(source_sizes))
+    arrays = (array(knots_y), array(knots_x), np.array(sizes), np.array(source_sizes))
     extents = (extents_array(valid), extents_array(source_valid))
-    batch = max(len(array) for array in (*arrays[:2], *extents))
+    batch = common_batch(knots_y, knots_x, valid, source_valid)
     windows = np.empty((batch, 2, sum(sizes)), arrays[0].dtype)  # becoming a tensor is faster than becoming an array
     _require_order(_windows(*arrays, inverse, antialias, border, *extents, windows))
     return torch.from_numpy(windows)
@@ -421,7 +418,7 @@ def axis_windows_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients to the knots of both axes."""
     grad_y, grad_x = grad.new_empty(knots_y.shape), grad.new_empty(knots_x.shape)
-    arrays = (_array(grad), _array(knots_y), _array(knots_x), np.array(sizes), np.array(source_sizes))
+    arrays = (array(grad), array(knots_y), array(knots_x), np.array(sizes), np.array(source_sizes))
     options = (inverse, antialias, border, extents_array(valid), extents_array(source_valid))
-    _windows_backward(*arrays, *options, _array(grad_y), _array(grad_x))
+    _windows_backward(*arrays, *options, array(grad_y), array(grad_x))
     return grad_y, grad_x

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from fastwarp.errors import FastwarpError
+from fastwarp.kernels.cpu._memory import array
 from fastwarp.kernels.cpu._parallel import inline, jit, parallel, run
 from fastwarp.kernels.cpu.axis import _lz_knots, _lz_knots_backward
 
@@ -305,21 +306,15 @@ def _knots_backward(
 # --- launchers --------------------------------------------------------------------------------------------------------
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    """Contiguous: numba would compile once more for strided arrays."""
-    return tensor.detach().contiguous().numpy()
-
-
 def _number(tensor: Tensor | None, value: float) -> np.ndarray:
-    return np.array([value]) if tensor is None else _array(tensor.double())
+    return np.array([value]) if tensor is None else array(tensor.double())
 
 
 def _arguments(
     boxes: Tensor, counts: Tensor | None, amplitude: Tensor | None, bandwidth: Tensor | None, a: float, b: float
 ) -> tuple[np.ndarray, ...]:
-    array = _array(boxes)
-    number = _ALL if counts is None else _array(counts.long())
-    arguments = (array, number, _number(amplitude, a), _number(bandwidth, b))
+    number = _ALL if counts is None else array(counts.long())
+    arguments = (array(boxes), number, _number(amplitude, a), _number(bandwidth, b))
     wrong = _first_wrong(*arguments)
     if wrong >= 0:
         raise FastwarpError(_WRONG[wrong % 4].format(wrong // 4))
@@ -354,7 +349,7 @@ def density_map(
     """
     result = boxes.new_empty(boxes.shape[0], h, w)
     arguments = _arguments(boxes, counts, amplitude, bandwidth, a, b)
-    run(_map, (*arguments, height, width, _array(result)), boxes.shape[0] * boxes.shape[1] * h * w)
+    run(_map, (*arguments, height, width, array(result)), boxes.shape[0] * boxes.shape[1] * h * w)
     return result
 
 
@@ -375,7 +370,7 @@ def density_map_backward(
     results = _gradients(boxes)
     arguments = _arguments(boxes, counts, amplitude, bandwidth, a, b)
     work = 3 * boxes.shape[0] * boxes.shape[1] * h * w
-    run(_map_backward, (_array(grad), *arguments, height, width, *map(_array, results)), work)
+    run(_map_backward, (array(grad), *arguments, height, width, *map(array, results)), work)
     return results
 
 
@@ -396,7 +391,7 @@ def density_knots(
     """Knots `[B, h]`, `[B, w]` of the separable LZ warp of `density_map`, without the map."""
     y, x = boxes.new_empty(boxes.shape[0], h), boxes.new_empty(boxes.shape[0], w)
     arguments = _arguments(boxes, counts, amplitude, bandwidth, a, b)
-    _knots(*arguments, height, width, fwhm, anti_crop, _array(y), _array(x))
+    _knots(*arguments, height, width, fwhm, anti_crop, array(y), array(x))
     return y, x
 
 
@@ -419,8 +414,8 @@ def density_knots_backward(
     """Gradients to the boxes, and to every image's amplitude and bandwidth `[B]`."""
     results = _gradients(boxes)
     arguments = _arguments(boxes, counts, amplitude, bandwidth, a, b)
-    grads = (_array(grad_y), _array(grad_x))
-    _knots_backward(*grads, *arguments, height, width, fwhm, anti_crop, *map(_array, results))
+    grads = (array(grad_y), array(grad_x))
+    _knots_backward(*grads, *arguments, height, width, fwhm, anti_crop, *map(array, results))
     return results
 
 

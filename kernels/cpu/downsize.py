@@ -14,7 +14,7 @@ from fastwarp.kernels.cpu._downsize_gradient import pixels_gradient
 from fastwarp.kernels.cpu._downsize_gradient_plan import places_of_sums, plan, transposed_weights, unpacked
 from fastwarp.kernels.cpu._downsize_logits import logits, logits_backward
 from fastwarp.kernels.cpu._downsize_simd import width
-from fastwarp.kernels.cpu._memory import empty
+from fastwarp.kernels.cpu._memory import array, empty
 from fastwarp.kernels.cpu._parallel import run
 from fastwarp.kernels.cpu._simd import LANES
 from fastwarp.kernels.cpu.separable import _like, _real
@@ -24,10 +24,6 @@ __all__ = ["downsize", "downsize_backward", "logits", "logits_backward"]
 
 _MODES = {"sigmoid": SIGMOID, "softmax": SOFTMAX, "signed": SIGNED}
 _VALUE = 16  # multiplications and additions that take as long as a value that is read or written
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().contiguous().numpy()
 
 
 def _extent(tensor: Tensor) -> int:
@@ -53,10 +49,10 @@ def _packed(weights: list[Tensor], biases: list[Tensor], texture: Tensor, channe
     all_weights, all_biases = np.zeros(weight_at[-1], real.dtype), np.zeros(bias_at[-1], real.dtype)
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True), 1):
         place = all_weights[weight_at[layer] : weight_at[layer + 1]].reshape(3, 3, -1, strides[layer])
-        place[..., : len(bias)] = weight.detach().permute(2, 3, 1, 0).numpy()
-        all_biases[bias_at[layer] :][: len(bias)] = bias.detach().numpy()
+        place[..., : len(bias)] = array(weight).transpose(2, 3, 1, 0)
+        all_biases[bias_at[layer] :][: len(bias)] = array(bias)
     by_texture = np.zeros((len(texture), strides[-1]), real.dtype)
-    by_texture[:, : texture.shape[1]] = texture.detach().numpy()
+    by_texture[:, : texture.shape[1]] = array(texture)
     return widths, strides, all_weights, all_biases, weight_at, bias_at, by_texture.reshape(-1)
 
 
@@ -119,7 +115,7 @@ def downsize(
         *net,
         np.array(mean, real.dtype),
         np.array(scale, real.dtype),
-        *(_array(t) for t in (logits.flatten(), rows, F.pad(columns.mT, (0, LANES)), anchor_rows, anchor_columns)),
+        *(array(t) for t in (logits.flatten(), rows, F.pad(columns.mT, (0, LANES)), anchor_rows, anchor_columns)),
         _MODES[normalise],
         _like(image.dtype),
         real,
@@ -186,14 +182,14 @@ def downsize_backward(
     units = divided.down * divided.across * divided.runs
     sums = np.zeros((units, sums_at[-1] if need_parameters else 0))
     to_logits = np.zeros((divided.runs if need_parameters else 0, *logits.shape), real.dtype)
-    values = logits.new_empty((divided.images if need_image else 0, *logits.shape)).numpy()
+    values = array(logits.new_empty((divided.images if need_image else 0, *logits.shape)))
     args = (
         np.array([image.data_ptr(), grad.data_ptr(), part.data_ptr()], np.int64),
         np.array([_extent(image), _extent(grad), part.numel()], np.int64),
         tuple(image.shape),
         *(image.stride(), grad.stride(), part.stride() if need_image else image.stride()),
         *(widths, strides, *net, *back, np.array(mean, real.dtype), np.array(scale, real.dtype)),
-        *(_array(t) for t in (logits, rows, columns, anchor_rows, anchor_columns)),
+        *(array(t) for t in (logits, rows, columns, anchor_rows, anchor_columns)),
         *(_MODES[normalise], to_texture, need_parameters),
     )
     work = _work(image, widths, math.prod(size)) * (3 if need_parameters or to_texture else 1)
@@ -213,7 +209,7 @@ def downsize_backward(
                 np.array([grad[first:].data_ptr(), to_image[first:].data_ptr(), part[first:].data_ptr()], np.int64),
                 np.array([_extent(grad[first:]), to_image[first:].numel(), part[first:].numel()], np.int64),
                 (images[1] - first, *image.shape[1:]),
-                *(grad.stride(), to_image.stride(), values, to_texture, _array(rows), _array(columns)),
+                *(grad.stride(), to_image.stride(), values, to_texture, array(rows), array(columns)),
                 *(_like(image.dtype), _like(part.dtype), real),
             )
             run(pixels_gradient, pixels, to_image.numel() + len(logits) * grad.numel())
@@ -225,5 +221,5 @@ def downsize_backward(
     by_logits = to_logits[0]
     for other in to_logits[1:]:
         by_logits += other
-    grads = (torch.from_numpy(np.ascontiguousarray(a, real.dtype)) for a in (*found, by_logits))
+    grads = (torch.from_numpy(np.ascontiguousarray(a)).to(logits.dtype, copy=True) for a in (*found, by_logits))
     return [to_image, *grads]

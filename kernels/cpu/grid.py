@@ -15,10 +15,10 @@ from fastwarp.kernels.cpu._grid_bilinear import bilinear
 from fastwarp.kernels.cpu._grid_gradient import gradient
 from fastwarp.kernels.cpu._grid_widen import widen as widen_kernel
 from fastwarp.kernels.cpu._grid_widen import widen_backward as widen_backward_kernel
-from fastwarp.kernels.cpu._memory import empty
+from fastwarp.kernels.cpu._memory import array, empty
 from fastwarp.kernels.cpu._parallel import run
 from fastwarp.kernels.cpu.separable import _alike, _dense, _like, _real, _values
-from fastwarp.kernels.layout import memory_format
+from fastwarp.kernels.layout import common_batch, memory_format
 
 
 def _table(
@@ -61,13 +61,13 @@ def resample(images: list[Tensor], windows: Tensor, sizes: list[int], source_val
     formats = [memory_format(i) for i in images]
     images = _dense(images, formats)
     results = [
-        empty((max(len(i), len(windows)) if len(i) else 0, i.shape[1], *size), i.dtype, format_)
+        empty((common_batch(i, windows), i.shape[1], *size), i.dtype, format_)
         for i, size, format_ in zip(images, _pairs(sizes), formats, strict=True)
     ]
     if _values(results):
         table = _table(images, results, [h * w for h, w in _pairs(sizes)], formats, _alike(windows, source_valid))
         like, real = _like(images[0].dtype), _real(images[0].dtype)
-        args = (table, _array(windows), extents_array(source_valid), like, like, real, real, real, False)
+        args = (table, array(windows), extents_array(source_valid), like, like, real, real, real, False)
         run(
             footprints.resample if windows.shape[1] == 4 else bilinear,
             args,
@@ -80,13 +80,9 @@ def _pairs(sizes: list[int]) -> list[tuple[int, int]]:
     return list(zip(sizes[::2], sizes[1::2], strict=True))
 
 
-def _spread(grad: Tensor, windows: Tensor) -> Tensor:
-    """A gradient for each of the windows, where it is given once for all of them."""
-    return grad.expand(len(windows), -1, -1, -1) if len(grad) == 1 else grad
-
-
-def _array(windows: Tensor) -> np.ndarray:
-    return windows.detach().contiguous().numpy()
+def _spread(grads: list[Tensor], *others: Tensor) -> list[Tensor]:
+    """A gradient for each image, where it is given once for all of them."""
+    return [grad.expand(common_batch(grad, *others), -1, -1, -1) for grad in grads]
 
 
 def resample_adjoint(
@@ -94,7 +90,7 @@ def resample_adjoint(
 ) -> list[Tensor]:
     """Gradients `[B, C, H, W]` to the images of `resample`, from those of the results, in their memory formats."""
     formats = [memory_format(g) for g in grads]
-    grads = _dense([_spread(g, windows) for g in grads], formats)
+    grads = _dense(_spread(grads, windows), formats)
     results = [
         empty((*g.shape[:2], *size), g.dtype, format_)
         for g, size, format_ in zip(grads, _pairs(source_sizes), formats, strict=True)
@@ -103,7 +99,7 @@ def resample_adjoint(
         counts = [g.shape[2] * g.shape[3] for g in grads]
         table = _table(results, grads, counts, formats, _alike(windows, source_valid))
         like, real = _like(grads[0].dtype), _real(grads[0].dtype)
-        args = (table, _array(windows), extents_array(source_valid), like, real)
+        args = (table, array(windows), extents_array(source_valid), like, real)
         run(
             footprints.resample_adjoint if windows.shape[1] == 4 else adjoint,
             args,
@@ -115,15 +111,15 @@ def resample_adjoint(
 def windows_gradient(grads: list[Tensor], images: list[Tensor], windows: Tensor, source_valid: Tensor | None) -> Tensor:
     """Gradient to the windows of `resample`; summed over the images where they share their windows."""
     formats = [memory_format(i) for i in images]
-    grads, images = _dense([_spread(g, windows) for g in grads], formats), _dense(images, formats)
+    grads, images = _dense(_spread(grads, images[0], windows), formats), _dense(images, formats)
     result = np.zeros(windows.shape)
     if _values(grads):
         counts = [g.shape[2] * g.shape[3] for g in grads]
         table = _table(images, grads, counts, formats, _alike(windows, source_valid))
-        args = (table, _array(windows), extents_array(source_valid), _like(images[0].dtype), _real(images[0].dtype))
+        args = (table, array(windows), extents_array(source_valid), _like(images[0].dtype), _real(images[0].dtype))
         kernel = footprints.windows_gradient if windows.shape[1] == 4 else gradient
         run(kernel, (*args, result), 4 * _values(grads))
-    return torch.from_numpy(result).to(windows.dtype)
+    return torch.from_numpy(result).to(windows.dtype, copy=True)
 
 
 def camera(
@@ -137,16 +133,14 @@ def camera(
 ) -> Tensor:
     """uint8 frames `[B, H, W, C]` -> resampled, `value * scale + bias`, `[B, C, *size]`, in one pass."""
     image = frame.contiguous().permute(0, 3, 1, 2)
-    result = empty(
-        (max(len(image), len(windows)) if len(image) else 0, image.shape[1], *size), dtype, torch.contiguous_format
-    )
+    result = empty((common_batch(image, windows), image.shape[1], *size), dtype, torch.contiguous_format)
     if result.numel():
         real = _real(dtype)
         table = _table([image], [result], [size[0] * size[1]], [torch.channels_last], False)
         affine = (np.array(scale, real.dtype), np.array(bias, real.dtype))
         args = (
             table,
-            _array(windows),
+            array(windows),
             extents_array(source_valid),
             _like(frame.dtype),
             _like(dtype),
@@ -177,7 +171,7 @@ def widen(
     windows = empty((batch, 4, centres.shape[2]), centres.dtype, torch.contiguous_format)
     if windows.numel():
         shapes = (np.array(sizes, np.int64), np.array(source_sizes, np.int64))
-        args = (_array(centres), *shapes, extents_array(valid), extents_array(source_valid), windows.numpy())
+        args = (array(centres), *shapes, extents_array(valid), extents_array(source_valid), array(windows))
         run(widen_kernel, args, _WIDEN_WORK * windows.numel())
     return windows
 
@@ -194,6 +188,6 @@ def widen_backward(
     result = empty((len(grad), 2, centres.shape[2]), centres.dtype, torch.contiguous_format)
     if result.numel():
         shapes = (np.array(sizes, np.int64), np.array(source_sizes, np.int64))
-        args = (*(_array(t) for t in (grad, centres)), *shapes, extents_array(valid), extents_array(source_valid))
-        run(widen_backward_kernel, (*args, result.numpy()), 4 * _WIDEN_WORK * result.numel())
+        args = (*(array(t) for t in (grad, centres)), *shapes, extents_array(valid), extents_array(source_valid))
+        run(widen_backward_kernel, (*args, array(result)), 4 * _WIDEN_WORK * result.numel())
     return result if len(grad) == len(centres) else result.sum(0, keepdim=True)

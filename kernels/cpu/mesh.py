@@ -9,9 +9,10 @@ from fastwarp.kernels.cpu import _mesh_forward as zoom
 from fastwarp.kernels.cpu import _mesh_inverse as unzoom
 from fastwarp.kernels.cpu import _mesh_points as at_points
 from fastwarp.kernels.cpu._extents import extents_array
-from fastwarp.kernels.cpu._memory import empty
+from fastwarp.kernels.cpu._memory import array, empty
 from fastwarp.kernels.cpu._mesh_lz import lz_mesh, lz_mesh_backward
 from fastwarp.kernels.cpu._parallel import run
+from fastwarp.kernels.layout import common_batch
 
 __all__ = ["lz_mesh", "lz_mesh_backward", "map", "map_backward", "positions", "positions_backward"]
 
@@ -23,18 +24,8 @@ _BACKWARD_WORK = 32
 _POINT_WORK = 100
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    """Contiguous: numba would compile once more for strided arrays."""
-    return tensor.detach().contiguous().numpy()
-
-
 def _real(dtype: torch.dtype) -> np.ndarray:
     return np.empty(0, np.float64 if dtype == torch.float64 else np.float32)
-
-
-def _batch(*tensors: Tensor | None) -> int:
-    """The common batch, to which 1 broadcasts."""
-    return next((len(t) for t in tensors if t is not None and len(t) != 1), 1)
 
 
 def positions(
@@ -48,7 +39,7 @@ def positions(
     source_valid: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """What each target reads, in source pixels `[B, 2, P]` (-1: nothing), and its tile `[B, P]` (-1: none)."""
-    batch = _batch(mesh, valid, source_valid)
+    batch = common_batch(mesh, valid, source_valid)
     count = sum(h * w for h, w in zip(sizes[::2], sizes[1::2], strict=True))
     windows = empty((batch, 2, count), mesh.dtype, torch.contiguous_format)
     tiles = empty((batch, count), torch.int32, torch.contiguous_format)
@@ -56,15 +47,15 @@ def positions(
         return windows, tiles
     shapes = (np.array(sizes, np.int64), np.array(source_sizes, np.int64))
     extents = (extents_array(valid), extents_array(source_valid))
-    results = (windows.numpy(), tiles.numpy())
+    results = (array(windows), array(tiles))
     if inverse:
         count = (mesh.shape[1] - 1) * (mesh.shape[2] - 1)
         areas = (h * w for h, w in zip(sizes[::2], sizes[1::2], strict=True))
         costs = np.array([_INVERSE_WORK * area + _TILE_WORK * min(area, count) + 1 for area in areas])
         options = (costs, homography, border, *extents, _real(mesh.dtype))
-        run(unzoom.inverse, (_array(mesh), *shapes, *options, *results), batch * int(costs.sum()))
+        run(unzoom.inverse, (array(mesh), *shapes, *options, *results), batch * int(costs.sum()))
     else:
-        run(zoom.forward, (_array(mesh), *shapes, homography, *extents, *results), _WORK * tiles.numel())
+        run(zoom.forward, (array(mesh), *shapes, homography, *extents, *results), _WORK * tiles.numel())
     return windows, tiles
 
 
@@ -84,21 +75,21 @@ def positions_backward(
     result = mesh.new_empty(mesh.shape)
     by_tile = np.zeros((len(mesh), mesh.shape[1] - 1, mesh.shape[2] - 1, 4, 2))
     if tiles.numel():
-        tensors = (_array(t) for t in (grad, mesh, windows, tiles))
+        tensors = (array(t) for t in (grad, mesh, windows, tiles))
         shapes = (np.array(sizes, np.int64), np.array(source_sizes, np.int64))
         options = (inverse, homography, extents_array(valid), extents_array(source_valid))
         run(backward.backward, (*tensors, *shapes, *options, by_tile), _BACKWARD_WORK * tiles.numel())
-    backward.sum_vertices(by_tile, result.numpy())
+    backward.sum_vertices(by_tile, array(result))
     return result
 
 
 def map(mesh: Tensor, points: Tensor, inverse: bool, homography: bool) -> tuple[Tensor, Tensor]:
     """T~ or T~^-1 at normalised positions `[1 or B, N, 2]`, continued past the outline, and the tiles `[B, N]`."""
-    batch, count = _batch(mesh, points), points.shape[1]
+    batch, count = common_batch(mesh, points), points.shape[1]
     mapped = mesh.new_empty((batch, count, 2))
     tiles = mesh.new_empty((batch, count), dtype=torch.int32)
     if tiles.numel():
-        args = (_array(mesh), _array(points), inverse, homography, mapped.numpy(), tiles.numpy())
+        args = (array(mesh), array(points), inverse, homography, array(mapped), array(tiles))
         run(at_points.map_points, args, _POINT_WORK * tiles.numel())
     return mapped, tiles
 
@@ -110,8 +101,8 @@ def map_backward(
     grad_mesh, grad_points = mesh.new_empty(mesh.shape), points.new_empty(points.shape)
     if not tiles.numel():
         return grad_mesh.zero_(), grad_points
-    args = (*(_array(t) for t in (grad, mesh, points, mapped, tiles)), inverse, homography)
+    args = (*(array(t) for t in (grad, mesh, points, mapped, tiles)), inverse, homography)
     work = _POINT_WORK * tiles.numel()
-    run(at_points.points_backward, (*args, grad_points.numpy()), work)
-    run(at_points.mesh_backward, (*args, grad_mesh.numpy()), work)
+    run(at_points.points_backward, (*args, array(grad_points)), work)
+    run(at_points.mesh_backward, (*args, array(grad_mesh)), work)
     return grad_mesh, grad_points

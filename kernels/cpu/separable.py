@@ -14,7 +14,7 @@ from fastwarp.kernels.cpu import _windows_gradient as to_windows
 from fastwarp.kernels.cpu._banded import banded
 from fastwarp.kernels.cpu._bilinear import bilinear
 from fastwarp.kernels.cpu._extents import extents_array
-from fastwarp.kernels.cpu._memory import empty
+from fastwarp.kernels.cpu._memory import array, empty
 from fastwarp.kernels.cpu._parallel import run
 from fastwarp.kernels.layout import memory_format
 
@@ -99,7 +99,7 @@ def _launch(sources, results, shapes, windows, sizes, source_valid, formats, ant
     like = _like(sources[0].dtype)
     args = (
         table,
-        windows.detach().contiguous().numpy(),
+        array(windows),
         extents_array(source_valid),
         like,
         like,
@@ -142,7 +142,7 @@ def windows_gradient(
     partial = np.zeros((to_windows.CHUNKS, 1 if alike else max(len(i) for i in images), *windows.shape[1:]))
     real = _real(images[0].dtype)
     arrays = (
-        windows.detach().contiguous().numpy(),
+        array(windows),
         extents_array(source_valid),
         _like(images[0].dtype),
         real,
@@ -152,7 +152,7 @@ def windows_gradient(
     if _values(grads):
         run(to_windows.windows_gradient, (table, *arrays), 4 * _values(grads))
     result = torch.empty(windows.shape, dtype=windows.dtype, device="cpu")
-    to_windows.reduce_partial(partial, result.numpy())
+    to_windows.reduce_partial(partial, array(result))
     return result
 
 
@@ -176,7 +176,7 @@ def camera(
     real = _real(dtype)
     affine = (np.array(scale, real.dtype), np.array(bias, real.dtype))
     arrays = (
-        windows.detach().contiguous().numpy(),
+        array(windows),
         extents_array(source_valid),
         _like(frame.dtype),
         _like(dtype),

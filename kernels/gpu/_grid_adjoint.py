@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._grid_taps import common_batch, empty_results, first_targets, load_centres, target_taps
+from fastwarp.kernels.gpu._grid_taps import empty_results, first_targets, load_centres, target_taps
 from fastwarp.kernels.gpu._launch import INTERPRETED, device_of, find_segment, pack, select, unpack
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
@@ -29,6 +29,7 @@ from fastwarp.kernels.gpu._taps import (
     source_extent,
     wide,
 )
+from fastwarp.kernels.layout import common_batch
 
 BLOCK = 8192 if INTERPRETED else 512
 """Targets of one program that prepares them."""

@@ -21,11 +21,6 @@ def first_targets(sizes: Sequence[int]) -> list[int]:
     return [0, *itertools.accumulate(h * w for h, w in zip(sizes[::2], sizes[1::2], strict=True))]
 
 
-def common_batch(*tensors: Tensor) -> int:
-    """The batch that they broadcast to: 1 fits all others."""
-    return next((len(t) for t in tensors if len(t) != 1), 1)
-
-
 def empty_results(like: Sequence[Tensor], batch: int, sizes: Sequence[int]) -> list[Tensor]:
     """Levels of `batch` images of `sizes` `[H1, W1, ...]`, otherwise as `like`."""
     return [

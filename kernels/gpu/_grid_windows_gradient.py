@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._grid_taps import common_batch, first_targets, most, target_taps
+from fastwarp.kernels.gpu._grid_taps import first_targets, most, target_taps
 from fastwarp.kernels.gpu._launch import INTERPRETED, device_of
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
@@ -31,7 +31,7 @@ from fastwarp.kernels.gpu._taps import (
     weight,
     wide,
 )
-from fastwarp.kernels.layout import memory_format
+from fastwarp.kernels.layout import common_batch, memory_format
 
 
 def _plan_launches(images: list[Tensor], grads: list[Tensor]) -> tuple[list[Plan], int]:

@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastwarp.kernels.gpu._launch import INTERPRETED
-from fastwarp.kernels.gpu._mesh_positions import UNFUSED, common_batch
+from fastwarp.kernels.gpu._mesh_positions import UNFUSED
 from fastwarp.kernels.gpu._mesh_tiles import (
     centre_of,
     cross,
@@ -24,6 +24,7 @@ from fastwarp.kernels.gpu._mesh_tiles import (
     winding,
 )
 from fastwarp.kernels.gpu._pieces import batch_stride, nan_of
+from fastwarp.kernels.layout import common_batch
 
 _NONE: tl.constexpr = tl.constexpr(2**31 - 1)
 

@@ -29,6 +29,7 @@ from fastwarp.kernels.gpu._mesh_tiles import (
     winding,
 )
 from fastwarp.kernels.gpu._pieces import batch_stride, nan_of
+from fastwarp.kernels.layout import common_batch
 
 UNFUSED = {"enable_fp_fusion": False}
 """Launch options under which every operation rounds as IEEE 754 says."""
@@ -385,11 +386,6 @@ def outlines(mesh: Tensor, sizes: list[int], valid: Tensor | None) -> tuple[Tens
         **UNFUSED,
     )
     return edges, boxes
-
-
-def common_batch(*tensors: Tensor | None) -> int:
-    """The batch to which 1 broadcasts."""
-    return next((len(t) for t in tensors if t is not None and len(t) != 1), 1)
 
 
 def launch(

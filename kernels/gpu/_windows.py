@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastwarp.kernels.gpu._launch import device_of, find_segment, pack, select
 from fastwarp.kernels.gpu._pieces import BLOCKS, batch_stride, locate, nan_of, store_shares, sum_shares, value
+from fastwarp.kernels.layout import common_batch
 
 
 @triton.jit
@@ -211,7 +212,7 @@ def axis_windows(
     source_valid: Tensor | None,
 ) -> Tensor:
     """Centres and half-widths `[B, 2, sum(sizes)]` in source pixels, for every row and column of every level."""
-    batch = max(len(t) for t in (knots_y, knots_x, valid, source_valid) if t is not None)
+    batch = common_batch(knots_y, knots_x, valid, source_valid)
     windows = knots_y.new_empty(batch, 2, sum(sizes))
     options = (inverse, antialias, border)
     with device_of(knots_y):

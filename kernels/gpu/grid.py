@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastwarp.kernels.gpu._grid_adjoint import resample_adjoint
-from fastwarp.kernels.gpu._grid_taps import common_batch, empty_results, first_targets, most, tap_weight, target_taps
+from fastwarp.kernels.gpu._grid_taps import empty_results, first_targets, most, tap_weight, target_taps
 from fastwarp.kernels.gpu._grid_widen import widen, widen_backward
 from fastwarp.kernels.gpu._grid_windows_gradient import windows_gradient
 from fastwarp.kernels.gpu._launch import INTERPRETED, device_of
@@ -34,6 +34,7 @@ from fastwarp.kernels.gpu._taps import (
     wide,
 )
 from fastwarp.kernels.gpu.separable import _round_to_byte
+from fastwarp.kernels.layout import common_batch
 
 __all__ = ["camera", "resample", "resample_adjoint", "widen", "widen_backward", "windows_gradient"]
 

@@ -11,8 +11,8 @@ from torch import Tensor
 def to_numpy(value: Any) -> Any:
     """Tensors (in lists too) to arrays, bf16 through float64; everything else as it is."""
     if isinstance(value, Tensor):
-        value = value.detach().cpu()
-        return (value.double() if value.dtype.is_floating_point else value).numpy()
+        dtype = torch.float64 if value.dtype.is_floating_point else value.dtype
+        return value.detach().to("cpu", dtype, copy=True).numpy()  # a copy: `numpy` forbids that memory is resized
     return [to_numpy(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
