@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastwarp._backend import kernels
 from fastwarp.ops import _dense
+from fastwarp.ops._contract import REAL, extents, fake, implement, rows_and_columns, sizes, tensor
 from fastwarp.ops._vmap import batch_of, fold, unfold, unfold_like
 
 _WINDOWS = (
@@ -25,15 +26,25 @@ torch.library.define("fastwarp::axis_windows", f"({_WINDOWS}) -> Tensor")
 torch.library.define("fastwarp::axis_windows_backward", f"(Tensor grad, {_WINDOWS}) -> (Tensor, Tensor)")
 
 
+_WINDOWS_RULES: dict[str, Any] = {
+    "knots_y": tensor(REAL, "b h:2"),
+    "knots_x": tensor(REAL, "b w:2"),
+    "sizes": sizes(rows_and_columns),
+    "source_sizes": sizes(),
+    "valid": extents,
+    "source_valid": extents,
+}
+
+
 # --- lz_knots ---------------------------------------------------------------------------------------------------------
 
 
-@torch.library.impl("fastwarp::lz_knots", ("cpu", "cuda"))
+@implement("lz_knots", saliency_y=tensor(REAL, "B h:2 r"), saliency_x=tensor(REAL, "B w:2 s"))
 def _lz_knots(saliency_y: Tensor, saliency_x: Tensor, fwhm: float, anti_crop: bool) -> tuple[Tensor, Tensor]:
     return kernels("axis", saliency_y.device).lz_knots(saliency_y, saliency_x, fwhm, anti_crop)
 
 
-@torch.library.register_fake("fastwarp::lz_knots")
+@fake("lz_knots")
 def _(saliency_y: Tensor, saliency_x: Tensor, fwhm: float, anti_crop: bool) -> tuple[Tensor, Tensor]:
     return saliency_y.new_empty(saliency_y.shape[:2]), saliency_x.new_empty(saliency_x.shape[:2])
 
@@ -56,7 +67,13 @@ def _lz_knots_grad(ctx: Any, grad_y: Tensor, grad_x: Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::lz_knots", _lz_knots_grad, setup_context=_save_lz)
 
 
-@torch.library.impl("fastwarp::lz_knots_backward", ("cpu", "cuda"))
+@implement(
+    "lz_knots_backward",
+    grad_y=tensor(REAL, "B h"),
+    grad_x=tensor(REAL, "B w"),
+    saliency_y=tensor(REAL, "B h:2 r"),
+    saliency_x=tensor(REAL, "B w:2 s"),
+)
 def _lz_knots_backward(
     grad_y: Tensor, grad_x: Tensor, saliency_y: Tensor, saliency_x: Tensor, fwhm: float, anti_crop: bool
 ) -> tuple[Tensor, Tensor]:
@@ -64,7 +81,7 @@ def _lz_knots_backward(
     return implementation.lz_knots_backward(grad_y, grad_x, saliency_y, saliency_x, fwhm, anti_crop)
 
 
-@torch.library.register_fake("fastwarp::lz_knots_backward")
+@fake("lz_knots_backward")
 def _(
     grad_y: Tensor, grad_x: Tensor, saliency_y: Tensor, saliency_x: Tensor, fwhm: float, anti_crop: bool
 ) -> tuple[Tensor, Tensor]:
@@ -98,12 +115,12 @@ def _(info: Any, in_dims: Any, *args: Any) -> Any:
 # --- axis_map ---------------------------------------------------------------------------------------------------------
 
 
-@torch.library.impl("fastwarp::axis_map", ("cpu", "cuda"))
+@implement("axis_map", knots=tensor(REAL, "b n:2"), positions=tensor(REAL, "B m", free=True))
 def _axis_map(knots: Tensor, positions: Tensor, inverse: bool) -> Tensor:
     return kernels("axis", knots.device).axis_map(knots, positions, inverse)
 
 
-@torch.library.register_fake("fastwarp::axis_map")
+@fake("axis_map")
 def _(knots: Tensor, positions: Tensor, inverse: bool) -> Tensor:
     return knots.new_empty(positions.shape)
 
@@ -120,12 +137,14 @@ def _axis_map_grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::axis_map", _axis_map_grad, setup_context=_save_map)
 
 
-@torch.library.impl("fastwarp::axis_map_backward", ("cpu", "cuda"))
+@implement(
+    "axis_map_backward", grad=tensor(REAL, "B m"), knots=tensor(REAL, "b n:2"), positions=tensor(REAL, "B m", free=True)
+)
 def _axis_map_backward(grad: Tensor, knots: Tensor, positions: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
     return kernels("axis", knots.device).axis_map_backward(grad, knots, positions, inverse)
 
 
-@torch.library.register_fake("fastwarp::axis_map_backward")
+@fake("axis_map_backward")
 def _(grad: Tensor, knots: Tensor, positions: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
     return knots.new_empty(knots.shape), positions.new_empty(positions.shape)
 
@@ -157,12 +176,12 @@ def _(info: Any, in_dims: Any, *args: Any) -> Any:
 # --- axis_windows -----------------------------------------------------------------------------------------------------
 
 
-@torch.library.impl("fastwarp::axis_windows", ("cpu", "cuda"))
+@implement("axis_windows", **_WINDOWS_RULES)
 def _axis_windows(knots_y: Tensor, knots_x: Tensor, *args: Any) -> Tensor:
     return kernels("axis", knots_y.device).axis_windows(knots_y, knots_x, *args)
 
 
-@torch.library.register_fake("fastwarp::axis_windows")
+@fake("axis_windows")
 def _(knots_y: Tensor, knots_x: Tensor, sizes: list[int], *args: Any) -> Tensor:
     batch = next((t.shape[0] for t in (knots_y, knots_x, *args[-2:]) if t is not None and t.shape[0] != 1), 1)
     return knots_y.new_empty(batch, 2, sum(sizes))
@@ -187,12 +206,12 @@ def _axis_windows_grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::axis_windows", _axis_windows_grad, setup_context=_save_windows)
 
 
-@torch.library.impl("fastwarp::axis_windows_backward", ("cpu", "cuda"))
+@implement("axis_windows_backward", grad=tensor(REAL, "B 2 P"), **_WINDOWS_RULES)
 def _axis_windows_backward(grad: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return kernels("axis", grad.device).axis_windows_backward(grad, *args)
 
 
-@torch.library.register_fake("fastwarp::axis_windows_backward")
+@fake("axis_windows_backward")
 def _(grad: Tensor, knots_y: Tensor, knots_x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return knots_y.new_empty(knots_y.shape), knots_x.new_empty(knots_x.shape)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastwarp._backend import kernels
 from fastwarp.ops import _dense
+from fastwarp.ops._contract import INTEGER, REAL, fake, implement, integer, tensor
 from fastwarp.ops._vmap import batch_of, fold, unfold
 
 # Numbers are passed as floats: as tensors they would each cost a GPU a launch. A tensor [1 or B] has precedence.
@@ -21,6 +22,18 @@ torch.library.define("fastwarp::density_map", f"({_DENSITY}) -> Tensor")
 torch.library.define("fastwarp::density_map_backward", f"(Tensor grad, {_DENSITY}) -> {_GRADIENTS}")
 torch.library.define("fastwarp::density_knots", f"({_KNOTS}) -> (Tensor, Tensor)")
 torch.library.define("fastwarp::density_knots_backward", f"(Tensor grad_y, Tensor grad_x, {_KNOTS}) -> {_GRADIENTS}")
+
+
+_RULES: dict[str, Any] = {
+    "boxes": tensor(REAL, "B N 4"),
+    "counts": tensor(INTEGER, "B", optional=True),
+    "amplitude": tensor(REAL, "b", free=True, optional=True),
+    "bandwidth": tensor(REAL, "b", free=True, optional=True),
+    "height": integer("H", 2),
+    "width": integer("W", 2),
+    "h": integer("h", 2),
+    "w": integer("w", 2),
+}
 
 
 # --- what both have in common -----------------------------------------------------------------------------------------
@@ -106,12 +119,12 @@ def _vmapped(info: Any, in_dims: Any, args: tuple[Any, ...], boxes: int) -> list
 # --- density_map ------------------------------------------------------------------------------------------------------
 
 
-@torch.library.impl("fastwarp::density_map", ("cpu", "cuda"))
+@implement("density_map", **_RULES)
 def _density_map(boxes: Tensor, *args: Any) -> Tensor:
     return kernels("density", boxes.device).density_map(boxes, *args)
 
 
-@torch.library.register_fake("fastwarp::density_map")
+@fake("density_map")
 def _(boxes: Tensor, *args: Any) -> Tensor:
     return boxes.new_empty(boxes.shape[0], *args[-2:])
 
@@ -123,12 +136,12 @@ def _density_map_grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::density_map", _density_map_grad, setup_context=_save)
 
 
-@torch.library.impl("fastwarp::density_map_backward", ("cpu", "cuda"))
+@implement("density_map_backward", grad=tensor(REAL, "B h w"), **_RULES)
 def _density_map_backward(grad: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     return kernels("density", grad.device).density_map_backward(grad, *args)
 
 
-@torch.library.register_fake("fastwarp::density_map_backward")
+@fake("density_map_backward")
 def _(grad: Tensor, boxes: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     return _fake_gradients(boxes)
 
@@ -154,12 +167,12 @@ def _(info: Any, in_dims: Any, *args: Any) -> Any:
 # --- density_knots ----------------------------------------------------------------------------------------------------
 
 
-@torch.library.impl("fastwarp::density_knots", ("cpu", "cuda"))
+@implement("density_knots", **_RULES)
 def _density_knots(boxes: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return kernels("density", boxes.device).density_knots(boxes, *args)
 
 
-@torch.library.register_fake("fastwarp::density_knots")
+@fake("density_knots")
 def _(boxes: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     h, w = args[7:9]
     return boxes.new_empty(boxes.shape[0], h), boxes.new_empty(boxes.shape[0], w)
@@ -172,12 +185,12 @@ def _density_knots_grad(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::density_knots", _density_knots_grad, setup_context=_save)
 
 
-@torch.library.impl("fastwarp::density_knots_backward", ("cpu", "cuda"))
+@implement("density_knots_backward", grad_y=tensor(REAL, "B h"), grad_x=tensor(REAL, "B w"), **_RULES)
 def _density_knots_backward(grad_y: Tensor, grad_x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     return kernels("density", grad_y.device).density_knots_backward(grad_y, grad_x, *args)
 
 
-@torch.library.register_fake("fastwarp::density_knots_backward")
+@fake("density_knots_backward")
 def _(grad_y: Tensor, grad_x: Tensor, boxes: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     return _fake_gradients(boxes)
 

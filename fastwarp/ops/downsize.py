@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from fastwarp._backend import kernels
+from fastwarp.errors import FastwarpError
 from fastwarp.kernels.layout import memory_format
 from fastwarp.ops import _dense, _dense_downsize
+from fastwarp.ops._contract import FLOAT, REAL, Known, fake, image, implement, indices, numbers, one_of, tensor
 
 _INPUTS = (
     "Tensor image, Tensor[] weights, Tensor[] biases, Tensor fuse_weight, Tensor fuse_bias, Tensor distances, "
@@ -30,6 +32,57 @@ torch.library.define(
 )
 
 
+_weight, _bias = tensor(REAL, "G:1 F 3 3"), tensor(REAL, "G")
+
+
+def _weights(value: Any, known: Known) -> None:
+    """Convolutions: each has the channels that the one before it makes."""
+    if len(value) > 5:
+        raise FastwarpError(f"has {len(value)} layers, expected at most 5")
+    known["layers"], features = [], known["C"]
+    for layer in value:
+        known["F"] = features
+        _weight(layer, known)
+        features = known.pop("G")
+        known["layers"].append(features)
+    known["F"] = features if value else 0
+
+
+def _biases(value: Any, known: Known) -> None:
+    if len(value) != len(known["layers"]):
+        raise FastwarpError(f"has {len(value)} layers, expected {len(known['layers'])}")
+    for bias, features in zip(value, known["layers"], strict=True):
+        _bias(bias, {**known, "G": features})
+
+
+def _fit(known: Known) -> str:
+    """What is wrong between arguments."""
+    if known["J"] != known["F"] + known["D"] or known["J"] == 0:
+        return f"fuse_weight has {known['J']} columns, expected {known['F']} features and {known['D']} distances"
+    if known["K"] != known["ky"] * known["kx"]:
+        return f"fuse_weight has {known['K']} rows, expected {known['ky']} x {known['kx']} taps"
+    if (known[FLOAT] == torch.float64) != (known[REAL] == torch.float64):
+        return f"parameters are {known[REAL]} for images in {known[FLOAT]}, expected float32, or float64 for float64"
+    return ""
+
+
+_RULES: dict[str, Any] = {
+    "image": image(FLOAT, "B C:1 H:1 W:1"),
+    "weights": _weights,
+    "biases": _biases,
+    "fuse_weight": tensor(REAL, "K:1 J"),
+    "fuse_bias": tensor(REAL, "K"),
+    "distances": tensor(REAL, "D h:1 w:1"),
+    "rows": indices("h ky:1", lambda known: known["H"]),
+    "columns": indices("w kx:1", lambda known: known["W"]),
+    "anchor_rows": indices("h", lambda known: known["H"], rising=True),
+    "anchor_columns": indices("w", lambda known: known["W"], rising=True),
+    "mean": numbers("C"),
+    "scale": numbers("C"),
+    "normalise": one_of(frozenset({"sigmoid", "softmax", "signed"})),
+}
+
+
 def _halves(fuse_weight: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
     """The 1x1 convolution's columns of the features and of the distances."""
     features = fuse_weight.shape[1] - distances.shape[0]
@@ -44,7 +97,7 @@ def _empty(image: Tensor, size: Sequence[int]) -> Tensor:
 # --- downsize ---------------------------------------------------------------------------------------------------------
 
 
-@torch.library.impl("fastwarp::downsize", ("cpu", "cuda"))
+@implement("downsize", also=_fit, **_RULES)
 def _downsize(
     image: Tensor,
     weights: list[Tensor],
@@ -59,7 +112,7 @@ def _downsize(
     return family.downsize(image, weights, biases, texture, family.logits(distances, weight, fuse_bias), *args[:-1])
 
 
-@torch.library.register_fake("fastwarp::downsize")
+@fake("downsize")
 def _(image: Tensor, weights: Any, biases: Any, fuse_weight: Any, fuse_bias: Any, distances: Tensor, *_: Any) -> Tensor:
     return _empty(image, distances.shape[1:])
 
@@ -116,7 +169,7 @@ def _example(index: int, args: Any, dims: Any) -> list[Any]:
 # --- downsize_backward ------------------------------------------------------------------------------------------------
 
 
-@torch.library.impl("fastwarp::downsize_backward", ("cpu", "cuda"))
+@implement("downsize_backward", also=_fit, grad=tensor(FLOAT, "B C h w"), **_RULES)
 def _backward(
     grad: Tensor,
     image: Tensor,
@@ -141,7 +194,7 @@ def _backward(
     return [*by, torch.cat([by_texture, by_weight], 1), by_bias, by_distances]
 
 
-@torch.library.register_fake("fastwarp::downsize_backward")
+@fake("downsize_backward")
 def _(grad: Tensor, image: Tensor, weights: list[Tensor], biases: list[Tensor], *args: Any) -> list[Tensor]:
     fuse_weight, fuse_bias, distances, *_, need_image, need_parameters, need_distances = args
     parameters = (*weights, *biases, fuse_weight, fuse_bias)

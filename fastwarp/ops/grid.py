@@ -13,7 +13,25 @@ from torch import Tensor
 
 from fastwarp._backend import kernels
 from fastwarp.errors import FastwarpError
+from fastwarp.kernels.layout import common_batch
 from fastwarp.ops import _dense, _dense_mesh
+from fastwarp.ops._contract import (
+    BYTE,
+    FLOAT,
+    IMAGE,
+    REAL,
+    Known,
+    extents,
+    fake,
+    image,
+    implement,
+    levels,
+    numbers,
+    one_of,
+    pixels,
+    sizes,
+    tensor,
+)
 from fastwarp.ops._levels import resized, sides
 from fastwarp.ops._vmap import batch_of, fold, unfold, unfold_like
 
@@ -44,17 +62,31 @@ torch.library.define(
 )
 
 
+_any_windows = tensor(REAL, "b k P")
+
+
+def _windows(value: Any, known: Known) -> None:
+    _any_windows(value, known)
+    if value.shape[1] not in (2, 4):
+        raise FastwarpError(f"is of shape {list(value.shape)}, expected 2 or 4 rows")
+
+
+def _extents(value: Any, known: Known) -> None:
+    known.setdefault("B", 1)  # images and windows alone say how many there are
+    extents(value, known)
+
+
 # --- resample ---------------------------------------------------------------------------------------------------------
 
 
-@torch.library.impl("fastwarp::grid_resample", ("cpu", "cuda"))
+@implement("grid_resample", images=levels(IMAGE, "b"), windows=_windows, sizes=sizes(pixels), source_valid=_extents)
 def _resample(images: list[Tensor], windows: Tensor, sizes: list[int], source_valid: Tensor | None) -> list[Tensor]:
     return kernels("grid", windows.device).resample(images, windows, sizes, source_valid)
 
 
-@torch.library.register_fake("fastwarp::grid_resample")
+@fake("grid_resample")
 def _(images: list[Tensor], windows: Tensor, sizes: list[int], source_valid: Tensor | None) -> Any:
-    return resized(images, sizes)
+    return resized(images, sizes, windows)
 
 
 def _save_resample(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -87,14 +119,20 @@ def _(info: Any, in_dims: Any, *args: Any) -> Any:
 # --- resample_adjoint -------------------------------------------------------------------------------------------------
 
 
-@torch.library.impl("fastwarp::grid_resample_adjoint", ("cpu", "cuda"))
+@implement(
+    "grid_resample_adjoint",
+    grads=levels(FLOAT, "b", pixels),
+    windows=_windows,
+    source_sizes=sizes(),
+    source_valid=_extents,
+)
 def _adjoint(grads: list[Tensor], windows: Tensor, source_sizes: list[int], valid: Tensor | None) -> list[Tensor]:
     return kernels("grid", windows.device).resample_adjoint(grads, windows, source_sizes, valid)
 
 
-@torch.library.register_fake("fastwarp::grid_resample_adjoint")
+@fake("grid_resample_adjoint")
 def _(grads: list[Tensor], windows: Tensor, source_sizes: list[int], source_valid: Any) -> Any:
-    return resized(grads, source_sizes)
+    return resized(grads, source_sizes, windows)
 
 
 def _save_adjoint(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -127,14 +165,20 @@ def _(info: Any, in_dims: Any, *args: Any) -> Any:
 # --- windows_gradient -------------------------------------------------------------------------------------------------
 
 
-@torch.library.impl("fastwarp::grid_windows_gradient", ("cpu", "cuda"))
+@implement(
+    "grid_windows_gradient",
+    grads=levels(FLOAT, "b", pixels),
+    images=levels(FLOAT, "b"),
+    windows=_windows,
+    source_valid=_extents,
+)
 def _windows_gradient(
     grads: list[Tensor], images: list[Tensor], windows: Tensor, source_valid: Tensor | None
 ) -> Tensor:
     return kernels("grid", windows.device).windows_gradient(grads, images, windows, source_valid)
 
 
-@torch.library.register_fake("fastwarp::grid_windows_gradient")
+@fake("grid_windows_gradient")
 def _(grads: list[Tensor], images: list[Tensor], windows: Tensor, source_valid: Any) -> Tensor:
     return windows.new_empty(windows.shape)
 
@@ -178,36 +222,21 @@ def _(info: Any, in_dims: Any, *args: Any) -> Any:
 # --- widen ------------------------------------------------------------------------------------------------------------
 
 
-def _check_widen(
-    centres: Tensor, sizes: list[int], source_sizes: list[int], *extents: Tensor | None, grad: Tensor | None = None
-) -> None:
-    """Raises unless the kernels can trust the arguments: a wrong call must not reach memory that is not its own."""
-    count = sum(height * width for height, width in zip(sizes[::2], sizes[1::2], strict=False))
-    levels = (len(sizes) // 2, len(source_sizes) // 2)
-    if min((*sizes, *source_sizes), default=0) < 0 or levels[0] != levels[1] or len(sizes) % 2 or len(source_sizes) % 2:
-        raise FastwarpError(
-            f"grid_widen: sizes are {sizes} and {source_sizes}, expected as many for targets and sources"
-        )
-    if centres.dim() != 3 or centres.shape[1:] != (2, count) or centres.dtype not in (torch.float32, torch.float64):
-        raise FastwarpError(f"grid_widen: centres are {list(centres.shape)} {centres.dtype}, expected [B, 2, {count}]")
-    batch = {t.shape[0] for t in (centres, *extents) if t is not None} - {1}
-    if len(batch) > 1 or any(
-        v is not None and (v.shape[1:] != (levels[0], 2) or v.dtype != torch.int64) for v in extents
-    ):
-        raise FastwarpError(
-            f"grid_widen: valid sizes are not int64 [1 or B, {levels[0]}, 2] with the batch of the centres"
-        )
-    if grad is not None and (grad.shape != (max(batch, default=1), 4, count) or grad.dtype != centres.dtype):
-        raise FastwarpError(f"grid_widen_backward: grad is {list(grad.shape)} {grad.dtype}, not as the windows")
+_WIDEN: dict[str, Any] = {
+    "centres": tensor(REAL, "b 2 P"),
+    "sizes": sizes(pixels),
+    "source_sizes": sizes(),
+    "valid": extents,
+    "source_valid": extents,
+}
 
 
-@torch.library.impl("fastwarp::grid_widen", ("cpu", "cuda"))
+@implement("grid_widen", **_WIDEN)
 def _widen(centres: Tensor, *args: Any) -> Tensor:
-    _check_widen(centres, *args)
     return kernels("grid", centres.device).widen(centres, *args)
 
 
-@torch.library.register_fake("fastwarp::grid_widen")
+@fake("grid_widen")
 def _(centres: Tensor, sizes: list[int], source_sizes: list[int], *extents: Tensor | None) -> Tensor:
     batch = next((t.shape[0] for t in (centres, *extents) if t is not None and t.shape[0] != 1), 1)
     return centres.new_empty(batch, 4, centres.shape[2])
@@ -227,13 +256,12 @@ def _widen_grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::grid_widen", _widen_grad, setup_context=_save_widen)
 
 
-@torch.library.impl("fastwarp::grid_widen_backward", ("cpu", "cuda"))
+@implement("grid_widen_backward", grad=tensor(REAL, "B 4 P"), **_WIDEN)
 def _widen_backward(grad: Tensor, centres: Tensor, *args: Any) -> Tensor:
-    _check_widen(centres, *args, grad=grad)
     return kernels("grid", centres.device).widen_backward(grad, centres, *args)
 
 
-@torch.library.register_fake("fastwarp::grid_widen_backward")
+@fake("grid_widen_backward")
 def _(grad: Tensor, centres: Tensor, *args: Any) -> Tensor:
     return centres.new_empty(centres.shape)
 
@@ -271,12 +299,21 @@ def _(info: Any, in_dims: Any, *args: Any) -> Any:
 # --- camera -----------------------------------------------------------------------------------------------------------
 
 
-@torch.library.impl("fastwarp::grid_camera", ("cpu", "cuda"))
+@implement(
+    "grid_camera",
+    frame=image(BYTE, "b H:1 W:1 C:1"),
+    windows=_windows,
+    size=sizes(pixels),
+    scale=numbers("C"),
+    bias=numbers("C"),
+    dtype=one_of(FLOAT),
+    source_valid=_extents,
+)
 def _camera(frame: Tensor, *args: Any) -> Tensor:
     return kernels("grid", frame.device).camera(frame, *args)
 
 
-@torch.library.register_fake("fastwarp::grid_camera")
+@fake("grid_camera")
 def _(
     frame: Tensor,
     windows: Tensor,
@@ -286,7 +323,7 @@ def _(
     dtype: torch.dtype,
     source_valid: Tensor | None,
 ) -> Tensor:
-    return frame.new_empty((frame.shape[0], frame.shape[3], *size), dtype=dtype)
+    return frame.new_empty((common_batch(frame, windows), frame.shape[3], *size), dtype=dtype)
 
 
 def _save_camera(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from fastwarp._backend import backend_for, kernels, launchers
+from fastwarp.errors import FastwarpError
 from fastwarp.ops import _dense, _dense_mesh
+from fastwarp.ops._contract import IMAGE, REAL, Known, extents, fake, implement, indices, levels, pixels, sizes, tensor
 from fastwarp.ops._dense_mesh import level_extent
 from fastwarp.ops._levels import resized, sides
 from fastwarp.ops._vmap import batch_of, fold, unfold, unfold_like
@@ -45,6 +47,21 @@ torch.library.define(
 )
 
 
+_any_mesh = tensor(REAL, "b h:2 w:2 2")
+
+
+def _mesh(value: Any, known: Known) -> None:
+    _any_mesh(value, known)
+    if known["h"] * known["w"] >= 2**31:
+        raise FastwarpError(f"is of shape {list(value.shape)}, expected less than 2**31 vertices")
+
+
+def _tiles(known: Known) -> int:
+    """Tiles of the mesh."""
+    tiles: int = (known["h"] - 1) * (known["w"] - 1)
+    return tiles
+
+
 def _broadcast(*tensors: Tensor | None) -> int:
     return next((t.shape[0] for t in tensors if t is not None and t.shape[0] != 1), 1)
 
@@ -52,12 +69,12 @@ def _broadcast(*tensors: Tensor | None) -> int:
 # --- lz_mesh ----------------------------------------------------------------------------------------------------------
 
 
-@torch.library.impl("fastwarp::lz_mesh", ("cpu", "cuda"))
+@implement("lz_mesh", saliency=tensor(REAL, "B h:2 w:2"))
 def _lz_mesh(saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
     return kernels("mesh", saliency.device).lz_mesh(saliency, fwhm, anti_crop)
 
 
-@torch.library.register_fake("fastwarp::lz_mesh")
+@fake("lz_mesh")
 def _(saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
     return saliency.new_empty((*saliency.shape, 2))
 
@@ -75,12 +92,12 @@ def _lz_mesh_grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::lz_mesh", _lz_mesh_grad, setup_context=_save_lz)
 
 
-@torch.library.impl("fastwarp::lz_mesh_backward", ("cpu", "cuda"))
+@implement("lz_mesh_backward", grad=tensor(REAL, "B h w 2"), saliency=tensor(REAL, "B h:2 w:2"))
 def _lz_mesh_backward(grad: Tensor, saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
     return kernels("mesh", saliency.device).lz_mesh_backward(grad, saliency, fwhm, anti_crop)
 
 
-@torch.library.register_fake("fastwarp::lz_mesh_backward")
+@fake("lz_mesh_backward")
 def _(grad: Tensor, saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
     return saliency.new_empty(saliency.shape)
 
@@ -111,12 +128,12 @@ def _(info: Any, in_dims: Any, *args: Any) -> Any:
 # --- positions --------------------------------------------------------------------------------------------------------
 
 
-@torch.library.impl("fastwarp::mesh_positions", ("cpu", "cuda"))
+@implement("mesh_positions", mesh=_mesh, sizes=sizes(pixels), source_sizes=sizes(), valid=extents, source_valid=extents)
 def _positions(mesh: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return kernels("mesh", mesh.device).positions(mesh, *args)
 
 
-@torch.library.register_fake("fastwarp::mesh_positions")
+@fake("mesh_positions")
 def _(mesh: Tensor, sizes: list[int], *args: Any) -> tuple[Tensor, Tensor]:
     batch = _broadcast(mesh, *args[-2:])
     count = sum(height * width for height, width in zip(sizes[::2], sizes[1::2], strict=True))
@@ -167,12 +184,22 @@ def _to_mesh(
 torch.library.register_autograd("fastwarp::mesh_positions", _positions_grad, setup_context=_save_positions)
 
 
-@torch.library.impl("fastwarp::mesh_positions_backward", ("cpu", "cuda"))
+@implement(
+    "mesh_positions_backward",
+    grad=tensor(REAL, "B 2 P"),
+    mesh=_mesh,
+    windows=tensor(REAL, "B 2 P"),
+    tiles=indices("B P", _tiles, least=-1),
+    sizes=sizes(pixels),
+    source_sizes=sizes(),
+    valid=extents,
+    source_valid=extents,
+)
 def _positions_backward(grad: Tensor, mesh: Tensor, *args: Any) -> Tensor:
     return kernels("mesh", mesh.device).positions_backward(grad, mesh, *args)
 
 
-@torch.library.register_fake("fastwarp::mesh_positions_backward")
+@fake("mesh_positions_backward")
 def _(grad: Tensor, mesh: Tensor, *args: Any) -> Tensor:
     return mesh.new_empty(mesh.shape)
 
@@ -213,12 +240,12 @@ def _(info: Any, in_dims: Any, *args: Any) -> Any:
 # --- map --------------------------------------------------------------------------------------------------------------
 
 
-@torch.library.impl("fastwarp::mesh_map", ("cpu", "cuda"))
+@implement("mesh_map", mesh=_mesh, points=tensor(REAL, "b N 2", free=True))
 def _map(mesh: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return kernels("mesh", mesh.device).map(mesh, *args)
 
 
-@torch.library.register_fake("fastwarp::mesh_map")
+@fake("mesh_map")
 def _(mesh: Tensor, points: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     batch, count = _broadcast(mesh, points), points.shape[1]
     return mesh.new_empty(batch, count, 2), mesh.new_empty(batch, count, dtype=torch.int32)
@@ -238,12 +265,19 @@ def _map_grad(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::mesh_map", _map_grad, setup_context=_save_map)
 
 
-@torch.library.impl("fastwarp::mesh_map_backward", ("cpu", "cuda"))
+@implement(
+    "mesh_map_backward",
+    grad=tensor(REAL, "B N 2"),
+    mesh=_mesh,
+    points=tensor(REAL, "b N 2", free=True),
+    mapped=tensor(REAL, "B N 2"),
+    tiles=indices("B N", _tiles, least=-1),
+)
 def _map_backward(grad: Tensor, mesh: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return kernels("mesh", mesh.device).map_backward(grad, mesh, *args)
 
 
-@torch.library.register_fake("fastwarp::mesh_map_backward")
+@fake("mesh_map_backward")
 def _(grad: Tensor, mesh: Tensor, points: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return mesh.new_empty(mesh.shape), points.new_empty(points.shape)
 
@@ -284,7 +318,9 @@ def _(info: Any, in_dims: Any, *args: Any) -> Any:
 # --- sample: positions and resample in one call -----------------------------------------------------------------------
 
 
-@torch.library.impl("fastwarp::mesh_sample", ("cpu", "cuda"))
+@implement(
+    "mesh_sample", images=levels(IMAGE, "B"), mesh=_mesh, sizes=sizes(pixels), valid=extents, source_valid=extents
+)
 def _sample(
     images: list[Tensor],
     mesh: Tensor,
@@ -301,7 +337,7 @@ def _sample(
     return launchers(backend, "grid").resample(images, windows, sizes, source_valid)
 
 
-@torch.library.register_fake("fastwarp::mesh_sample")
+@fake("mesh_sample")
 def _(images: list[Tensor], mesh: Tensor, sizes: list[int], *args: Any) -> Any:
     return resized(images, sizes)
 

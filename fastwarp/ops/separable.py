@@ -12,6 +12,22 @@ from torch import Tensor
 
 from fastwarp._backend import backend_for, kernels, launchers
 from fastwarp.ops import _dense
+from fastwarp.ops._contract import (
+    BYTE,
+    FLOAT,
+    IMAGE,
+    REAL,
+    extents,
+    fake,
+    image,
+    implement,
+    levels,
+    numbers,
+    one_of,
+    rows_and_columns,
+    sizes,
+    tensor,
+)
 from fastwarp.ops._levels import resized, sides
 from fastwarp.ops._vmap import batch_of, fold, unfold, unfold_like
 
@@ -39,10 +55,21 @@ torch.library.define(
 )
 
 
+_windows = tensor(REAL, "b 2 P")
+
+
 # --- sample: windows and resample in one call, which is half of the time of a small one -------------------------------
 
 
-@torch.library.impl("fastwarp::separable_sample", ("cpu", "cuda"))
+@implement(
+    "separable_sample",
+    images=levels(IMAGE, "B"),
+    knots_y=tensor(REAL, "b h:2"),
+    knots_x=tensor(REAL, "b w:2"),
+    sizes=sizes(),
+    valid=extents,
+    source_valid=extents,
+)
 def _sample(
     images: list[Tensor],
     knots_y: Tensor,
@@ -60,7 +87,7 @@ def _sample(
     return launchers(backend, "separable").resample(images, windows, sizes, source_valid, antialias)
 
 
-@torch.library.register_fake("fastwarp::separable_sample")
+@fake("separable_sample")
 def _(images: list[Tensor], knots_y: Tensor, knots_x: Tensor, sizes: list[int], *args: Any) -> Any:
     return resized(images, sizes)
 
@@ -103,14 +130,20 @@ def _(info: Any, in_dims: Any, *args: Any) -> Any:
 # --- resample ---------------------------------------------------------------------------------------------------------
 
 
-@torch.library.impl("fastwarp::separable_resample", ("cpu", "cuda"))
+@implement(
+    "separable_resample",
+    images=levels(IMAGE, "B"),
+    windows=_windows,
+    sizes=sizes(rows_and_columns),
+    source_valid=extents,
+)
 def _resample(
     images: list[Tensor], windows: Tensor, sizes: list[int], source_valid: Tensor | None, antialias: bool
 ) -> list[Tensor]:
     return kernels("separable", windows.device).resample(images, windows, sizes, source_valid, antialias)
 
 
-@torch.library.register_fake("fastwarp::separable_resample")
+@fake("separable_resample")
 def _(images: list[Tensor], windows: Tensor, sizes: list[int], source_valid: Tensor | None, antialias: bool) -> Any:
     return resized(images, sizes)
 
@@ -149,7 +182,13 @@ def _(info: Any, in_dims: Any, *args: Any) -> Any:
 # --- resample_adjoint -------------------------------------------------------------------------------------------------
 
 
-@torch.library.impl("fastwarp::separable_resample_adjoint", ("cpu", "cuda"))
+@implement(
+    "separable_resample_adjoint",
+    grads=levels(FLOAT, "B", rows_and_columns),
+    windows=_windows,
+    source_sizes=sizes(),
+    source_valid=extents,
+)
 def _adjoint(
     grads: list[Tensor], windows: Tensor, source_sizes: list[int], source_valid: Tensor | None, antialias: bool
 ) -> list[Tensor]:
@@ -157,7 +196,7 @@ def _adjoint(
     return implementation.resample_adjoint(grads, windows, source_sizes, source_valid, antialias)
 
 
-@torch.library.register_fake("fastwarp::separable_resample_adjoint")
+@fake("separable_resample_adjoint")
 def _(grads: list[Tensor], windows: Tensor, source_sizes: list[int], source_valid: Any, antialias: bool) -> Any:
     return resized(grads, source_sizes)
 
@@ -194,7 +233,13 @@ def _(info: Any, in_dims: Any, *args: Any) -> Any:
 # --- windows_gradient -------------------------------------------------------------------------------------------------
 
 
-@torch.library.impl("fastwarp::separable_windows_gradient", ("cpu", "cuda"))
+@implement(
+    "separable_windows_gradient",
+    grads=levels(FLOAT, "B", rows_and_columns),
+    images=levels(FLOAT, "B"),
+    windows=_windows,
+    source_valid=extents,
+)
 def _windows_gradient(
     grads: list[Tensor], images: list[Tensor], windows: Tensor, source_valid: Tensor | None, antialias: bool
 ) -> Tensor:
@@ -202,7 +247,7 @@ def _windows_gradient(
     return implementation.windows_gradient(grads, images, windows, source_valid, antialias)
 
 
-@torch.library.register_fake("fastwarp::separable_windows_gradient")
+@fake("separable_windows_gradient")
 def _(grads: list[Tensor], images: list[Tensor], windows: Tensor, source_valid: Any, antialias: bool) -> Tensor:
     return windows.new_empty(windows.shape)
 
@@ -239,12 +284,21 @@ def _(info: Any, in_dims: Any, *args: Any) -> Any:
 # --- camera -----------------------------------------------------------------------------------------------------------
 
 
-@torch.library.impl("fastwarp::separable_camera", ("cpu", "cuda"))
+@implement(
+    "separable_camera",
+    frame=image(BYTE, "B H:1 W:1 C:1"),
+    windows=_windows,
+    size=sizes(rows_and_columns),
+    scale=numbers("C"),
+    bias=numbers("C"),
+    dtype=one_of(FLOAT),
+    source_valid=extents,
+)
 def _camera(frame: Tensor, *args: Any) -> Tensor:
     return kernels("separable", frame.device).camera(frame, *args)
 
 
-@torch.library.register_fake("fastwarp::separable_camera")
+@fake("separable_camera")
 def _(
     frame: Tensor,
     windows: Tensor,
