@@ -353,3 +353,35 @@ def test_cells_read_where_the_warp_shows_their_place(kind, phase, size):
             held = (result[0, axis] <= first + 1e-9) | (result[0, axis] >= min(last, side - 1) - 1e-9)
             assert away[~held.numpy()].max(initial=0) / stride < 1e-3
             assert held.double().mean() < 0.75
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@kinds
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"strides": 8}, FastwarpError, "image_size is None, expected .* where strides are given"),
+        ({"image_size": 96}, TypeError, "image_size is 96, expected two integers"),
+        ({"image_size": IMAGE, "size": (5, 5)}, FastwarpError, "got size and image_size, expected at most one"),
+        (
+            {"image_size": IMAGE, "source_valid": torch.ones(1, 2).long()},
+            FastwarpError,
+            "got source_valid and image_size, expected at most one",
+        ),
+        ({"image_size": IMAGE, "strides": 0}, FastwarpError, "strides is 0, expected strides of at least 1"),
+        ({"image_size": IMAGE, "strides": 8.5}, TypeError, "strides has 8.5, expected an integer or a pair"),
+        ({"image_size": IMAGE, "strides": (8, 8, 8)}, TypeError, r"strides has \(8, 8, 8\), expected"),
+        ({"image_size": IMAGE, "phase": "patch"}, TypeError, "phase is 'patch', expected a number"),
+        ({"image_size": IMAGE, "phase": float("nan")}, FastwarpError, "phase is nan, expected a finite number"),
+        ({"image_size": IMAGE, "outside": "zeros"}, FastwarpError, "outside is 'zeros', expected 'keep' or 'fill'"),
+        ({"image_size": IMAGE, "padding_mode": "x"}, FastwarpError, "padding_mode is 'x', expected 'zeros' or"),
+        ({"image_size": IMAGE, "valid": torch.ones(1, 3).long()}, FastwarpError, r"valid is of shape \[1, 3\]"),
+        ({"image_size": IMAGE, "valid": torch.ones(3, 2).long()}, FastwarpError, "valid is a batch of 3"),
+        ({"image_size": (95, 40)}, FastwarpError, "features is a map of 12 x 19, which no stride makes of"),
+    ],
+)
+def test_bad_input(kind, options, error, words):
+    with pytest.raises(error, match=words):
+        kind.identity().unzoom(torch.rand(2, 1, 12, 19), **options)
