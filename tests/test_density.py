@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import strategies as own
 import torch
-from helpers import assert_bitwise, assert_near, forward_backward, op_names
+from helpers import assert_bitwise, assert_near, forward_backward
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import assert_close_to
@@ -230,25 +230,6 @@ def test_a_million_boxes_of_one_image():
     boxes = random_boxes(0, 1, 1000, torch.float32).repeat(1, 1000, 1)
     density, once = box_density(boxes, SIZE), box_density(boxes[:, :1000], SIZE)
     torch.testing.assert_close(density, once, rtol=1e-6, atol=0)
-
-
-# --- torch's rules for ops --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("numbers", ["floats", "shared", "of each"])
-@pytest.mark.parametrize("name", op_names("density_"))
-def test_opcheck(name, numbers):
-    dtype = torch.float64 if numbers == "shared" else torch.float32
-    several = {"floats": None, "shared": 1, "of each": 2}[numbers]
-    a, b = (None if several is None else torch.full((several,), v, dtype=dtype).requires_grad_() for v in (1.0, 20.0))
-    counts = torch.tensor([3, 2]) if numbers == "of each" else None
-    args = (gentle_boxes(2, 3, dtype).requires_grad_(), counts, a, b, 1.0, 20.0, *SIZE, 4, 6)
-    grads = (torch.rand(2, 4, 6, dtype=dtype),)
-    if "knots" in name:
-        args, grads = (*args, 2.5, True), (torch.rand(2, 4, dtype=dtype), torch.rand(2, 6, dtype=dtype))
-    if "backward" in name:
-        args = (*(g.requires_grad_() for g in grads), *args)
-    torch.library.opcheck(getattr(ops, name).default, args)
 
 
 # --- gradients and transforms -----------------------------------------------------------------------------------------

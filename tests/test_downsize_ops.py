@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import assert_bitwise, op_names, run_python, strange_strides
+from helpers import assert_bitwise, run_python, strange_strides
 
 import fastwarp
 from fastwarp.reference import downsize as reference
@@ -72,8 +72,7 @@ def gradients(args: list[Any], seed: int = 1) -> list[torch.Tensor]:
 # --- torch.library ----------------------------------------------------------------------------------------------------
 
 CASES = {
-    "plain": {},
-    "channels_last": {"last": True, "texture_gradient": False},
+    "no texture": {"texture_gradient": False},
     "no layers": {"layers": 0, "normalise": "signed"},
     "half": {"dtype": torch.bfloat16, "normalise": "softmax"},
 }
@@ -86,10 +85,6 @@ def test_opcheck(case):
     grad = torch.rand_like(OPS.downsize(*args)).requires_grad_()
     for needs in ((True, True, True), (True, False, False), (False, True, False), (False, False, True)):
         torch.library.opcheck(OPS.downsize_backward.default, (grad, *args, *needs))
-
-
-def test_these_are_all():
-    assert set(op_names("downsize")) == {"downsize", "downsize_backward"}
 
 
 # --- derivatives ------------------------------------------------------------------------------------------------------
