@@ -117,9 +117,12 @@ def test_wrong_arguments_raise_in_words(name, backend):
         call()
 
 
+SECONDS = float(os.environ.get("FASTWARP_FUZZ_SECONDS", "30"))
+
+
+@pytest.mark.timeout(1200 + SECONDS)  # where nothing is compiled yet
 def test_wrong_arguments_in_guarded_memory():
-    seconds = float(os.environ.get("FASTWARP_FUZZ_SECONDS", "30"))
-    command = [sys.executable, str(TESTS / "fuzz_raw_ops.py"), os.environ.get("FASTWARP_FUZZ_SEED", "0"), str(seconds)]
+    command = [sys.executable, str(TESTS / "fuzz_raw_ops.py"), os.environ.get("FASTWARP_FUZZ_SEED", "0"), str(SECONDS)]
     done = subprocess.run(
         [*command, "1000000"], cwd=TESTS, env=python_environment(), capture_output=True, text=True, check=False
     )
