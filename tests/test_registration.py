@@ -8,6 +8,7 @@ import torch
 from helpers import assert_bitwise, random_knots, random_mesh, random_warp, run_python
 
 from fastwarp import FastwarpError, MeshWarp, SeparableWarp
+from fastwarp.nn import Unzoom
 
 IMAGE = (96, 150)
 KINDS = [SeparableWarp, MeshWarp]
@@ -385,3 +386,15 @@ def test_cells_read_where_the_warp_shows_their_place(kind, phase, size):
 def test_bad_input(kind, options, error, words):
     with pytest.raises(error, match=words):
         kind.identity().unzoom(torch.rand(2, 1, 12, 19), **options)
+
+
+@kinds
+def test_module(kind):
+    """`nn.Unzoom` passes the settings of the network on, where the size of its input is given."""
+    warp = kind.identity(1, (4, 5))
+    features, valid = torch.rand(2, 3, 12, 19), torch.tensor([[96, 101], [49, 150]])
+    unzoom = Unzoom(warp, strides=(8, 8), phase=0.5, outside="fill")
+    given = {"image_size": IMAGE, "valid": valid}
+    expected = warp.unzoom(features, strides=8, phase=0.5, outside="fill", **given)
+    assert_bitwise([unzoom(features, **given)], [expected])
+    assert_bitwise([unzoom(features)], [warp.unzoom(features)])
