@@ -415,15 +415,17 @@ def test_next_is_for_one_batch():
 # --- inside other machinery -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("saliency", [warp(), LearnedSaliency((5, 6))], ids=["fixed", "learned"])
-def test_compiles_to_one_graph(saliency):
+@pytest.mark.parametrize("kind", ["fixed", "learned", "adaptive"])
+def test_compiles_to_one_graph(kind):
     model, image = net(), images()
-    fastwarp.attach(model, saliency, HOST, fwhm=3.0)
+    saliency = {"fixed": warp(), "learned": LearnedSaliency((5, 6)), "adaptive": adaptive()}[kind]
+    fastwarp.attach(model, saliency, HOST, fwhm=3.0, jitter=(0.0, 0.0))
+    boxes = [torch.tensor([[0.7, 0.4, 0.9, 0.8]]), torch.zeros(0, 4)]
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     results = {}
     for name, run in (("eager", model), ("compiled", compiled)):
         model.zero_grad()
-        levels = run(image, sizes=torch.tensor([[48, 64], [37, 51]]))
+        levels = run(image, sizes=torch.tensor([[48, 64], [37, 51]]), boxes=boxes)
         sum(level.square().mean() for level in levels).backward()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         results[name] = [level.detach() for level in levels] + gradients
@@ -521,13 +523,15 @@ def test_zooms_and_unzooms_must_alternate():
 
 def test_an_error_in_a_batch_is_forgotten():
     model = net()
-    fastwarp.attach(model, warp(), HOST)
+    adapter = fastwarp.attach(model, warp(), HOST)
+    expected = model(images())
     hook = model.backbone.down.register_forward_pre_hook(lambda *_: 1 / 0)
+    adapter.next(flipped=True)
     with pytest.raises(ZeroDivisionError):
         model(images())
     hook.remove()
     copy.deepcopy(model)
-    model(images())
+    assert same(model(images()), expected)
 
 
 def test_networks_that_cannot_be_attached_to():

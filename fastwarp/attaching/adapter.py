@@ -77,7 +77,8 @@ class Adapter(nn.Module):
         self.feedback = True
         self.warp: Warp | None = None
         self.detections: tuple[list[Tensor], list[Tensor]] | None = None
-        self._next: dict[str, Any] = {}
+        self._next: dict[str, Any] = {}  # of the next batch
+        self._more: dict[str, Any] = {}  # of this one
         self._facts: Facts | None = None
         self._zoomed: _Zoomed | None = None
         self.register_load_state_dict_pre_hook(_keep_what_is_missing)
@@ -143,8 +144,9 @@ class Adapter(nn.Module):
 
     def begin(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """Before the network: what is known of this batch."""
+        self._more, self._next = self._next, {}
         if "zoom_source" in kwargs:
-            self._next = {**self._next, "source": kwargs["zoom_source"]}
+            self._more = {**self._more, "source": kwargs["zoom_source"]}
             kwargs = {name: value for name, value in kwargs.items() if name != "zoom_source"}
         self._zoomed, self._facts = None, Facts()
         if self.host.facts is not None and not self.host.facts_at:
@@ -191,7 +193,7 @@ class Adapter(nn.Module):
 
     def end(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         """After the network: detections are remembered, all the rest is forgotten."""
-        zoomed, facts, self._zoomed, self._facts, self._next = self._zoomed, self._known(), None, None, {}
+        zoomed, facts, self._zoomed, self._facts, self._more = self._zoomed, self._known(), None, None, {}
         if zoomed is not None and self.host.unzoom is not None:
             raise FastwarpError(f"attach: {self.host.unzoom} was not called after {self.host.zoom}")
         adaptive = isinstance(self.saliency, AdaptiveSaliency) and not self.training
@@ -201,14 +203,14 @@ class Adapter(nn.Module):
     # --- zoom ---------------------------------------------------------------------------------------------------------
 
     def _known(self) -> Facts:
-        """What is known of the batch; nothing but what `next` was told if a submodule is called by itself."""
-        return dataclasses.replace(Facts() if self._facts is None else self._facts, **self._next)
+        """What is known of the batch; nothing if a submodule is called by itself."""
+        return Facts() if self._facts is None else dataclasses.replace(self._facts, **self._more)
 
     def _zoom(self, image: Tensor, facts: Facts) -> Tensor:
         source, valid, source_valid = image, None, None
         if facts.valid is not None:
             valid = source_valid = torch.as_tensor(facts.valid, device=image.device).long()
-        if self.full or "source" in self._next:
+        if self.full or "source" in self._more:
             images = facts.source() if callable(facts.source) else facts.source
             if images is None:
                 expected = "full=True takes them from Adapter.next(source=...), or zoom_source= of the network's call"
@@ -262,11 +264,8 @@ class Adapter(nn.Module):
         if isinstance(saliency, nn.Parameter):
             maps = saliency if saliency.dim() == 3 else saliency[None]
             return self._warp_from(flip_maps("attach", maps, flipped))
-        if isinstance(saliency, LearnedSaliency) and valid is not None:
-            # Its thumbnail is one of the image without the padding.
-            thumbnail = tuple(4 * side for side in saliency.shape)
-            whole = SeparableWarp.identity(device=image.device)
-            image = whole.zoom(image, thumbnail, antialias=True, source_valid=valid)
+        if isinstance(saliency, LearnedSaliency):
+            return self._warp_from(saliency(as_geometry(image), valid))
         return self._warp_from(saliency(as_geometry(image)))
 
     def _fixed(self) -> Warp:
@@ -278,16 +277,18 @@ class Adapter(nn.Module):
 
     def _adaptive(self, facts: Facts, flipped: bool | Tensor, batch: int) -> Warp:
         """From the targets, moved at random, in training; from what was detected in the previous frame else."""
-        saliency = self.saliency
-        streams = list(range(batch) if facts.streams is None else facts.streams)
-        if self.training:
-            if facts.boxes is None:
-                raise FastwarpError("attach: an adaptive saliency needs boxes in training: Adapter.next(boxes=...)")
-            streams = [("training", image) for image in range(batch)]
-            saliency.update(jitter_boxes(self._pixels(facts.boxes), *self.jitter), None, streams)
-        if self.kind == "mesh":
+        saliency, separable = self.saliency, self.kind == "separable"
+        if not self.training:
+            streams = list(range(batch) if facts.streams is None else facts.streams)
+            if separable:
+                return SeparableWarp(*saliency.knots(streams, self.fwhm, flipped=flipped))
             return self._warp_from(saliency(streams, flipped))
-        return SeparableWarp(*saliency.knots(streams, self.fwhm, flipped=flipped))
+        if facts.boxes is None:
+            raise FastwarpError("attach: an adaptive saliency needs boxes in training: Adapter.next(boxes=...)")
+        boxes = jitter_boxes(self._pixels(facts.boxes), *self.jitter)
+        if separable:
+            return SeparableWarp(*saliency.knots_of(boxes, fwhm=self.fwhm, flipped=flipped))
+        return self._warp_from(saliency.maps_of(boxes, flipped=flipped))
 
     # --- detections ---------------------------------------------------------------------------------------------------
 
@@ -314,7 +315,8 @@ class Adapter(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles know nothing of a batch."""
-        return {**self.__dict__, "warp": None, "detections": None, "_next": {}, "_facts": None, "_zoomed": None}
+        nothing: dict[str, Any] = {"warp": None, "detections": None, "_facts": None, "_zoomed": None}
+        return {**self.__dict__, **nothing, "_next": {}, "_more": {}}
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         """Geometry and saliency stay at least float32, also in a network of half precision."""

@@ -204,7 +204,7 @@ class AdaptiveSaliency(nn.Module):
         if scores.shape[0] != found.shape[0]:
             raise fail(name, f"scores[{i}]", f"of shape {list(scores.shape)}", f"[{found.shape[0]}]")
         check_devices(name, boxes=found, scores=scores)
-        if scores.device.type == "cpu" and scores.isnan().any():
+        if scores.device.type == "cpu" and not torch.compiler.is_compiling() and scores.isnan().any():
             raise fail(name, f"scores[{i}]", "NaN in places", "numbers")
         return scores.detach() >= self.threshold
 
@@ -283,6 +283,21 @@ class AdaptiveSaliency(nn.Module):
         found = self._counting(name, boxes, scores, "image", len(boxes), image_sizes)
         return self._knots(found, fwhm, anti_crop, flipped)
 
+    def maps_of(
+        self,
+        boxes: Sequence[Tensor],
+        scores: Sequence[Tensor] | None = None,
+        flipped: bool | Tensor = False,
+        *,
+        image_sizes: Sequence[Sequence[int]] | Tensor | None = None,
+    ) -> Tensor:
+        """Saliency of these boxes, of which nothing is remembered: `[B, h, w]`, each map of sum 1.
+
+        Its arguments and errors are those of `knots_of`.
+        """
+        found = self._counting("AdaptiveSaliency.maps_of", boxes, scores, "image", len(boxes), image_sizes)
+        return self._map(*_padded(found), flipped)
+
     def _knots(
         self, found: list[tuple[Tensor, Tensor]], fwhm: float, anti_crop: bool, flipped: bool | Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -304,7 +319,7 @@ def _padded(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 def _check_found(function: str, argument: str, boxes: Tensor, count: Tensor) -> None:
     """Raises for what `box_density` would refuse with the next frame; on a CPU only, as looking waits for a GPU."""
-    if boxes.device.type != "cpu":
+    if boxes.device.type != "cpu" or torch.compiler.is_compiling():
         return
     boxes = boxes[: int(count)].float()
     if not boxes.isfinite().all():
