@@ -4,7 +4,7 @@
 the same without state, `fastwarp.nn` as modules. `attach` puts them into a network that one has already.
 """
 
-from fastwarp import functional, nn, saliency
+from fastwarp import export, functional, nn, saliency
 from fastwarp._backend import backend
 from fastwarp._warmup import warmup
 from fastwarp.attaching import Facts, Host, attach, detach
@@ -22,6 +22,7 @@ __all__ = [
     "attach",
     "backend",
     "detach",
+    "export",
     "functional",
     "nn",
     "saliency",

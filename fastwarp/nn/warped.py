@@ -47,13 +47,14 @@ class _Warped(nn.Module):
             raise TypeError(f"{function}: saliency is AdaptiveSaliency, expected {expected}")
         if saliency is not None and not isinstance(saliency, nn.Module):
             check_saliency(function, "saliency", saliency)
+        self._tile: Any = warp.tile if isinstance(warp, MeshWarp) else "bilinear"
+        buffers = {name: getattr(warp, name, None) for name in ("knots_y", "knots_x", "mesh")}
         if isinstance(saliency, (nn.Parameter, nn.Module)):
             self.saliency = saliency
         else:
-            self.register_buffer("saliency", None if saliency is None else _own(as_geometry(saliency)))
-        self._tile: Any = warp.tile if isinstance(warp, MeshWarp) else "bilinear"
-        for name in ("knots_y", "knots_x", "mesh"):
-            tensor = getattr(warp, name, None)
+            buffers["saliency"] = None if saliency is None else as_geometry(saliency)
+        # Those that are None come last: torch.export (2.13) counts them as inputs of the graph if others follow.
+        for name, tensor in sorted(buffers.items(), key=lambda item: item[1] is None):
             self.register_buffer(name, None if tensor is None else _own(tensor))
 
     def warp_of(self, image: Tensor | None = None) -> Warp:

@@ -28,7 +28,8 @@ def downsize(
     z = torch.einsum("kj,jhw->khw", fuse_weight[:, features:], distances)[None] + fuse_bias[:, None, None]
     if weights:
         seen = image if texture_gradient else image.detach()
-        a = (seen - seen.new_tensor(mean)[:, None, None]) * seen.new_tensor(scale)[:, None, None]
+        means, scales = (torch.stack([seen.new_full((1, 1), value) for value in values]) for values in (mean, scale))
+        a = (seen - means) * scales
         for weight, bias in zip(weights, biases, strict=True):
             a = F.relu(F.conv2d(a, weight, bias, padding=1))
         selected = a.index_select(2, anchor_rows).index_select(3, anchor_columns)

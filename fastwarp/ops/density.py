@@ -65,14 +65,15 @@ def _fake_gradients(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return boxes.new_empty(boxes.shape), boxes.new_empty(batch), boxes.new_empty(batch)
 
 
-def _dense_map(
+def dense_map(
     boxes: Tensor, counts: Tensor | None, amplitude: Tensor, bandwidth: Tensor, height: Any, width: Any, h: Any, w: Any
 ) -> Tensor:
     """The map as a dense, differentiable expression of boxes `[B, N, 4]` and numbers `[B]`, all float64."""
     n = boxes.shape[1]
     valid = torch.arange(n, device=boxes.device) < (n if counts is None else counts[:, None])
     valid = valid.expand(boxes.shape[:2])
-    boxes = torch.where(valid[:, :, None], boxes, boxes.new_tensor([0.0, 0.0, 1.0, 1.0]))
+    unit = (torch.arange(4, device=boxes.device) > 1).to(boxes)  # (0, 0, 1, 1)
+    boxes = torch.where(valid[:, :, None], boxes, unit)
     y, x = _dense_factor(boxes, 1, bandwidth, height, h), _dense_factor(boxes, 0, bandwidth, width, w)
     weight = torch.where(valid, amplitude[:, None] / (1e-5 + y.sum(2) * x.sum(2)), 0.0)
     count = valid.sum(1)[:, None, None]
@@ -101,7 +102,7 @@ def _double(ctx: Any, gradients: int, cotangents: tuple[Tensor, ...]) -> tuple[A
             (boxes.new_full((1,), value).requires_grad_() if number is None else next(rest)).expand(boxes.shape[0])
             for number, value in zip(numbers, (a, b), strict=True)
         ]
-        saliency = _dense_map(boxes, counts, variables[0], variables[1], *sizes)
+        saliency = dense_map(boxes, counts, variables[0], variables[1], *sizes)
         outputs = _dense.lz_knots(saliency.sum(2), saliency.sum(1), *knots) if knots else (saliency,)
         return outputs, (boxes, *variables)
 
