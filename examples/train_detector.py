@@ -280,7 +280,8 @@ def fit(options: argparse.Namespace, model: nn.Module, data: Any, objective: Cal
     parallel: nn.Module = nn.parallel.DistributedDataParallel(model) if ranks > 1 else model
     running = torch.compile(parallel) if options.compile else parallel
     batches = Batches(len(data), options.batch, first, options.steps, options.seed, rank, ranks)
-    loader = DataLoader(data, batch_sampler=batches, collate_fn=collate, num_workers=options.workers)  # type: ignore[arg-type]
+    own = {"num_workers": options.workers, "generator": torch.Generator()}  # its own: it draws, too
+    loader = DataLoader(data, batch_sampler=batches, collate_fn=collate, **own)  # type: ignore[arg-type]
     log = Log(options, first) if rank == 0 else None
     half = torch.float16 if device.type == "cuda" else torch.bfloat16
     for step, (images, targets) in enumerate(progress(loader, rank), first):
