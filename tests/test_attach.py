@@ -451,6 +451,14 @@ def test_autocast_and_half_precision():
         assert all(tensor.dtype == torch.float32 for tensor in adapter.state_dict().values())
 
 
+def test_maps_of_several_dtypes():
+    model = Registered()
+    model.backbone.forward = lambda image: (image[..., ::2, ::2].bfloat16(), image[..., ::4, ::4])
+    fastwarp.attach(model, warp(), Host("backbone", "backbone"))
+    fine, coarse = model(images())
+    assert (fine.dtype, coarse.dtype) == (torch.bfloat16, torch.float32)
+
+
 def test_checkpointed_blocks_are_exact_and_a_checkpointed_whole_is_refused():
     image, gradients = images(), []
     for checkpointed in (False, True):

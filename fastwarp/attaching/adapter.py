@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -189,7 +190,10 @@ class Adapter(nn.Module):
             raise FastwarpError(f"attach: {self.host.unzoom} has no {what}")
         options: dict[str, Any] = {"image_size": zoomed.size, "valid": zoomed.valid}
         options |= {"strides": self.host.strides, "phase": self.host.phase}
-        return replaced(value, maps, zoomed.warp.unzoom(maps, **options))
+        # Under autocast a network's maps may be of several dtypes, as SSD's are.
+        wide = functools.reduce(torch.promote_types, [one.dtype for one in maps])
+        results = zoomed.warp.unzoom([one.to(wide) for one in maps], **options)
+        return replaced(value, maps, [new.to(old.dtype) for new, old in zip(results, maps, strict=True)])
 
     def end(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         """After the network: detections are remembered, all the rest is forgotten."""
