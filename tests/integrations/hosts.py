@@ -30,8 +30,11 @@ class Case:
         boxes: whether its batches have boxes.
         padded: whether its batches have padding that the framework tells of.
         compiles: whether `raw` of the plain network compiles to one graph.
-        pickles: whether the plain network does.
+        pickles: whether the plain network does, once it has run: transformers may leave local functions in it.
         relative: whether it runs at another scale.
+        amp: whether the plain network trains under autocast on a CPU.
+        places: whether a blob in the image moves the cells over it alone: untrained pyramids down to stride 4, and
+            those that OpenMMLab initialises, spread it over the whole map.
     """
 
     name: str
@@ -45,6 +48,8 @@ class Case:
     compiles: bool = False
     pickles: bool = True
     relative: bool = False
+    amp: bool = True
+    places: bool = True
 
 
 def generator() -> torch.Generator:
@@ -142,7 +147,7 @@ def _detector(name: str, build: Callable[[], nn.Module], head: str) -> Case:
     capture = heads(head)
     raw = lambda model, batch: capture(model, lambda: model(batch[0]))  # noqa: E731
     outputs = lambda model, batch: model(batch[0])  # noqa: E731
-    kinds = {"boxes": True, "padded": True}
+    kinds = {"boxes": True, "padded": True, "places": "RCNN" not in name}
     return Case(f"torchvision {name}", build, _detection_batch, _detection_losses, raw, outputs, **kinds)
 
 
@@ -421,7 +426,7 @@ def _mm_outputs(model: nn.Module, batch: Any) -> Any:
 def _mmdet(name: str, path: str, change: Callable[[Any], None] = resnet18, **options: Any) -> Case:
     build = openmmlab("mmdet", path, change)
     raw = options.pop("raw", _mm_raw)
-    kinds = {"boxes": True, "padded": True, "outputs": _mm_outputs, "batch": mmdet_batch} | options
+    kinds = {"boxes": True, "padded": True, "outputs": _mm_outputs, "batch": mmdet_batch, "places": False} | options
     return Case(f"mmdet {name}", build, losses=_mm_losses, raw=raw, **kinds)
 
 
@@ -475,20 +480,21 @@ CASES = [
     _real_time("RTDetr"),
     _real_time("DFine"),
     _hf("SegformerForSemanticSegmentation", _segformer, _labels_batch(), ("logits",), compiles=True, pickles=False),
-    _hf("UperNetForSemanticSegmentation", _upernet, _labels_batch(), ("logits",), compiles=True),
-    _hf("DPTForSemanticSegmentation", _dpt, _labels_batch(128), ("logits",), compiles=True),
+    _hf("UperNetForSemanticSegmentation", _upernet, _labels_batch(), ("logits",), compiles=True, pickles=False),
+    _hf("DPTForSemanticSegmentation", _dpt, _labels_batch(128), ("logits",), compiles=True, pickles=False),
     _hf(
         "Mask2FormerForUniversalSegmentation",
         _mask2former,
         _mask2former_batch,
         ("masks_queries_logits", "class_queries_logits"),
         padded=True,
+        pickles=False,
     ),
     _mmdet("RetinaNet", "retinanet/retinanet_r50_fpn_1x_coco.py"),
     _mmdet("FCOS", "fcos/fcos_r18_fpn_gn-head-center-normbbox-centeronreg-giou_8xb8-amp-lsj-200e_coco.py"),
     _mmdet("CenterNet", "centernet/centernet_r18_8xb16-crop512-140e_coco.py"),
     _mmdet("SSD", "_base_/models/ssd300.py", batch=_ssd_batch),
-    _mmdet("FasterRCNN", "_base_/models/faster-rcnn_r50_fpn.py", _few_proposals, raw=_rpn_raw),
+    _mmdet("FasterRCNN", "_base_/models/faster-rcnn_r50_fpn.py", _few_proposals, raw=_rpn_raw, amp=False),
     _mmseg("fcn"),
     _mmseg("pspnet"),
     _mmseg("deeplabv3plus"),
