@@ -202,7 +202,9 @@ class Adapter(nn.Module):
             raise FastwarpError(f"attach: {self.host.unzoom} was not called after {self.host.zoom}")
         adaptive = isinstance(self.saliency, AdaptiveSaliency) and not self.training
         if adaptive and self.feedback and self.host.found is not None:
-            self._remember(self.host.found(output, args, kwargs), facts.streams)
+            from fastwarp.attaching.feedback import remember
+
+            remember(self, self.host.found(output, args, kwargs), facts.streams)
 
     # --- zoom ---------------------------------------------------------------------------------------------------------
 
@@ -300,13 +302,6 @@ class Adapter(nn.Module):
         """Relative boxes in the pixels that the adaptive saliency counts in."""
         height, width = self.saliency.image_size
         return [one.float() * one.new_tensor([width, height, width, height], dtype=torch.float32) for one in boxes]
-
-    @torch.compiler.disable
-    def _remember(self, found: Any, streams: Sequence[Any] | None) -> None:
-        if found is not None:
-            boxes, scores = ([one.detach() for one in values] for values in found)
-            self.detections = (boxes, scores)
-            self.update(boxes, scores, streams)
 
     # --- as a module --------------------------------------------------------------------------------------------------
 
