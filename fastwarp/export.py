@@ -51,7 +51,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         False
     """
     ops = torch.ops.fastwarp
-    table = {
+    table: dict[Any, Any] = {
         ops.lz_knots: _lz_knots,
         ops.axis_map: _axis_map,
         ops.axis_windows: _axis_windows,
@@ -165,11 +165,11 @@ def _density_map(
     w: int,
 ) -> Tensor:
     wide, batch = boxes.double(), boxes.shape[0]
-    numbers = [
+    first, second = (
         (wide.new_full((1,), default) if number is None else number.double()).expand(batch)
         for number, default in ((amplitude, a), (bandwidth, b))
-    ]
-    return dense_map(wide, counts, *numbers, height, width, h, w).to(boxes.dtype)
+    )
+    return dense_map(wide, counts, first, second, height, width, h, w).to(boxes.dtype)
 
 
 def _density_knots(boxes: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
