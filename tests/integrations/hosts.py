@@ -26,7 +26,8 @@ class Case:
         batch: `(equal) -> batch` of two images, of one size or of two.
         losses: `(network, batch) -> dict` of losses, in training.
         raw: `(network, batch) -> list` of what its heads return in evaluation, before any selection.
-        outputs: `(network, batch)` of the framework, with its post-processing; None: `raw` is all.
+        outputs: `(network, batch)` of the framework, with its post-processing. None: `raw` is all, as for those of
+            mmdet that need more than a batch for it (CenterNet) or fail in it by themselves (SSD).
         boxes: whether its batches have boxes.
         padded: whether its batches have padding that the framework tells of.
         compiles: whether `raw` of the plain network compiles to one graph.
@@ -492,8 +493,8 @@ CASES = [
     ),
     _mmdet("RetinaNet", "retinanet/retinanet_r50_fpn_1x_coco.py"),
     _mmdet("FCOS", "fcos/fcos_r18_fpn_gn-head-center-normbbox-centeronreg-giou_8xb8-amp-lsj-200e_coco.py"),
-    _mmdet("CenterNet", "centernet/centernet_r18_8xb16-crop512-140e_coco.py"),
-    _mmdet("SSD", "_base_/models/ssd300.py", batch=_ssd_batch),
+    _mmdet("CenterNet", "centernet/centernet_r18_8xb16-crop512-140e_coco.py", outputs=None),
+    _mmdet("SSD", "_base_/models/ssd300.py", batch=_ssd_batch, outputs=None),
     _mmdet("FasterRCNN", "_base_/models/faster-rcnn_r50_fpn.py", _few_proposals, raw=_rpn_raw, amp=False),
     _mmseg("fcn"),
     _mmseg("pspnet"),

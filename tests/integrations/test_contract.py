@@ -208,6 +208,8 @@ def test_targets_sizes_and_detections_are_read(case):
         for image, boxes in zip(images, facts.boxes, strict=True):
             height, width = image.shape[1:]
             torch.testing.assert_close(boxes, BOXES / torch.tensor([width, height, width, height]), rtol=0, atol=1e-3)
+    if case.outputs is None:
+        return
     with torch.no_grad():
         case.outputs(model.eval(), case.batch(True))
     if "FCOS3D" in case.name:
