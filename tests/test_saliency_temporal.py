@@ -239,6 +239,7 @@ def test_jitter_moves_boxes_as_wholes():
     assert by[:, 1].std().item() == pytest.approx(3.0, rel=0.03)
     assert by.mean().abs() < 0.2
     assert torch.equal(jitter_boxes(boxes, generator=torch.Generator().manual_seed(0)), moved)
+    assert isinstance(jitter_boxes((boxes, boxes)), tuple)
     assert torch.equal(jitter_boxes(boxes, 0.0, 0.0), boxes)
 
 

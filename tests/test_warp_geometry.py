@@ -246,6 +246,13 @@ def test_fill_border_is_the_nearest_point_of_the_outline():
 
 
 @kinds
+def test_the_only_cell_of_a_magnification_is_the_middle(kind):
+    warp = warp_of(kind, 2, (4, 5), torch.float64)
+    assert torch.equal(warp.magnification((1, 1)), warp.magnification((3, 3))[:, 1:2, 1:2])
+    assert torch.equal(warp.magnification((1, 3)), warp.magnification((3, 3))[:, 1:2])
+
+
+@kinds
 def test_magnification_is_the_jacobian_of_the_inverse(kind):
     warp, size, step = warp_of(kind, 2, (4, 5), torch.float64, CROPPING), (15, 17), 1e-4
     got = warp.magnification(size)

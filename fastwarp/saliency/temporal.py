@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fastwarp._checks import as_geometry, check_count, check_number
+from fastwarp._checks import as_geometry, check_count, check_number, rebuild
 from fastwarp._precision import keeping_precision
 from fastwarp.errors import check_devices, check_tensor, fail
 from fastwarp.functional import lz_knots
@@ -364,7 +364,7 @@ def jitter_boxes(
     if not isinstance(boxes, Tensor):
         if not isinstance(boxes, (list, tuple)):
             raise TypeError(f"jitter_boxes: boxes is {type(boxes).__name__}, expected a tensor [..., 4] or a list")
-        return [jitter_boxes(one, sigma_x, sigma_y, generator=generator) for one in boxes]
+        return rebuild(boxes, [jitter_boxes(one, sigma_x, sigma_y, generator=generator) for one in boxes])
     if boxes.dim() == 0 or boxes.shape[-1] != 4:
         raise fail("jitter_boxes", "boxes", f"of shape {list(boxes.shape)}", "[..., 4]")
     boxes = boxes if boxes.dtype.is_floating_point else boxes.float()
