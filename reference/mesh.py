@@ -259,12 +259,14 @@ def positions_backward(
     """
     h, w = mesh.shape[1:3]
     result = np.zeros((len(grad), h, w, 2))
-    for b, at, (_, tw, eh, ew, sh, sw) in _each_level(len(grad), sizes, source_sizes, valid, source_valid):
+    for b, at, (th, tw, eh, ew, sh, sw) in _each_level(len(grad), sizes, source_sizes, valid, source_valid):
         own, span = mesh[b % len(mesh)].astype(np.float64), np.array([sw - 1.0, sh - 1.0])
         if np.isnan(own).any():
             result[b] = np.nan
             continue
-        target = np.flatnonzero(tiles[b, at] >= 0)
+        spanned = np.zeros((th, tw), bool)
+        spanned[:eh, :ew] = True
+        target = np.flatnonzero((tiles[b, at] >= 0) & spanned.ravel())
         tile = tiles[b, at][target]
         by_windows, window = (v[b, :, at].T[target].astype(np.float64) for v in (grad, windows))
         corners, place = corners_of(own, tile), np.stack(np.divmod(tile, w - 1)[::-1], -1)
