@@ -157,24 +157,24 @@ def check_number(
     function: str, argument: str, value: Any, low: float = -MOST, high: float = MOST, unit: str = ""
 ) -> float:
     """`value` as a float, if it is a number (NumPy's too) from `low` to `high`; `unit` is " of pixels", say."""
-    expected = f"a number{unit} from {low:g} to {high:g}"
     number: float | None = as_real(value)
+    if number is not None and low <= number <= high:
+        return number
+    expected = f"a number{unit} from {low:g} to {high:g}"  # not before: torch.compile cannot print free numbers
     if number is None:
         raise TypeError(f"{function}: {argument} is {type(value).__name__}, expected {expected}")
-    if not low <= number <= high:
-        raise fail(function, argument, value, expected)
-    return number
+    raise fail(function, argument, value, expected)
 
 
 def check_count(function: str, argument: str, value: Any, low: int, high: float = float("inf")) -> int:
     """`value` as an int, if it is an integer (NumPy's too) from `low` to `high`."""
-    expected = f"an integer of at least {low}" if high == float("inf") else f"an integer from {low} to {high}"
     number: int | None = as_integer(value)
+    if number is not None and low <= number <= high:
+        return number
+    expected = f"an integer of at least {low}" if high == float("inf") else f"an integer from {low} to {high}"
     if number is None:
         raise TypeError(f"{function}: {argument} is {value!r}, expected {expected}")
-    if not low <= number <= high:
-        raise fail(function, argument, value, expected)
-    return number
+    raise fail(function, argument, value, expected)
 
 
 def check_sides(function: str, argument: str, value: Any) -> tuple[int, int]:
@@ -238,16 +238,17 @@ def frame_arguments(
 
 def check_statistics(function: str, channels: int, mean: Any, std: Any) -> None:
     """Raises unless mean and std are numbers, one for each channel, and no std is 0."""
-    for argument, values in (("mean", mean), ("std", std)):
-        if not isinstance(values, Sequence) or not all(as_real(v) is not None for v in values):
+    for argument, values, least in (("mean", mean, 0.0), ("std", std, 1e-9)):
+        numbers = [as_real(value) for value in values] if isinstance(values, Sequence) else [None]
+        if None in numbers:
             raise TypeError(f"{function}: {argument} is {values!r}, expected one number for each channel")
-        if len(values) != channels:
+        if len(numbers) != channels:
             raise fail(function, argument, f"{len(values)} long", f"one value for each of {channels} channels")
         # The bounds keep mean / std within float32.
-        if not all(abs(float(value)) <= 1e9 for value in values):
+        if not all(abs(number) <= 1e9 for number in numbers):
             raise fail(function, argument, list(values), "numbers from -1e9 to 1e9")
-    if not all(abs(float(value)) >= 1e-9 for value in std):
-        raise fail(function, "std", list(std), "values other than 0, of at least 1e-9 in size")
+        if not all(abs(number) >= least for number in numbers):
+            raise fail(function, argument, list(values), "values other than 0, of at least 1e-9 in size")
 
 
 def check_memory(function: str, argument: str, value: Any, needed: int, device: torch.device) -> None:
