@@ -321,17 +321,22 @@ def test_ctrl_c(tmp_path):
     images = [{"id": 1, "height": 100, "width": 200}]
     boxes = [{"image_id": 1, "bbox": [1, 2, 3, 4]}] * 1_500_000
     path = coco(tmp_path / "train.json", images=images, annotations=boxes)
-    process = start("saliency", "coco", path, "--out", tmp_path / "p.npz", "--plot", tmp_path / "p.png")
-    descriptors = Path(f"/proc/{process.pid}/fd")
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:  # until it reads the file
-        if any(os.path.realpath(link) == str(path) for link in descriptors.glob("*")):
+    for attempt in range(5):
+        results = tmp_path / str(attempt)
+        results.mkdir()
+        process = start("saliency", "coco", path, "--out", results / "p.npz", "--plot", results / "p.png")
+        descriptors = Path(f"/proc/{process.pid}/fd")
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:  # until it reads the file
+            if any(os.path.realpath(link) == str(path) for link in descriptors.glob("*")):
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+        if process.returncode != 0:  # on a loaded machine it may have ended before the signal came
             break
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
     assert (process.returncode, out, err) == (130, b"", b"fastwarp saliency: interrupted\n")
-    assert list(tmp_path.iterdir()) == [path]
+    assert not list(results.iterdir())
 
 
 @pytest.mark.parametrize("setting", [{"PYTHONIOENCODING": "ascii"}, {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0"}])

@@ -90,7 +90,7 @@ def moved(warp: Warp, device: str) -> tuple[Warp, list[Tensor]]:
 def test_nan_stays_in_its_image_and_fills_it(name, backend):
     kind, make = WARPS[name]
     device = DEVICE if backend == "triton" else "cpu"
-    paths = [p for p in PATHS if backend != "triton" or p in ("zoom", "unzoom", "pyramid", "grid", "zoom_points")]
+    paths = [p for p in PATHS if backend != "triton" or p in ("zoom", "unzoom", "zoom_points")]  # interpreted: slow
     with running_on(backend):
         for path in paths:
             images = IMAGE.to(device), FRAME.to(device)

@@ -173,12 +173,12 @@ def test_flawed_meshes_never_crash(tile):
     warp = MeshWarp(flawed().mesh, tile)
     image, corners = torch.rand(6, 2, 9, 11), torch.rand(1, 5, 2) * 60 - 5
     boxes = torch.cat([corners, corners + 9], 2)
-    valid = warp.inside((30, 40))
-    assert valid[[0, 1, 2, 3, 5]].all()  # mirrored is inside out but inverts, folded is covered at least once
-    assert 0.3 < valid[4].double().mean() < 0.95  # the four tiles of the NaN own nothing
+    # Mirrored is inside out but inverts, folded is covered at least once; the NaN of a vertex fills its image.
+    assert warp.inside((30, 40)).all()
     for padding_mode in ("zeros", "border"):
         back = warp.unzoom(image, (30, 40), padding_mode=padding_mode)
-        assert torch.isfinite(back).all()
+        assert torch.isfinite(back[[0, 1, 2, 3, 5]]).all()
+        assert torch.isnan(back[4]).all()
     mirrored = warp[2].unzoom(image[2:3])
     torch.testing.assert_close(mirrored, image[2:3].flip(3), rtol=0, atol=1e-5)
     for function in (
