@@ -239,7 +239,7 @@ def frame_arguments(
 def check_statistics(function: str, channels: int, mean: Any, std: Any) -> None:
     """Raises unless mean and std are numbers, one for each channel, and no std is 0."""
     for argument, values, least in (("mean", mean, 0.0), ("std", std, 1e-9)):
-        numbers = [as_real(value) for value in values] if isinstance(values, Sequence) else [None]
+        numbers: list[Any] = [as_real(value) for value in values] if isinstance(values, Sequence) else [None]
         if None in numbers:
             raise TypeError(f"{function}: {argument} is {values!r}, expected one number for each channel")
         if len(numbers) != channels:
