@@ -324,7 +324,9 @@ def test_ctrl_c(tmp_path):
     for attempt in range(5):
         results = tmp_path / str(attempt)
         results.mkdir()
-        process = start("saliency", "coco", path, "--out", results / "p.npz", "--plot", results / "p.png")
+        # A shell's background jobs ignore Ctrl-C, and what they start does, too.
+        heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+        process = start("saliency", "coco", path, "--out", results / "p.npz", "--plot", results / "p.png", **heed)
         descriptors = Path(f"/proc/{process.pid}/fd")
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:  # until it reads the file
