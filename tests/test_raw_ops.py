@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import TESTS, python_environment
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 import fastwarp
 from fastwarp import FastwarpError
@@ -115,6 +116,22 @@ def test_wrong_arguments_raise_in_words(name, backend):
     call, message = WRONG[name]
     with fastwarp.backend(backend), pytest.raises((FastwarpError, TypeError), match=message):
         call()
+
+
+EMPTY = {
+    "axis_windows": (lambda: (R(0, 5), R(0, 5), [2, 3], [4, 5], False, False, False, None, None)),
+    "grid_windows_gradient": (lambda: ([R(1, 2, 3, 4)], [R(1, 2, 5, 6)], R(0, 2, 12), None)),
+}
+
+
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+@pytest.mark.parametrize("name", EMPTY)
+def test_no_images_have_the_strides_that_compilers_expect(name, backend):
+    op, args = getattr(ops, name), EMPTY[name]()
+    with fastwarp.backend(backend):
+        result = op(*args)
+    expected = op(*tree_map_only(Tensor, lambda t: t.to("meta"), args))
+    assert (result.shape, result.stride()) == (expected.shape, expected.stride())
 
 
 SECONDS = float(os.environ.get("FASTWARP_FUZZ_SECONDS", "30"))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastwarp.kernels.cpu._memory import array, empty
+from fastwarp.kernels.cpu._memory import array, empty, tensor
 from fastwarp.kernels.cpu._parallel import inline, parallel, run
 
 _BLOCK = 2048  # targets at a time: few taps of those stay in L1
@@ -84,9 +84,9 @@ def logits_backward(grad: Tensor, distances: Tensor, weight: Tensor, need_distan
     nothing = distances.new_empty(0, *distances.shape[1:])
     arrays = [_rows(t) for t in (grad, distances, weight, nothing if by_distances is None else by_distances)]
     run(_backward, (*arrays, partial), grad.numel() * (1 + 2 * weight.shape[1]))
-    total = torch.from_numpy(partial.sum(0)).to(weight.dtype)
+    total = partial.sum(0)
     first = distances.new_empty(0) if by_distances is None else by_distances
-    return [first, *(t.clone(memory_format=torch.contiguous_format) for t in (total[:, :-1], total[:, -1]))]
+    return [first, tensor(total[:, :-1], weight.dtype), tensor(total[:, -1], weight.dtype)]
 
 
 def _rows(tensor: Tensor) -> np.ndarray:

@@ -41,6 +41,13 @@ def array(tensor: Tensor) -> np.ndarray:
     return np.ndarray(tensor.shape, _DTYPES[tensor.dtype], memory)
 
 
+def tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
+    """The array's values in memory of torch's own: that of `torch.from_numpy` cannot be resized, and its strides are
+    NumPy's where the array is empty.
+    """
+    return torch.empty(array.shape, dtype=dtype).copy_(torch.from_numpy(array))
+
+
 def empty(shape: Sequence[int], dtype: torch.dtype, format_: torch.memory_format) -> Tensor:
     """`torch.empty`, in huge pages where it is large and Linux offers them: 512 times fewer page faults.
 

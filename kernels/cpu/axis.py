@@ -399,6 +399,8 @@ def axis_windows(
     arrays = (array(knots_y), array(knots_x), np.array(sizes), np.array(source_sizes))
     extents = (extents_array(valid), extents_array(source_valid))
     batch = common_batch(knots_y, knots_x, valid, source_valid)
+    if batch == 0:
+        return knots_y.new_empty((0, 2, sum(sizes)))
     windows = np.empty((batch, 2, sum(sizes)), arrays[0].dtype)  # becoming a tensor is faster than becoming an array
     _require_order(_windows(*arrays, inverse, antialias, border, *extents, windows))
     return torch.from_numpy(windows)

@@ -14,7 +14,7 @@ from fastwarp.kernels.cpu._downsize_gradient import pixels_gradient
 from fastwarp.kernels.cpu._downsize_gradient_plan import places_of_sums, plan, transposed_weights, unpacked
 from fastwarp.kernels.cpu._downsize_logits import logits, logits_backward
 from fastwarp.kernels.cpu._downsize_simd import width
-from fastwarp.kernels.cpu._memory import array, empty
+from fastwarp.kernels.cpu._memory import array, empty, tensor
 from fastwarp.kernels.cpu._parallel import run
 from fastwarp.kernels.cpu._simd import LANES
 from fastwarp.kernels.cpu.separable import _like, _real
@@ -181,7 +181,7 @@ def downsize_backward(
     sums_at = places_of_sums(strides, len(logits))
     units = divided.down * divided.across * divided.runs
     sums = np.zeros((units, sums_at[-1] if need_parameters else 0))
-    to_logits = np.zeros((divided.runs if need_parameters else 0, *logits.shape), real.dtype)
+    to_logits = logits.new_zeros((divided.runs if need_parameters else 0, *logits.shape))
     values = array(logits.new_empty((divided.images if need_image else 0, *logits.shape)))
     args = (
         np.array([image.data_ptr(), grad.data_ptr(), part.data_ptr()], np.int64),
@@ -199,7 +199,7 @@ def downsize_backward(
         run(
             sweep,
             (
-                *(*args, images, divided[:2], divided.runs, values, to_logits, sums_at, sums),
+                *(*args, images, divided[:2], divided.runs, values, array(to_logits), sums_at, sums),
                 *(_like(image.dtype), _like(part.dtype), real),
             ),
             work,
@@ -218,8 +218,5 @@ def downsize_backward(
     total = sums.sum(0)
     found = unpacked(total, sums_at, strides, widths)
     found.append(total[sums_at[-2] :].reshape(len(logits), -1)[:, : texture.shape[1]])
-    by_logits = to_logits[0]
-    for other in to_logits[1:]:
-        by_logits += other
-    grads = (torch.from_numpy(np.ascontiguousarray(a)).to(logits.dtype, copy=True) for a in (*found, by_logits))
-    return [to_image, *grads]
+    by_logits = to_logits[0] if divided.runs == 1 else to_logits.sum(0)
+    return [to_image, *(tensor(a, logits.dtype) for a in found), by_logits]

@@ -15,7 +15,7 @@ from fastwarp.kernels.cpu._grid_bilinear import bilinear
 from fastwarp.kernels.cpu._grid_gradient import gradient
 from fastwarp.kernels.cpu._grid_widen import widen as widen_kernel
 from fastwarp.kernels.cpu._grid_widen import widen_backward as widen_backward_kernel
-from fastwarp.kernels.cpu._memory import array, empty
+from fastwarp.kernels.cpu._memory import array, empty, tensor
 from fastwarp.kernels.cpu._parallel import run
 from fastwarp.kernels.cpu.separable import _alike, _dense, _like, _real, _values
 from fastwarp.kernels.layout import common_batch, memory_format
@@ -119,7 +119,7 @@ def windows_gradient(grads: list[Tensor], images: list[Tensor], windows: Tensor,
         args = (table, array(windows), extents_array(source_valid), _like(images[0].dtype), _real(images[0].dtype))
         kernel = footprints.windows_gradient if windows.shape[1] == 4 else gradient
         run(kernel, (*args, result), 4 * _values(grads))
-    return torch.from_numpy(result).to(windows.dtype, copy=True)
+    return tensor(result, windows.dtype)
 
 
 def camera(

@@ -18,8 +18,8 @@ def to_numpy(value: Any) -> Any:
 
 def to_tensor(array: np.ndarray, like: Tensor) -> Tensor:
     """Array to a tensor of `like`'s dtype and device; integers are rounded half to even."""
-    result = torch.from_numpy(np.ascontiguousarray(array if like.dtype.is_floating_point else np.rint(array)))
-    return result.to(device=like.device, dtype=like.dtype)
+    values = torch.from_numpy(np.ascontiguousarray(array if like.dtype.is_floating_point else np.rint(array)))
+    return torch.empty(values.shape, dtype=like.dtype, device=like.device).copy_(values)  # of none, torch's strides
 
 
 def call(function: Callable[..., Any], *args: Any) -> Any:
