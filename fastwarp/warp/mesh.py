@@ -279,6 +279,9 @@ class MeshWarp(Points):
         """Area magnification `[B, *size]` over the source, relative to uniform resizing."""
         return F.mesh_magnification(self.mesh, size, tile=self.tile)
 
+    def _tiles(self) -> tuple[int, int]:
+        return self.mesh.shape[1] - 1, self.mesh.shape[2] - 1
+
     def _map(self, name: str, points: Tensor, source_size: Any, size: Any, inverse: bool) -> Tensor:
         return map_points(name, points, self.mesh, source_size, size, inverse, self.tile)
 

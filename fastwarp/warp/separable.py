@@ -250,6 +250,9 @@ class SeparableWarp(Points):
         """Area magnification `[B, *size]` over the source, relative to uniform resizing."""
         return F.separable_magnification(self.knots_y, self.knots_x, size)
 
+    def _tiles(self) -> tuple[int, int]:
+        return self.knots_y.shape[1] - 1, self.knots_x.shape[1] - 1
+
     def _map(self, name: str, points: Tensor, source_size: Any, size: Any, inverse: bool) -> Tensor:
         return map_points(name, points, self.knots_y, self.knots_x, source_size, size, inverse)
 
