@@ -197,9 +197,9 @@ def places(about: Registration, sizes: list[int], device: torch.device) -> Place
     return Places(cell, at, last, span / stride)
 
 
-def keep_padding(about: Registration, cells: Tensor | None, maps: list[Tensor], results: list[Tensor]) -> list[Tensor]:
-    """The results, where asked for with the maps' own cells of padding; `cells` are those that are none."""
-    if cells is None or not about.keep:
+def keep_padding(cells: Tensor | None, maps: list[Tensor], results: list[Tensor]) -> list[Tensor]:
+    """The results with the maps' own cells of padding: beyond `cells`, if not None."""
+    if cells is None:
         return results
     kept = []
     for level, (before, after) in enumerate(zip(maps, results, strict=True)):

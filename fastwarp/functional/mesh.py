@@ -203,7 +203,27 @@ def mesh_unzoom(
     if antialias:
         windows = call(name, _ops.grid_widen, windows, flat, flat, cells, cells)
     results = call(name, _ops.grid_resample, maps, windows, flat, cells)
-    return rebuild(features, keep_padding(about, cells, maps, results))
+    return rebuild(features, keep_padding(cells, maps, results) if about.keep else results)
+
+
+def windows_of(
+    mesh: Tensor,
+    homography: bool,
+    sizes: list[int],
+    source_sizes: list[int],
+    inverse: bool,
+    antialias: bool,
+    border: bool,
+    about: Registration | None,
+) -> Tensor:
+    """What targets read, to be kept: of a zoom, an unzoom, or a registered one."""
+    cells = None
+    if about is None:
+        options = (inverse, homography, border, None, None)
+        windows, _ = call("freeze", _ops.mesh_positions, mesh, sizes, source_sizes, *options)
+    else:
+        windows, cells = _registered_windows(about, sizes, mesh, homography, border), about.cells(sizes, mesh.device)
+    return call("freeze", _ops.grid_widen, windows, sizes, source_sizes, cells, cells) if antialias else windows
 
 
 def _registered_windows(about: Registration, sizes: list[int], mesh: Tensor, homography: bool, border: bool) -> Tensor:

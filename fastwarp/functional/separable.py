@@ -207,7 +207,22 @@ def separable_unzoom(
     windows = _registered_windows(about, flat, knots_y, knots_x, bool(antialias), padding_mode == "border")
     cells = about.cells(flat, knots_y.device)
     results = call(name, _ops.separable_resample, maps, windows, flat, cells, bool(antialias))
-    return rebuild(features, keep_padding(about, cells, maps, results))
+    return rebuild(features, keep_padding(cells, maps, results) if about.keep else results)
+
+
+def windows_of(
+    knots: tuple[Tensor, Tensor],
+    sizes: list[int],
+    source_sizes: list[int],
+    inverse: bool,
+    antialias: bool,
+    border: bool,
+    about: Registration | None,
+) -> Tensor:
+    """What targets read, to be kept: of a zoom, an unzoom, or a registered one."""
+    if about is not None:
+        return _registered_windows(about, sizes, *knots, antialias, border)
+    return call("freeze", _ops.axis_windows, *knots, sizes, source_sizes, inverse, antialias, border, None, None)
 
 
 def _registered_windows(

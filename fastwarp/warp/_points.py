@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from fastwarp._checks import as_geometry, check_number
 from fastwarp.errors import check_devices, check_tensor, fail
 from fastwarp.warp._polygons import bent, check_polygons
+from fastwarp.warp.frozen import FrozenWarp
 
 Ragged = TypeVar("Ragged", Tensor, list[Tensor])
 
@@ -39,6 +40,56 @@ class Points:
     def _map(self, name: str, points: Tensor, source_size: Any, size: Any, inverse: bool) -> Tensor:
         """What the method `name` does with points `[B, N, 2]`."""
         raise NotImplementedError
+
+    def _windows(self) -> tuple[Callable[..., Tensor], bool, torch.device]:
+        """A function that makes windows of the warp, whether they are of rows and columns, and their device."""
+        raise NotImplementedError
+
+    def freeze(
+        self,
+        source_size: Sequence[int],
+        size: Sequence[int],
+        feature_sizes: Sequence[Sequence[int]] = (),
+        *,
+        antialias: bool = False,
+        padding_mode: Literal["zeros", "border"] = "zeros",
+        image_size: Sequence[int] | None = None,
+        strides: Any = None,
+        phase: Any = 0.0,
+    ) -> FrozenWarp:
+        """The warp for fixed sizes, as a module: what it reads is computed now, and never again.
+
+        For warps that do not change, and for export: of a mesh, whose inverse no exporter knows, nothing else can be.
+
+        Args:
+            source_size: (height, width) of the images.
+            size: of the zoomed ones.
+            feature_sizes: of the maps that are unzoomed, each to its own size.
+            antialias: of both, see `fastwarp.functional.separable_zoom`.
+            padding_mode: of the unzoom, see `fastwarp.functional.separable_unzoom`; also the following.
+            image_size: (height, width) of the network's input, most often `size`: maps are registered exactly.
+            strides: of each map; None: by the sizes.
+            phase: of all maps or of each.
+
+        Returns:
+            A module with `zoom(image)` and `unzoom(features)`; called, it zooms. The warp has no gradient any more.
+
+        Raises:
+            FastwarpError: wrong sizes or options; a map that no stride explains.
+            TypeError: wrong types.
+
+        Example:
+            >>> import torch, fastwarp
+            >>> warp = fastwarp.SeparableWarp.from_saliency(torch.rand(1, 31, 51))
+            >>> frozen = warp.freeze((120, 192), (60, 96), [(8, 12), (4, 6)], image_size=(60, 96))
+            >>> small = frozen.zoom(torch.rand(2, 3, 120, 192))
+            >>> [level.shape[2:] for level in frozen.unzoom([torch.rand(2, 8, 8, 12), torch.rand(2, 8, 4, 6)])]
+            [torch.Size([8, 12]), torch.Size([4, 6])]
+        """
+        registered = {"image_size": image_size, "strides": strides, "phase": phase}
+        windows, separable, device = self._windows()
+        sizes = (source_size, size, feature_sizes)
+        return FrozenWarp(windows, separable, *sizes, antialias, padding_mode, registered, device)
 
     def zoom_points(self, points: Ragged, source_size: Any, size: Any) -> Ragged:
         """Source -> zoomed pixels, (x, y) `[B, ..., 2]` (points, keypoints of people, corners) or `[N, 2]`; see
