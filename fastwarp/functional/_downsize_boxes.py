@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastwarp._checks import IMAGE_DTYPES, check_indices, check_memory, check_option
+from fastwarp._constants import constant
 from fastwarp.errors import as_real, check_devices, check_size, check_tensor, fail
 from fastwarp.functional._downsize_checks import check_encoded, check_encoding, check_fuse, check_parameters, statistics
 from fastwarp.functional._downsize_tables import NORMALISE, Encoding, Normalise, encode, products
@@ -108,7 +109,7 @@ def downsize_boxes(
         # A network in float32, also under autocast, as the kernels of `downsize` have it.
         with torch.autocast(features.device.type, enabled=False):
             a = (features if texture_gradient else features.detach()).to(real)
-            a = (a - a.new_tensor(mean)[:, None, None]) * a.new_tensor(scale)[:, None, None]
+            a = (a - constant(mean, a)[:, None, None]) * constant(scale, a)[:, None, None]
             for weight, bias in zip(weights, biases, strict=True):
                 a = F.relu(F.conv2d(a, weight.to(real), bias.to(real), padding=1))
             # The 1x1 convolution comes before the selection: there are fewer taps than features to select.

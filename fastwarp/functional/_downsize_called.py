@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastwarp._checks import IMAGE_DTYPES, check_memory
+from fastwarp._constants import constant
 from fastwarp.errors import check_size, check_tensor, fail
 from fastwarp.functional._downsize_checks import statistics
 from fastwarp.functional._downsize_tables import axes, can_keep, encoded_distances, geometry, shape
@@ -80,7 +81,7 @@ def downsize_called(
     seen = [encoded.expand(batch, *encoded.shape)]
     if convs:
         a = (image if texture_gradient else image.detach()).to(real)
-        a = (a - a.new_tensor(mean)[:, None, None]) * a.new_tensor(scale)[:, None, None]
+        a = (a - constant(mean, a)[:, None, None]) * constant(scale, a)[:, None, None]
         for l, conv in enumerate(convs):
             a = F.relu(_called(f"convs.{l}", conv, a))
             if a.shape[2:] != image.shape[2:]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
 from fastwarp._checks import as_geometry, check_knots
+from fastwarp._constants import constant
 from fastwarp.errors import call, check_size, check_tensor, fail
 from fastwarp.functional import axis
 
@@ -117,7 +118,7 @@ def _pixel_scale(size: Any, like: Tensor) -> tuple[Tensor, Tensor]:
     if isinstance(size, Tensor):
         side = size.flip(-1)[:, None, :]
     else:
-        side = torch.tensor([[[size[1], size[0]]]], device=like.device)
+        side = constant((size[1], size[0]), like, torch.int64)[None, None]
     return (side - 1).clamp(min=1).to(like), torch.where(side > 1, 0.0, 0.5).to(like)
 
 

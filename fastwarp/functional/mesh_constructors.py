@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastwarp._checks import as_geometry
+from fastwarp._constants import constant
 from fastwarp.errors import check_batches, check_devices, check_size, check_tensor, fail
 from fastwarp.functional.separable import Size
 
@@ -54,10 +55,10 @@ def offset_mesh(offsets: Tensor, source_size: Size | None = None) -> Tensor:
     moved = as_geometry(offsets)
     height, width = moved.shape[1:3]
     options: dict[str, Any] = {"dtype": torch.float64, "device": moved.device}
-    cells = torch.tensor([width - 1, height - 1], **options)
+    cells = constant((width - 1, height - 1), moved, torch.float64)
     if source_size is None:
         return (_grid((height, width), **options) + moved / cells).to(moved.dtype)
-    source = torch.tensor(check_size("offset_mesh", "source_size", source_size)[::-1], **options)
+    source = constant(check_size("offset_mesh", "source_size", source_size)[::-1], moved, torch.float64)
     pixels = _grid((height, width), **options) * cells + 0.5 + moved
     return ((pixels * source / (cells + 1) - 0.5) / (source - 1).clamp(min=1)).to(moved.dtype)
 

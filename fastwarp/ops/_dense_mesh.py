@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastwarp._constants import constant
 from fastwarp.ops._dense import triangle_weights
 
 FLATTEST = 2.0**-10
@@ -171,7 +172,7 @@ def mesh_positions(
 
 def level_extent(valid: Tensor | None, level: int, sizes: Sequence[int], like: Tensor) -> Tensor:
     """Valid (height, width) of a level, `[1 or B, 2]` in the dtype of `like`."""
-    whole = torch.tensor([list(sizes[2 * level : 2 * level + 2])], dtype=like.dtype, device=like.device)
+    whole = constant(sizes[2 * level : 2 * level + 2], like)[None]
     return whole if valid is None else torch.minimum(valid[:, level].clamp(min=0).to(whole), whole)
 
 

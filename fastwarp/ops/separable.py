@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastwarp._backend import backend_for, kernels, launchers
+from fastwarp._constants import constant
 from fastwarp.ops import _dense
 from fastwarp.ops._contract import (
     BYTE,
@@ -319,7 +320,7 @@ def _save_camera(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _camera_grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     frame, windows, source_valid = ctx.saved_tensors
-    scale = torch.tensor(ctx.scale, dtype=grad.dtype, device=grad.device)
+    scale = constant(ctx.scale, grad)
     image = frame.permute(0, 3, 1, 2).to(grad.dtype)  # weights sum to one: the bias has no gradient
     by_windows = torch.ops.fastwarp.separable_windows_gradient(
         [grad * scale[:, None, None]], [image], windows, source_valid, ctx.antialias

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import fastwarp.ops.density  # noqa: F401  (registers torch.ops.fastwarp)
 from fastwarp._checks import LEAST, as_geometry, check_fwhm, check_memory, check_number, check_sides
+from fastwarp._constants import constant
 from fastwarp.errors import call, check_devices, check_tensor, fail
 
 Boxes = Tensor | Sequence[Tensor]
@@ -157,7 +158,7 @@ def _padded(function: str, boxes: Any) -> tuple[Tensor, Tensor | None]:
     rows, numbers = [one.to(dtype) for one in boxes], [one.shape[0] for one in boxes]
     if len(set(numbers)) == 1:
         return torch.stack(rows), None
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(numbers, device=rows[0].device)
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), constant(numbers, rows[0], torch.int64)
 
 
 def check_boxes(function: str, name: str, boxes: Any, shape: str) -> None:
