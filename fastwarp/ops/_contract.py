@@ -31,6 +31,8 @@ INTEGER = INT32 | INT64
 MOST = 2**30
 """Most pixels along a side: kernels count them in 32 bits, and windows in float32 round them."""
 _MOST_VALUES = 2**31 - 1
+_MOST_IMAGES = 65535
+"""On a GPU: they are a dimension of the grid of programs, which has no more."""
 
 
 class _Fake:
@@ -99,11 +101,24 @@ def _checks(
                 rule(args[index], known)
         except (FastwarpError, TypeError) as error:
             raise type(error)(f"fastwarp::{op}: {names[index]} {error}") from None
-        if also is not None and (wrong := also(known)):
+        if wrong := (also is not None and also(known)) or _beyond_gpus(known):
             raise FastwarpError(f"fastwarp::{op}: {wrong}")
 
     _of_op[op] = check
     return check
+
+
+def _beyond_gpus(known: Known) -> str:
+    """What is wrong with sizes that CPUs can do: kernels of GPUs count the pixels of an image in 32 bits."""
+    if known["device"].type != "cuda":
+        return ""
+    if known.get("B", 1) > _MOST_IMAGES:
+        return f"got {known['B']} images, expected at most {_MOST_IMAGES} in one call on a GPU"
+    sides = [*known.get("sides", ()), *(known.get(name, 1) for name in "HWhw")]
+    for height, width in zip(sides[::2], sides[1::2], strict=True):
+        if height * width > _MOST_VALUES:
+            return f"got {height} x {width} pixels, expected fewer than 2**31 on a GPU"
+    return ""
 
 
 # --- tensors ----------------------------------------------------------------------------------------------------------
@@ -213,6 +228,7 @@ def levels(dtypes: frozenset[torch.dtype], batch: str, targets: Callable[[Sequen
         if known.setdefault("channels", channels) != channels:
             raise FastwarpError(f"has {channels} channels, expected {known['channels']}")
         _check_sides(sides)
+        known.setdefault("sides", []).extend(sides)
         if targets is not None:
             known["P"] = targets(sides)
 
@@ -264,6 +280,7 @@ def sizes(targets: Callable[[Sequence[int]], int] | None = None) -> Rule:
         if len(value) != 2 * count or not count:
             raise FastwarpError(f"is {list(value)}, expected {2 * count or 'two'} numbers, two for each level")
         _check_sides(value)
+        known.setdefault("sides", []).extend(value)
         if targets is not None:
             total = targets(value)
             if known.setdefault("P", total) != total or total > _MOST_VALUES:
