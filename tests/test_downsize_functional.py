@@ -406,13 +406,12 @@ def test_tables_are_kept_but_nothing_that_could_hurt_later_calls():
         fuse = args[2].clone().requires_grad_()
         return torch.autograd.grad(F.downsize(image, *args[:2], fuse, args[3], (7, 9)).sum(), fuse)[0]
 
-    tables._kept_axis.cache_clear()
-    tables._kept_distances.cache_clear()
     with torch.inference_mode():
         first = F.downsize(image, *args, (7, 9))
+    kept = [list(table.latest.values()) for table in (tables._kept_axis, tables._kept_distances)]
     trained()  # needs tensors that autograd may save
-    hits = tables._kept_axis.cache_info().hits, tables._kept_distances.cache_info().hits
-    assert hits == (2, 1)
+    again = [list(table.latest.values()) for table in (tables._kept_axis, tables._kept_distances)]
+    assert all(a is b for before, after in zip(kept, again, strict=True) for a, b in zip(before, after, strict=True))
     assert_bitwise([F.downsize(image, *args, (7, 9))], [first])
     from torch._subclasses import FakeTensorMode
 
@@ -424,6 +423,28 @@ def test_tables_are_kept_but_nothing_that_could_hurt_later_calls():
     others = [{"encoding": "raw"}, {"normalise": "softmax"}, {"align_corners": True}]
     results = [F.downsize(image, *args, (7, 9), **options) for options in others]
     assert not any(torch.equal(result, first) for result in results)
+
+
+def test_captured_graphs_read_the_tables_of_earlier_calls(monkeypatch):
+    """And those outlive the limit of tables that are kept: a graph reads their addresses at every replay."""
+    image, args = torch.rand(1, 3, 22, 28), network(1)
+    expected = F.downsize(image, *args, (7, 9))
+    monkeypatch.setattr(tables, "_capturing", lambda device: True)
+    monkeypatch.setattr(tables._kept_axis, "make", lambda *key: pytest.fail("makes a table in the graph"))
+    monkeypatch.setattr(tables._kept_distances, "make", lambda *key: pytest.fail("makes distances in the graph"))
+    assert_bitwise([F.downsize(image, *args, (7, 9))], [expected])
+    monkeypatch.undo()
+    before = tables._kept_distances.of_graphs.copy()
+    for width in range(10, 16):
+        F.downsize(image, *args, (7, width))
+    assert not any(key[0].size == (7, 9) for _, key in tables._kept_distances.latest)
+    assert any(key[0].size == (7, 9) for key in before)
+    monkeypatch.setattr(tables, "_capturing", lambda device: True)
+    F.downsize(image, *args, (7, 9))
+    assert all(tables._kept_distances.of_graphs[key] is value for key, value in before.items())
+    # What no call has made before is made in the graph, and not kept.
+    F.downsize(image, *args, (6, 5))
+    assert not any(key[0].size == (6, 5) for key in tables._kept_distances.of_graphs)
 
 
 # --- boxes ------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ Everything is made on the device, as nothing may be copied there while a CUDA gr
 
 from __future__ import annotations
 
-import functools
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -114,7 +114,7 @@ def axes(at: Geometry, device: torch.device, keep: bool) -> list[Axis]:
     keys = [
         (D, d, at.taps, n, at.align_corners, device) for D, d, n in zip(at.source, at.size, at.footprint, strict=True)
     ]
-    return [_kept_axis(_stream(device), *key) if keep else _axis(*key) for key in keys]
+    return [(_kept_axis if keep else _axis)(*key) for key in keys]
 
 
 def _kept_or_made(
@@ -124,7 +124,7 @@ def _kept_or_made(
     ky, kx = shape(at)
     key = (at, encoding, normalise, dtype, device)
     if keep and ky * kx * at.size[0] * at.size[1] <= _KEPT:
-        return _kept_distances(_stream(device), *key)
+        return _kept_distances(*key)
     return _distances(*key)
 
 
@@ -151,10 +151,13 @@ def encoded_distances(
 
 def can_keep(tensor: Tensor) -> bool:
     """Whether tables made for `tensor` are ordinary tensors that outlive the call: not so while something is traced,
-    in fake tensors' modes, nor in the private memory of a CUDA graph that is being captured."""
-    if torch.compiler.is_compiling() or type(tensor) not in (Tensor, torch.nn.Parameter):
-        return False
-    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+    nor in fake tensors' modes."""
+    return not torch.compiler.is_compiling() and type(tensor) in (Tensor, torch.nn.Parameter)
+
+
+def _capturing(device: torch.device) -> bool:
+    """Whether work for the device goes into a CUDA graph, whose private memory would not outlive it."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _stream(device: torch.device) -> int:
@@ -208,17 +211,43 @@ def _distances(at: Geometry, encoding: str, normalise: str, dtype: torch.dtype, 
     return encode(products(rows.weights, columns.weights), encoding, normalise).to(dtype)
 
 
-def _keeping(entries: int, make: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.lru_cache(entries)
-    def kept(stream: int, *key: Any) -> Any:
-        # Not tensors of inference mode, which no later backward pass could save.
-        with torch.inference_mode(False):
-            return make(*key)
+class _Kept:
+    """What `make` returned for the latest keys, whose last entry is the device, on each stream.
 
-    return kept
+    A CUDA graph that is captured reads what a call before it has made, on any stream, and that is kept for ever: a
+    graph reads the same addresses as often as it is replayed, and does not say when it goes. Without such a call the
+    graph makes it anew at every replay.
+    """
+
+    def __init__(self, entries: int, make: Callable[..., Any]) -> None:
+        self.entries, self.make = entries, make
+        self.latest: OrderedDict[Any, Any] = OrderedDict()
+        self.of_graphs: dict[Any, Any] = {}
+
+    def __call__(self, *key: Any) -> Any:
+        if _capturing(key[-1]):
+            return self._for_graph(key)
+        entry = (_stream(key[-1]), key)
+        value = self.latest.pop(entry, None)
+        if value is None:
+            # Not tensors of inference mode, which no later backward pass could save.
+            with torch.inference_mode(False):
+                value = self.make(*key)
+        self.latest[entry] = value
+        if len(self.latest) > self.entries:
+            self.latest.popitem(last=False)
+        return value
+
+    def _for_graph(self, key: Any) -> Any:
+        if key not in self.of_graphs:
+            made = [value for (_, known), value in self.latest.items() if known == key]
+            if not made:
+                return self.make(*key)
+            self.of_graphs[key] = made[-1]
+        return self.of_graphs[key]
 
 
-_kept_axis, _kept_distances = _keeping(64, _axis), _keeping(4, _distances)
+_kept_axis, _kept_distances = _Kept(64, _axis), _Kept(4, _distances)
 
 
 def products(rows: Tensor, columns: Tensor) -> Tensor:
