@@ -47,6 +47,21 @@ def arrays(*values):
     return [array(value) for value in values]
 
 
+# --- meshes of saliency -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("anti_crop", "dtype"), [(True, F64), (False, F32)])
+def test_lz_mesh(anti_crop, dtype):
+    saliency = torch.rand(1, 3, 18, dtype=dtype) ** 4
+    saliency[0, 1, 2] = -1
+    args = (saliency, 4.0, anti_crop)
+    mesh_of = run(mesh.lz_mesh, *args)
+    assert_right(mesh_of, reference.lz_mesh(*arrays(*args)), "knots")
+    grad = torch.randn(mesh_of.shape, dtype=dtype)
+    by_saliency = run(mesh.lz_mesh_backward, grad, *args)
+    assert_right(by_saliency, reference.lz_mesh_backward(*arrays(grad, *args)), "mesh_grad")
+
+
 # --- positions --------------------------------------------------------------------------------------------------------
 
 
@@ -84,6 +99,30 @@ def check_positions(
         else:
             assert_close_to(expected, ours, vertices.dtype, "mesh_targets")
     return windows, tiles
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="Triton compiles constants in")
+def test_tiles_of_few_targets_look_for_them(monkeypatch):
+    """A program would ask hundreds of tiles about a coarse level one after the other. The targets are the same."""
+    vertices, args = made("jittered", 5, (9, 13), F32, 2), ([7, 9, 4, 5], [20, 31] * 2, True, False)
+    expected = reference.positions(*arrays(vertices, *args, False, None, None))[1]
+    asked = []
+    for few in (0, 16):
+        calls = []
+        monkeypatch.setattr(_mesh_positions, "_FEW", _mesh_positions.tl.constexpr(few))
+        winding = _mesh_positions.winding
+
+        def counted(*args, calls=calls, winding=winding):
+            calls.append(1)
+            return winding(*args)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(_mesh_positions, "winding", counted)
+            _, tiles = mesh.positions(*(on_device(a) for a in (vertices, *args, False, None, None)))
+        np.testing.assert_array_equal(tiles.cpu().numpy(), expected)
+        asked.append(len(calls))
+    # Each of 16 blocks had asked its 30 tiles; now each of 36 rows of vertices looks at the widest box of its tiles.
+    assert asked[1] < asked[0] / 2
 
 
 @both_tiles

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._launch import INTERPRETED, pack, select
+from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, pack, select
 from fastwarp.kernels.gpu._mesh_positions import UNFUSED, extent_of, outlines, zoomed
 from fastwarp.kernels.gpu._mesh_tiles import evaluate, load_patch, moments, through_inverse, to_corners
 from fastwarp.kernels.gpu._pieces import batch_stride, nan_of
@@ -154,7 +154,7 @@ def launch(
     # Images that share the mesh and all extents have gradients of their own.
     batch, (h, w) = len(grad), mesh.shape[1:3]
     count = (h - 1) * (w - 1)
-    boxes = outlines(mesh, sizes, valid)[1] if inverse else None
+    boxes = outlines(mesh, sizes, valid, False)[1] if inverse else None
     shares = mesh.new_empty(batch, 8, count, dtype=torch.float64)
     _tile_gradients_kernel[(count, batch)](
         *(shares, grad, mesh, windows, tiles, boxes, valid, source_valid, pack(*sizes), pack(*source_sizes)),
@@ -165,7 +165,7 @@ def launch(
         **UNFUSED,  # a zoom is clamped here where `positions` did, and a tile projective
     )
     grad_mesh = mesh.new_empty(batch, h, w, 2, dtype=mesh.dtype if len(mesh) == batch else torch.float64)
-    _sum_tiles_kernel[(triton.cdiv(h * w, _VERTICES), batch)](
+    _sum_tiles_kernel[(cdiv(h * w, _VERTICES), batch)](
         *(grad_mesh, shares, mesh, batch_stride(mesh), h, w), BLOCK=_VERTICES
     )
     return grad_mesh if len(mesh) == batch else grad_mesh.sum(0, keepdim=True).to(mesh.dtype)

@@ -2,7 +2,9 @@
 
 The inverse takes two. The first makes, for every level, what is the same for all its targets: the vertices of the
 widened mesh in units of targets, the slopes of the edges and the boxes of the tiles. In the second a program finds the
-tiles whose box meets its block of targets, asks each of them, and solves once for every target.
+tiles whose box meets its block of targets, asks each of them, and solves once for every target. Where a level has few
+targets for its tiles, a block would meet most of them: there the first kernel asks every tile about the targets in its
+box, one thread for a tile. A target goes to the lowest number, in whatever order they come.
 
 Whose a target is follows from float64 that nothing fuses (`UNFUSED`), so that it is the same on every backend. Float32
 meshes are solved in float32, relative to a tile's corner, and again in float64 where that misses the target.
@@ -15,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._launch import INTERPRETED, pack, select, unpack
+from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, pack, select, unpack
 from fastwarp.kernels.gpu._mesh_tiles import (
     centre_of,
     evaluate,
@@ -32,7 +34,10 @@ from fastwarp.kernels.gpu._pieces import batch_stride, nan_of
 from fastwarp.kernels.layout import common_batch
 
 UNFUSED = {"enable_fp_fusion": False}
-"""Launch options under which every operation rounds as IEEE 754 says."""
+"""Launch options under which no product is fused with a sum, so that every float64 operation rounds as IEEE 754 says.
+
+Not so float32, whose quotients and roots remain those of `div.full` and `sqrt.approx`: what decides must be float64.
+"""
 
 _RIM: tl.constexpr = tl.constexpr(1 / 64)  # how far beyond its tile a preimage may lie, in tiles
 # Targets, and relative to the tile: a solution in float32 that T~ maps farther off needs float64.
@@ -45,13 +50,14 @@ _NONE: tl.constexpr = tl.constexpr(2**31 - 1)
 _ROWS, _COLUMNS = (32, 64) if INTERPRETED else (16, 32)
 _CHUNK = 1024 if INTERPRETED else 256
 _VERTICES = 64
+_FEW: tl.constexpr = tl.constexpr(16)  # targets for each tile, up to which tiles look for their targets
 _SCAN: tl.constexpr = tl.constexpr(1024)  # coordinates that a program looks at together for a NaN
 
 
 def _blocks(sizes: list[int], columns: int) -> int:
     """Blocks of targets in all levels."""
     sides = zip(sizes[::2], sizes[1::2], strict=True)
-    return sum(triton.cdiv(height, _ROWS) * triton.cdiv(width, columns) for height, width in sides)
+    return sum(cdiv(height, _ROWS) * cdiv(width, columns) for height, width in sides)
 
 
 @triton.jit
@@ -138,22 +144,67 @@ def _store(windows_ptr, tiles_ptr, target, before, total, x, y, tile, reads, mas
     tl.store(tiles_ptr + target, tl.where(reads, tile, -1), mask=mask)
 
 
-@triton.jit(do_not_specialize=["stride_mb", "stride_vb", "h", "w"])
-def _outline_kernel(edges_ptr, boxes_ptr, mesh_ptr, valid_ptr, sizes, stride_mb, stride_vb, h, w, BLOCK: tl.constexpr):
+@triton.jit
+def _are_few(height, width, h, w):
+    """Whether the tiles of a level look for their targets, not the targets for their tiles."""
+    return height.to(tl.int64) * width <= (h - 1).to(tl.int64) * (w - 1) * _FEW
+
+
+@triton.jit
+def _claim(
+    owners_ptr, n, corners, slopes, box, extent_x, extent_y, width, centre_x, centre_y, unit_x, unit_y, shift_x, shift_y
+):
+    """Every tile n takes the targets that it encloses from tiles of higher numbers, as `_unzoom_kernel` counts them."""
+    ax, ay, bx, by, cx, cy, dx, dy = corners
+    ab, bd, cd, ac = slopes
+    left, right, top, bottom = box
+    left, right = tl.maximum(left, 0), tl.minimum(right, extent_x - 1)
+    across = tl.maximum(right - left + 1, 1)
+    count = tl.where(right < left, 0, across * tl.maximum(bottom - top, 0))
+    for s in range(tl.max(count, 0)):
+        r, k = top + s // across, left + s % across
+        x, y = k.to(tl.float64), r.to(tl.float64)
+        tied_x, tied_y = tied(x, (centre_x - shift_x) * unit_x), tied(y, (centre_y - shift_y) * unit_y)
+        number = winding(ax, ay, bx, by, cx, cy, dx, dy, ab, bd, cd, ac, tied_x, y, tied_y)
+        code = tl.where(number > 0, 2 * n + 1, 2 * n)
+        tl.atomic_min(owners_ptr + r * width + k, code, mask=(number != 0) & (s < count), sem="relaxed")
+
+
+@triton.jit(do_not_specialize=["stride_mb", "stride_vb", "h", "w", "total"])
+def _outline_kernel(
+    edges_ptr,
+    boxes_ptr,
+    owners_ptr,
+    mesh_ptr,
+    valid_ptr,
+    sizes,
+    stride_mb,
+    stride_vb,
+    h,
+    w,
+    total,
+    BLOCK: tl.constexpr,
+):
     """Program (row of vertices, level, b).
 
     `edges_ptr`: x, y of every vertex of the widened mesh, slopes of the edges to its right and below it.
     `boxes_ptr`: of the tile whose corner A it is, the first and last column that it can own, its first row, and the one
     after its last; without rows if there is no such tile. Then first row and last for whole rows of tiles.
+    `owners_ptr`, unless None: of the targets of a level that has few, what `_unzoom_kernel` calls owner.
     """
     i, level = tl.program_id(0), tl.program_id(1)
     b = tl.program_id(2).to(tl.int64)
     valid = b * stride_vb + 2 * level
-    extent_y = extent_of(valid_ptr, valid, select(sizes, 2 * level).to(tl.int32))
-    extent_x = extent_of(valid_ptr, valid + 1, select(sizes, 2 * level + 1).to(tl.int32))
+    height, width = select(sizes, 2 * level).to(tl.int32), select(sizes, 2 * level + 1).to(tl.int32)
+    extent_y, extent_x = extent_of(valid_ptr, valid, height), extent_of(valid_ptr, valid + 1, width)
+    few = _are_few(height, width, h, w)
+    start = b * total
+    for s in tl.static_range(len(sizes) // 2):
+        start += tl.where(s < level, unpack(sizes[2 * s]).to(tl.int64) * unpack(sizes[2 * s + 1]).to(tl.int64), 0)
     unit_y, unit_x = tl.maximum(extent_y - 1, 1).to(tl.float64), tl.maximum(extent_x - 1, 1).to(tl.float64)
     shift_y, shift_x = tl.where(extent_y == 1, 0.5, 0.0), tl.where(extent_x == 1, 0.5, 0.0)
     mesh_ptr += b * stride_mb
+    centre_x, centre_y = centre_of(mesh_ptr, h, w)
     vertices = h * w
     edges_ptr += (b * tl.num_programs(1) + level) * 4 * vertices
     boxes_ptr += (b * tl.num_programs(1) + level) * (4 * vertices + 2 * h)
@@ -173,8 +224,9 @@ def _outline_kernel(edges_ptr, boxes_ptr, mesh_ptr, valid_ptr, sizes, stride_mb,
         dx, dy = (dx - shift_x) * unit_x, (dy - shift_y) * unit_y
         tl.store(edges_ptr + 4 * n, ax, mask=j < w)
         tl.store(edges_ptr + 4 * n + 1, ay, mask=j < w)
-        tl.store(edges_ptr + 4 * n + 2, slope(ax, ay, bx, by), mask=j < w)
-        tl.store(edges_ptr + 4 * n + 3, slope(ax, ay, cx, cy), mask=j < w)
+        slopes = (slope(ax, ay, bx, by), slope(bx, by, dx, dy), slope(cx, cy, dx, dy), slope(ax, ay, cx, cy))
+        tl.store(edges_ptr + 4 * n + 2, slopes[0], mask=j < w)
+        tl.store(edges_ptr + 4 * n + 3, slopes[3], mask=j < w)
 
         # Crossings lie between the ends of their edge but for rounding, which is relative to these. A tile with a
         # vertex that is not finite has no rows.
@@ -194,6 +246,11 @@ def _outline_kernel(edges_ptr, boxes_ptr, mesh_ptr, valid_ptr, sizes, stride_mb,
         tl.store(boxes_ptr + 3 * vertices + n, bottom, mask=j < w)
         first = tl.minimum(first, tl.where(bottom > top, top, _NONE))
         last = tl.maximum(last, bottom)
+        if owners_ptr is not None and few:
+            _claim(
+                *(owners_ptr + start, n, (ax, ay, bx, by, cx, cy, dx, dy), slopes, (left, right, top, bottom)),
+                *(extent_x, extent_y, width, centre_x, centre_y, unit_x, unit_y, shift_x, shift_y),
+            )
     tl.store(boxes_ptr + 4 * vertices + i, tl.min(first, 0))
     tl.store(boxes_ptr + 4 * vertices + h + i, tl.max(last, 0))
 
@@ -238,13 +295,16 @@ def _nearest(mesh_ptr, h, w, shift_x, shift_y, unit_x, unit_y, x, y):
     return u, v
 
 
-@triton.jit(do_not_specialize=["stride_mb", "stride_vb", "stride_sb", "stride_eb", "stride_bb", "h", "w", "total"])
+@triton.jit(
+    do_not_specialize=["stride_mb", "stride_vb", "stride_sb", "stride_eb", "stride_bb", "stride_ob", "h", "w", "total"]
+)
 def _unzoom_kernel(
     windows_ptr,
     tiles_ptr,
     mesh_ptr,
     edges_ptr,
     boxes_ptr,
+    owners_ptr,
     valid_ptr,
     source_valid_ptr,
     sizes,
@@ -252,6 +312,7 @@ def _unzoom_kernel(
     stride_mb,
     stride_eb,
     stride_bb,
+    stride_ob,
     stride_vb,
     stride_sb,
     h,
@@ -287,15 +348,20 @@ def _unzoom_kernel(
     vertices = h * w
     edges_ptr += b * stride_eb + level * 4 * vertices
     boxes_ptr += b * stride_bb + level * (4 * vertices + 2 * h)
-    first, last = h, -1
-    for i0 in range(0, h, CHUNK):
+    target = b * total + start + r * width + k
+    mask = (r < height) & (k < width)
+    owner = tl.full([COLUMNS, ROWS], _NONE, tl.int32)
+    first, last, rows = h, -1, h
+    if owners_ptr is not None and _are_few(height, width, h, w):
+        owner = tl.load(owners_ptr + b * stride_ob + start + r * width + k, mask=mask, other=_NONE)
+        rows = 0
+    for i0 in range(0, rows, CHUNK):
         i = i0 + tl.arange(0, CHUNK)
         top = tl.load(boxes_ptr + 4 * vertices + i, mask=i < h, other=_NONE)
         bottom = tl.load(boxes_ptr + 4 * vertices + h + i, mask=i < h, other=0)
         meets = (top < row + ROWS) & (bottom > row)
         first = tl.minimum(first, tl.min(tl.where(meets, i, _NONE), 0))
         last = tl.maximum(last, tl.max(tl.where(meets, i, -1), 0))
-    owner = tl.full([COLUMNS, ROWS], _NONE, tl.int32)
     end = (last + 1) * w
     for n0 in range(first * w, end, CHUNK):
         n = n0 + tl.arange(0, CHUNK)
@@ -342,8 +408,6 @@ def _unzoom_kernel(
     lost = nan != nan
     inside, owned = inside | (reads & lost), owned & ~lost
     window_x, window_y = tl.where(lost, nan, window_x), tl.where(lost, nan, window_y)
-    target = b * total + start + r * width + k
-    mask = (r < height) & (k < width)
     tl.store(windows_ptr + b * total + target, tl.where(inside, window_x, -1.0), mask=mask)
     tl.store(windows_ptr + (b + 1) * total + target, tl.where(inside, window_y, -1.0), mask=mask)
     tl.store(tiles_ptr + target, tl.where(owned, vertex - i, -1), mask=mask)
@@ -374,18 +438,23 @@ def _to_pixels(tile, f, n, source, REAL: tl.constexpr):
     return tl.minimum(tl.maximum(tl.fma(f, step, tile.to(REAL) * step), 0.0), last)
 
 
-def outlines(mesh: Tensor, sizes: list[int], valid: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Edges `[1 or B, levels, h * w, 4]` and boxes `[1 or B, levels, 4 * h * w + 2 * h]` of `_outline_kernel`."""
+def outlines(mesh: Tensor, sizes: list[int], valid: Tensor | None, owned: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Edges `[1 or B, levels, h * w, 4]` and boxes `[1 or B, levels, 4 * h * w + 2 * h]` of `_outline_kernel`, and its
+    owners `[1 or B, P]`: None unless `owned`, or if no level has few targets."""
     batch, (h, w), levels = common_batch(mesh, valid), mesh.shape[1:3], len(sizes) // 2
+    counts = [height * width for height, width in zip(sizes[::2], sizes[1::2], strict=True)]
+    owners = None
+    if owned and min(counts) <= (h - 1) * (w - 1) * _FEW.value:
+        owners = mesh.new_full((batch, sum(counts)), _NONE.value, dtype=torch.int32)
     edges = mesh.new_empty(batch, levels, h * w, 4, dtype=torch.float64)
     boxes = mesh.new_empty(batch, levels, 4 * h * w + 2 * h, dtype=torch.int32)
     _outline_kernel[(h, levels, batch)](
-        *(edges, boxes, mesh, valid, pack(*sizes), batch_stride(mesh), batch_stride(valid), h, w),
+        *(edges, boxes, owners, mesh, valid, pack(*sizes), batch_stride(mesh), batch_stride(valid), h, w, sum(counts)),
         BLOCK=_VERTICES,
         num_warps=2,
         **UNFUSED,
     )
-    return edges, boxes
+    return edges, boxes, owners
 
 
 def launch(
@@ -412,17 +481,17 @@ def launch(
             **options,
         )
         return windows, tiles
-    edges, boxes = outlines(mesh, sizes, valid)
+    outline = outlines(mesh, sizes, valid, True)
     exact = homography or mesh.dtype == torch.float64
     columns = _COLUMNS // 2 if exact else _COLUMNS
     _unzoom_kernel[(_blocks(sizes, columns), batch)](
-        *(windows, tiles, mesh, edges, boxes, *extents, *packed),
-        *(*map(batch_stride, (mesh, edges, boxes)), *strides, h, w, total),
+        *(windows, tiles, mesh, *outline, *extents, *packed),
+        *(*map(batch_stride, (mesh, *outline)), *strides, h, w, total),
         BORDER=border,
         EXACT=exact,
         COLUMNS=columns,
         CHUNK=_CHUNK,
-        num_warps=8 if border and not exact else 4,
+        num_warps=8 if border else 4,
         **options,
     )
     return windows, tiles
