@@ -92,8 +92,8 @@ def case(
     ]
 
 
-def assert_near(value, right, dtype, term=0.0, name=""):
-    assert_close_to(right, value, dtype, "downsize_products", term, name)
+def assert_near(value, right, dtype, term=0.0, name="", quantity="downsize_products"):
+    assert_close_to(right, value, dtype, quantity, term, name)
 
 
 def check_forward(args, mode="sigmoid"):
@@ -116,7 +116,7 @@ def check_backward(args, mode="sigmoid", texture_gradient=True):
     term = largest(image) * largest(grad) * (mode != "signed")  # differences of the products in a target
     assert [g.dtype for g in got[1:]] == [args[4].dtype] * (len(got) - 1)
     for i, (value, wanted) in enumerate(zip(got, right, strict=True)):
-        assert_near(value, wanted, image.dtype, term if i else 0.0, f"gradient {i} of {len(got)}")
+        assert_near(value, wanted, image.dtype, term if i else 0.0, f"gradient {i} of {len(got)}", "downsize_gradients")
     return got
 
 

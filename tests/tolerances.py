@@ -74,9 +74,17 @@ TABLE: dict[str, dict[torch.dtype, Bound]] = {
         F64: Bound(30 * EPS64, 100 * EPS64),
     },
     # On tensor cores, both ways: half precision rounds weights, maps and features too, some twenty values that meet in
-    # a coefficient, and products in gradients are TF32, a float16 there.
+    # a coefficient.
     "downsize_products": {
         F16: Bound(1.5 * EPS16, 6 * EPS16),
+        BF16: Bound(1.5 * EPSB, 6 * EPSB),
+        F32: Bound(20 * EPS32, 100 * EPS32),
+        F64: Bound(20 * EPS64, 100 * EPS64),
+    },
+    # Factors of gradients are rounded to TF32 besides, a float16 there, two per layer on the way back; of an image of
+    # two pixels the two terms of a sum nearly cancel.
+    "downsize_gradients": {
+        F16: Bound(4 * EPS16, 10 * EPS16),
         BF16: Bound(1.5 * EPSB, 6 * EPSB),
         F32: Bound(20 * EPS32, 100 * EPS32),
         F64: Bound(20 * EPS64, 100 * EPS64),

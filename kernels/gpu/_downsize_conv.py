@@ -4,7 +4,7 @@ A layer is a matrix product over patches [targets, 9 * channels] (tap by tap, ch
 every layer: Triton cannot read shifted windows of a tile in registers. Maps are [B, H, W, F] in the image's dtype.
 
 Products: float16 and bfloat16 on tensor cores with float32 sums, weights rounded to the image's dtype. Where gradients
-are factors both are float32, multiplied as TF32 (a float16 would lose small ones to its range). float32 images get IEEE
+are factors both are float32, rounded to TF32 (a float16 would lose small ones to its range). float32 images get IEEE
 products, which no tensor core has, float64 ones the tensor cores of data centres.
 """
 
@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._launch import INTERPRETED
+from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, next_power_of_2
 from fastwarp.kernels.gpu._taps import accumulator, hint
 
 TYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64}
@@ -26,7 +26,7 @@ FEW = 8
 
 def padded(size: int, least: int = 16) -> int:
     """Side of a factor of `tl.dot`."""
-    return max(triton.next_power_of_2(size), least)
+    return max(next_power_of_2(size), least)
 
 
 def factor(dtype: torch.dtype) -> torch.dtype:
@@ -123,6 +123,22 @@ def of_channel(values, c, ACC: tl.constexpr):
 
 
 @triton.jit
+def _to_tf32(x):
+    """The nearest TF32, ties away from 0; NaN as it is. Tensor cores cut off the bits that a TF32 has not, which would
+    make every product smaller."""
+    bits = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
+    return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
+
+
+@triton.jit
+def product(a, b, total, PRECISION: tl.constexpr, ACC: tl.constexpr):
+    """`total + a @ b`; `total` may be None."""
+    if PRECISION == "tf32" and a.dtype == tl.float32:
+        a, b = _to_tf32(a), _to_tf32(b)
+    return tl.dot(a, b, total, input_precision=PRECISION, out_dtype=ACC)
+
+
+@triton.jit
 def relu(x):
     """NaN stays NaN."""
     return tl.where(x <= 0, 0.0, x)
@@ -185,7 +201,7 @@ def convolve(
         patch = patches(source, y, x, exists, kk, C, UNIT, ALIGNED, OFFSET, ACC).to(DOT)
         mask = (kk < 9 * C)[:, None] & (f < F)[None, :]
         weight = tl.load(weight_ptr + kk[:, None] * F + f[None, :], mask=mask, other=0)
-        total = tl.dot(patch, weight, total, input_precision=PRECISION, out_dtype=ACC)
+        total = product(patch, weight, total, PRECISION, ACC)
     return total
 
 
@@ -276,8 +292,8 @@ def layer(
     pixels = 256 if INTERPRETED else block_pixels(dtype, block_f)
     block_x = min(padded(w, 1), pixels if INTERPRETED else 16)
     block_y = pixels // block_x
-    blocks = triton.cdiv(h, block_y) * triton.cdiv(w, block_x)
-    _layer_kernel[(batch * blocks, triton.cdiv(features, block_f))](
+    blocks = cdiv(h, block_y) * cdiv(w, block_x)
+    _layer_kernel[(batch * blocks, cdiv(features, block_f))](
         *(out, weight, bias, gate, *source.arguments()),
         F=features,
         **source.constants(),

@@ -21,8 +21,9 @@ from fastwarp.kernels.gpu._downsize_coefficients import (
     tap_offsets,
     widen,
 )
-from fastwarp.kernels.gpu._downsize_conv import products
+from fastwarp.kernels.gpu._downsize_conv import product, products
 from fastwarp.kernels.gpu._downsize_targets import Last, features, tile
+from fastwarp.kernels.gpu._launch import cdiv
 from fastwarp.kernels.gpu._taps import hint, wide
 
 
@@ -151,9 +152,9 @@ def _downsize_gradient_kernel(
                 at = column[:, None] * F + n[None, :]
                 mask = (column < K)[:, None] & (n < F)[None, :]
                 texture = tl.load(texture_ptr + at, mask=mask, other=0).to(ACC)
-                by_features = tl.dot(by_z, texture, by_features, input_precision=PRECISION, out_dtype=ACC)
+                by_features = product(by_z, texture, by_features, PRECISION, ACC)
                 if texture_grad_ptr is not None:
-                    share = tl.dot(tl.trans(by_z), value, input_precision=PRECISION, out_dtype=ACC)
+                    share = product(tl.trans(by_z), value, None, PRECISION, ACC)
                     tl.store(texture_grad_ptr + tl.program_id(0).to(tl.int64) * (K * F) + at, share, mask=mask)
     if features_grad_ptr is not None:
         by_features = tl.where(value <= 0, 0.0, by_features)
@@ -193,7 +194,7 @@ def differentiate(
     taps, h, w = logits.shape
     batch, channels = image.shape[:2]
     block = tile(image.dtype, last, taps, gradients=True)
-    programs = batch * triton.cdiv(h * w, block["BLOCK_P"])
+    programs = batch * cdiv(h * w, block["BLOCK_P"])
 
     def empty(wanted: bool, *shape: int) -> Tensor | None:
         return logits.new_empty(shape) if wanted else None

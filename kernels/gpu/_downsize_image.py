@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastwarp.kernels.gpu._downsize_conv import FEW, of_channel, parts
-from fastwarp.kernels.gpu._launch import INTERPRETED
+from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, next_power_of_2
 from fastwarp.kernels.gpu._taps import (
     accumulator,
     along_channels,
@@ -112,10 +112,10 @@ def image_gradient(
     last = form == torch.channels_last
     if way is not None and len(set(scale)) > 1 and channels > FEW:
         way, scale = way * torch.cat([way.new_full((1,), s) for s in scale]), [1.0] * channels
-    block_c = min(triton.next_power_of_2(channels), 128 if last else 4)
+    block_c = min(next_power_of_2(channels), 128 if last else 4)
     values = 4096 if INTERPRETED else 512
     block_p = values // block_c
-    _image_gradient_kernel[(batch * triton.cdiv(height * width, block_p), triton.cdiv(channels, block_c))](
+    _image_gradient_kernel[(batch * cdiv(height * width, block_p), cdiv(channels, block_c))](
         *(out, grad, coefficients, way, parts(scale, image.dtype)),
         *_readers(tables[0], height),
         *_readers(tables[1], width),

@@ -5,8 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._downsize_conv import Source, padded, patches, products
-from fastwarp.kernels.gpu._launch import INTERPRETED
+from fastwarp.kernels.gpu._downsize_conv import Source, padded, patches, product, products
+from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv
 from fastwarp.kernels.gpu._taps import hint
 
 PROGRAMS = 1056
@@ -65,7 +65,7 @@ def _weights_gradient_kernel(
         patch = tl.where((kk == 9 * C)[None, :], 1.0, patch).to(DOT)
         mask = exists[:, None] & (f < F)[None, :]
         grad = tl.load(grad_ptr + (b * h * w + p)[:, None] * F + f[None, :], mask=mask, other=0)
-        total = tl.dot(tl.trans(patch), grad, total, input_precision=PRECISION, out_dtype=ACC)
+        total = product(tl.trans(patch), grad, total, PRECISION, ACC)
     out_ptr += tl.program_id(0).to(tl.int64) * ((9 * C + 1) * F)
     mask = (kk < 9 * C + 1)[:, None] & (f < F)[None, :]
     tl.store(out_ptr + kk[:, None] * F + f[None, :], total, mask=mask)
@@ -86,8 +86,8 @@ def weights_gradient(
     channels = source.values.shape[1]
     block_p = 256 if INTERPRETED else 64
     block_f, block_k = min(padded(features), 64), 32
-    rows, columns = triton.cdiv(9 * channels + 1, block_k), triton.cdiv(features, block_f)
-    shares = max(min(PROGRAMS // (rows * columns), batch * triton.cdiv(h * w, block_p)), 1)
+    rows, columns = cdiv(9 * channels + 1, block_k), cdiv(features, block_f)
+    shares = max(min(PROGRAMS // (rows * columns), batch * cdiv(h * w, block_p)), 1)
     if INTERPRETED:
         shares = min(shares, 2)
     out = grad.new_empty(shares, 9 * channels + 1, features)
@@ -148,7 +148,7 @@ def spread(grad: Tensor, anchors: tuple[Tensor, Tensor], size: tuple[int, int], 
     )
     block_f = min(padded(features), 64)
     block_p = 4096 // block_f if INTERPRETED else 1024 // block_f
-    _spread_kernel[(batch * triton.cdiv(size[0] * size[1], block_p), triton.cdiv(features, block_f))](
+    _spread_kernel[(batch * cdiv(size[0] * size[1], block_p), cdiv(features, block_f))](
         *(out, grad, *starts, *size, h, w),
         F=features,
         ACC=products(dtype)["ACC"],

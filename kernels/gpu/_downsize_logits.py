@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._launch import INTERPRETED, device_of
+from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of, next_power_of_2
 
 _BLOCK = 4096 if INTERPRETED else 128
 
@@ -22,9 +22,10 @@ def _logits_kernel(
     inside = target < count
     total = tl.load(bias_ptr + tap, tap < taps, 0.0)[:, None] + tl.zeros((TAPS, BLOCK), bias_ptr.dtype.element_ty)
     for j in range(inputs):
-        distance = tl.load(distances_ptr + j * count + target, inside, 0.0)
+        distance = tl.load(distances_ptr + target, inside, 0.0)
         weight = tl.load(weight_ptr + tap * inputs + j, tap < taps, 0.0)
         total += weight[:, None] * distance[None, :]
+        distances_ptr += count
     place = result_ptr + tap.to(tl.int64)[:, None] * count + target[None, :]
     tl.store(place, total, (tap < taps)[:, None] & inside[None, :])
 
@@ -53,11 +54,13 @@ def _logits_gradient_kernel(
     sums = partial_ptr + (program * taps + tap) * (inputs + 1)
     tl.store(sums + inputs, tl.sum(grad, 1), tap < taps)
     for j in range(inputs):
-        distance = tl.load(distances_ptr + j * count + target, inside, 0.0)
+        distance = tl.load(distances_ptr + target, inside, 0.0)
         tl.store(sums + j, tl.sum(grad * distance[None, :], 1), tap < taps)
         if NEED_DISTANCES:
             weight = tl.load(weight_ptr + tap * inputs + j, tap < taps, 0.0)
-            tl.store(by_distances_ptr + j * count + target, tl.sum(grad * weight[:, None], 0), inside)
+            tl.store(by_distances_ptr + target, tl.sum(grad * weight[:, None], 0), inside)
+            by_distances_ptr += count
+        distances_ptr += count
 
 
 def logits(distances: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -67,8 +70,8 @@ def logits(distances: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     result = weight.new_empty(taps, *distances.shape[1:])
     count = result[0].numel()
     with device_of(result):
-        _logits_kernel[(triton.cdiv(count, _BLOCK),)](
-            distances, weight, bias, result, count, inputs, taps, triton.next_power_of_2(taps), _BLOCK
+        _logits_kernel[(cdiv(count, _BLOCK),)](
+            distances, weight, bias, result, count, inputs, taps, next_power_of_2(taps), _BLOCK
         )
     return result
 
@@ -78,7 +81,7 @@ def logits_backward(grad: Tensor, distances: Tensor, weight: Tensor, need_distan
     grad, distances, weight = grad.contiguous(), distances.contiguous(), weight.contiguous()
     taps, inputs = weight.shape
     count = grad[0].numel()
-    programs = triton.cdiv(count, _BLOCK)
+    programs = cdiv(count, _BLOCK)
     by_distances = torch.empty_like(distances) if need_distances else distances.new_empty(0)
     partial = weight.new_empty(programs, taps, inputs + 1)
     with device_of(grad):
@@ -92,7 +95,7 @@ def logits_backward(grad: Tensor, distances: Tensor, weight: Tensor, need_distan
             inputs,
             taps,
             need_distances,
-            triton.next_power_of_2(taps),
+            next_power_of_2(taps),
             _BLOCK,
         )
     total = partial.sum(0)

@@ -21,7 +21,7 @@ from fastwarp.kernels.gpu._downsize_conv import (
     products,
     relu,
 )
-from fastwarp.kernels.gpu._launch import INTERPRETED
+from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, next_power_of_2
 from fastwarp.kernels.gpu._taps import hint, wide
 from fastwarp.kernels.layout import memory_format
 
@@ -243,7 +243,7 @@ def tile(dtype: torch.dtype, last: Last, taps: int, gradients: bool = False) -> 
     """Targets and taps of a program, and its warps. Taps that do not fit in registers together come in chunks."""
     double = dtype == torch.float64
     most = (16 if double or taps > 128 else 32) if gradients else 32 if double else 64 if taps > 128 else 128
-    block_t = min(triton.next_power_of_2(taps), most)
+    block_t = min(next_power_of_2(taps), most)
     features = max(padded(last.features), padded(last.inner))
     block_p = 256 if INTERPRETED else block_pixels(dtype, max(features, 2 * block_t))
     many = 64 if dtype == torch.float32 else 128  # products of float32 take registers of their own
@@ -275,7 +275,7 @@ def evaluate(
     if out.numel() == 0:
         return out
     block = tile(image.dtype, last, len(logits))
-    _downsize_kernel[(batch * triton.cdiv(h * w, block["BLOCK_P"]),)](
+    _downsize_kernel[(batch * cdiv(h * w, block["BLOCK_P"]),)](
         *(out, image, *last.factors(), texture, logits, *tables, h, w, len(logits)),
         *(*image.stride(), *((1, channels) if form == torch.channels_last else (h * w, 1))),
         *last.arguments(),
