@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._launch import INTERPRETED, device_of, find_segment, pack, select, unpack
+from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of, find_segment, pack, select, unpack
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
     accumulator,
@@ -191,7 +191,7 @@ def resample_adjoint(
     with device_of(windows):
         # 8192 comparisons on 256 threads: the scan of all targets takes few steps.
         rows, columns = (128, 128) if INTERPRETED else (32, 256)
-        _runs_kernel[(sum(triton.cdiv(n, rows) for n in larger), batch)](
+        _runs_kernel[(sum(cdiv(n, rows) for n in larger), batch)](
             *(runs, scales, windows, source_valid, pack(*larger), pack(*sizes), pack(*source_sizes)),
             *(sum(sizes), sum(source_sizes), batch_stride(windows), batch_stride(source_valid)),
             GEO=geo,

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastwarp.kernels.gpu._grid_taps import empty_results, first_targets, load_centres, target_taps
-from fastwarp.kernels.gpu._launch import INTERPRETED, device_of, find_segment, pack, select, unpack
+from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of, find_segment, pack, select, unpack
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
     accumulator,
@@ -301,7 +301,7 @@ def resample_adjoint(
     cell_begins = [begin + level for level, begin in enumerate(first_targets(source_sizes))]
     cells = cell_begins[-1]
     number = batch * total
-    programs = sum(triton.cdiv(grad.shape[2] * grad.shape[3], BLOCK) for grad in grads)
+    programs = sum(cdiv(grad.shape[2] * grad.shape[3], BLOCK) for grad in grads)
     offset = wide(*grads, *outs)
 
     keys = windows.new_empty(number, dtype=torch.int32 if batch * cells < 2**31 else torch.int64)
@@ -322,7 +322,7 @@ def resample_adjoint(
         every = torch.arange(batch * cells + 1, dtype=keys.dtype, device=keys.device)
         starts = torch.searchsorted(keys, every, out_int32=True)
         if programs:
-            _grid_records_kernel[(triton.cdiv(number, BLOCK),)](
+            _grid_records_kernel[(cdiv(number, BLOCK),)](
                 *(records, offsets, order, windows, source_valid, counts, sides),
                 *(pack(*(grad.shape[3] for grad in grads)), pack(*(s for grad in grads for s in grad.stride()[2:]))),
                 *(number, total, batch_stride(windows), batch_stride(source_valid)),

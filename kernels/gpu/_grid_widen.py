@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._launch import device_of
+from fastwarp.kernels.gpu._launch import cdiv, device_of
 from fastwarp.kernels.gpu._pieces import batch_stride
 
 _BLOCK = 256
@@ -180,7 +180,7 @@ def _launch(kernel, tensors, centres, sizes, source_sizes, valid, source_valid, 
         for level in range(len(sizes) // 2):
             height, width = sizes[2 * level : 2 * level + 2]
             if height * width * batch:
-                kernel[(triton.cdiv(height * width, _BLOCK), 2, batch)](
+                kernel[(cdiv(height * width, _BLOCK), 2, batch)](
                     *(t.view(-1)[first:] for t in (*tensors, centres)),
                     *(None if v is None else v.view(-1)[2 * level :] for v in extents),
                     *(*strides, total, height, width, *source_sizes[2 * level : 2 * level + 2]),

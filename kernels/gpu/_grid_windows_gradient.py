@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastwarp.kernels.gpu._grid_taps import first_targets, most, target_taps
-from fastwarp.kernels.gpu._launch import INTERPRETED, device_of
+from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of, next_power_of_2
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
     Plan,
@@ -45,13 +45,13 @@ def _plan_launches(images: list[Tensor], grads: list[Tensor]) -> tuple[list[Plan
     tiles, blocks, chunks = {}, {}, {}
     for channels_last, index in formats.items():
         channels = max(images[i].shape[1] for i in index)
-        block_c = min(triton.next_power_of_2(channels), 128 if channels_last else 4)
+        block_c = min(next_power_of_2(channels), 128 if channels_last else 4)
         # Vectors of 16 bytes need 8 values per thread; without them so many would only spill.
         values = 4096 if INTERPRETED else 1024 if channels_last and not double else 512
         tiles[channels_last] = {"BLOCK_C": block_c, "BLOCK_P": values // block_c}
-        chunks[channels_last] = triton.cdiv(channels, block_c)
+        chunks[channels_last] = cdiv(channels, block_c)
         blocks[channels_last] = [
-            len(grads[i]) * triton.cdiv(grads[i].shape[2] * grads[i].shape[3], values // block_c) for i in index
+            len(grads[i]) * cdiv(grads[i].shape[2] * grads[i].shape[3], values // block_c) for i in index
         ]
     programs = sum(sum(n) for n in blocks.values())
     shares = min(max(1056 // max(programs, 1), 1), max(chunks.values(), default=1))
@@ -59,7 +59,7 @@ def _plan_launches(images: list[Tensor], grads: list[Tensor]) -> tuple[list[Plan
     for channels_last, index in formats.items():
         *firsts, total = itertools.accumulate((n * shares for n in blocks[channels_last]), initial=0)
         tile = tiles[channels_last]
-        group = triton.cdiv(chunks[channels_last], shares) * tile["BLOCK_C"]
+        group = cdiv(chunks[channels_last], shares) * tile["BLOCK_C"]
         plans.append(Plan(channels_last, index, firsts, total, group, tile))
     return plans, shares
 

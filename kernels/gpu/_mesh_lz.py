@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._launch import device_of
+from fastwarp.kernels.gpu._launch import cdiv, device_of
 
 _FLOOR = 1e-6  # uniform saliency added to every map, relative to its mean
 _TINY = 2.0**-962  # uniform saliency of an all-zero map
@@ -57,18 +57,18 @@ def _rows_kernel(
     h,
     w,
     radius,
-    fwhm,
+    fwhm: tl.float64,
     ANTI_CROP: tl.constexpr,
     BACKWARD: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Program (block of columns, row i, image): sums over rows j, to `out` `[2, B, h, w]`.
+    """Program (row i, block of columns, image): sums over rows j, to `out` `[2, B, h, w]`.
 
     Forward: weight and pull of saliency a. Backward, transposed: weight of a; weight of b and pull of c.
     """
-    i, b = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    x = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    i, b = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    x = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     first, second = tl.zeros([COLUMNS], tl.float64), tl.zeros([COLUMNS], tl.float64)
     for j0 in range(0, h, ROWS):
         j = j0 + tl.arange(0, ROWS)
@@ -111,19 +111,19 @@ def _columns_kernel(
     h,
     w,
     radius,
-    fwhm,
+    fwhm: tl.float64,
     ANTI_CROP: tl.constexpr,
     BACKWARD: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Program (block of columns k, row i, image): sums over columns j of what `_rows_kernel` left.
+    """Program (row i, block of columns k, image): sums over columns j of what `_rows_kernel` left.
 
     Forward: the mesh `[B, h, w, 2]`; BACKWARD: what its gradient gives to pull x, pull y and weight, `[3, B, h, w]`.
     """
-    i, b = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    i, b = tl.program_id(0), tl.program_id(2).to(tl.int64)
     size = tl.num_programs(2).to(tl.int64) * h * w
-    k = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    k = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     row = b * h * w + i * w
     floor = tl.load(floor_ptr + b)
     whole, pulled = _sum_of_row(i, h, radius, fwhm, ANTI_CROP, COLUMNS)
@@ -158,12 +158,20 @@ def _columns_kernel(
 
 @triton.jit(do_not_specialize=["h", "w", "radius"])
 def _cells_kernel(
-    out_ptr, rows_ptr, h, w, radius, fwhm, ANTI_CROP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    out_ptr,
+    rows_ptr,
+    h,
+    w,
+    radius,
+    fwhm: tl.float64,
+    ANTI_CROP: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
-    """Program (block of cells j, row i, image): the gradient to the cells, `[B, h, w]`."""
-    i, b = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    """Program (row i, block of cells j, image): the gradient to the cells, `[B, h, w]`."""
+    i, b = tl.program_id(0), tl.program_id(2).to(tl.int64)
     size = tl.num_programs(2).to(tl.int64) * h * w
-    j = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    j = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     row = b * h * w + i * w
     by_cell = tl.zeros([ROWS], tl.float64)
     for k0 in range(0, w, COLUMNS):
@@ -184,7 +192,7 @@ def _floors(saliency: Tensor) -> Tensor:
 def _rows(saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
     batch, h, w = saliency.shape
     rows = torch.empty((2, batch, h, w), dtype=torch.float64, device=saliency.device)
-    grid = (triton.cdiv(w, _ROWS["COLUMNS"]), h, batch)
+    grid = (h, cdiv(w, _ROWS["COLUMNS"]), batch)
     args = (rows, saliency, saliency, saliency, h * w, h, w, min(h, w) - 1, fwhm)
     _rows_kernel[grid](*args, ANTI_CROP=anti_crop, BACKWARD=False, **_ROWS)
     return rows
@@ -200,7 +208,7 @@ def lz_mesh(saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
     with device_of(saliency):
         rows = _rows(saliency, fwhm, anti_crop)
         args = (mesh, rows, _floors(saliency), mesh, h, w, min(h, w) - 1, fwhm)
-        grid = (triton.cdiv(w, _COLUMNS["ROWS"]), h, batch)
+        grid = (h, cdiv(w, _COLUMNS["ROWS"]), batch)
         _columns_kernel[grid](*args, ANTI_CROP=anti_crop, BACKWARD=False, **_COLUMNS)
     return mesh
 
@@ -216,10 +224,10 @@ def lz_mesh_backward(grad: Tensor, saliency: Tensor, fwhm: float, anti_crop: boo
     with device_of(saliency):
         rows = _rows(saliency, fwhm, anti_crop)
         by = torch.empty((3, batch, h, w), dtype=torch.float64, device=saliency.device)
-        grid = (triton.cdiv(w, _COLUMNS["ROWS"]), h, batch)
+        grid = (h, cdiv(w, _COLUMNS["ROWS"]), batch)
         args = (by, rows, floors, grad, h, w, radius, fwhm)
         _columns_kernel[grid](*args, ANTI_CROP=anti_crop, BACKWARD=True, **_COLUMNS)
-        row_grid = (triton.cdiv(w, _ROWS["COLUMNS"]), h, batch)
+        row_grid = (h, cdiv(w, _ROWS["COLUMNS"]), batch)
         _rows_kernel[row_grid](
             *(rows, by[0], by[2], by[1], h * w, h, w, radius, fwhm), ANTI_CROP=anti_crop, BACKWARD=True, **_ROWS
         )

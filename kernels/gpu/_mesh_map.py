@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._launch import INTERPRETED
+from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv
 from fastwarp.kernels.gpu._mesh_positions import UNFUSED
 from fastwarp.kernels.gpu._mesh_tiles import (
     centre_of,
@@ -228,7 +228,7 @@ def launch(mesh: Tensor, points: Tensor, inverse: bool, homography: bool) -> tup
     """`map` of contiguous arguments."""
     batch, (h, w), count = common_batch(mesh, points), mesh.shape[1:3], points.shape[1]
     mapped, tiles = mesh.new_empty(batch, count, 2), mesh.new_empty(batch, count, dtype=torch.int32)
-    _map_kernel[(triton.cdiv(count, _BLOCK["POINTS"]), batch)](
+    _map_kernel[(cdiv(count, _BLOCK["POINTS"]), batch)](
         *(mapped, tiles, mesh, points, batch_stride(mesh), batch_stride(points), h, w, count),
         INVERSE=inverse,
         HOMOGRAPHY=homography,
@@ -248,7 +248,7 @@ def launch_backward(
         t.new_empty(batch, *t.shape[1:], dtype=t.dtype if len(t) == batch else torch.float64) for t in (mesh, points)
     )
     zoomed = mapped if inverse else points
-    _map_gradient_kernel[(triton.cdiv(count, _POINTS), batch)](
+    _map_gradient_kernel[(cdiv(count, _POINTS), batch)](
         *(shares, grad_points, grad, mesh, zoomed, tiles, batch_stride(mesh), batch_stride(zoomed), h, w, count),
         INVERSE=inverse,
         HOMOGRAPHY=homography,
@@ -256,7 +256,7 @@ def launch_backward(
         **UNFUSED,  # a tile must be projective here if it was in `map`
     )
     block = {"VERTICES": 128, "POINTS": 64} if INTERPRETED else {"VERTICES": 16, "POINTS": 64}
-    _sum_points_kernel[(triton.cdiv(h * w, block["VERTICES"]), batch)](
+    _sum_points_kernel[(cdiv(h * w, block["VERTICES"]), batch)](
         *(grad_mesh, shares, tiles, mesh, batch_stride(mesh), h, w, count), **block
     )
     results = zip((mesh, points), (grad_mesh, grad_points), strict=True)

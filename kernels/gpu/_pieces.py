@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._launch import INTERPRETED
+from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv
 
 # Targets in rows, knots in columns. A pyramid has a few hundred targets: small blocks spread them over more
 # multiprocessors, and 1024 comparisons on 128 threads keep the float64 values in registers.
@@ -131,7 +131,7 @@ def sum_shares(pieces: Tensor, shares: Tensor, *knots: Tensor) -> list[Tensor]:
     batch, total = pieces.shape
     whole = [k.new_empty(batch, k.shape[1], dtype=k.dtype if len(k) == batch else torch.float64) for k in knots]
     h, w = knots[0].shape[1], knots[1].shape[1] if len(knots) > 1 else 0
-    grid = (triton.cdiv(h + w, BLOCKS["COLUMNS"]), batch)
+    grid = (cdiv(h + w, BLOCKS["COLUMNS"]), batch)
     _sum_shares_kernel[grid](
         *(whole[0], whole[-1], pieces, shares, knots[0], knots[-1], batch_stride(knots[0]), batch_stride(knots[-1])),
         *(total, h, w),

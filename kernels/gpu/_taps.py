@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._launch import INTERPRETED, pack, unpack
+from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, next_power_of_2, pack, unpack
 from fastwarp.kernels.layout import memory_format
 
 # --- levels -----------------------------------------------------------------------------------------------------------
@@ -85,20 +85,20 @@ def plan_launches(tiled: Sequence[Tensor], grads: Sequence[Tensor] | None = None
         if INTERPRETED:
             values = 4096
         most = 4 if not channels_last else 128 if grads is None else 32
-        block = {"BLOCK_C": min(triton.next_power_of_2(max(channels)), most)}
+        block = {"BLOCK_C": min(next_power_of_2(max(channels)), most)}
         pixels = values // block["BLOCK_C"]
         if grads is None:
             block["BLOCK_P"] = pixels
-            blocks = [len(tiled[i]) * triton.cdiv(tiled[i][0, 0].numel(), pixels) for i in index]
+            blocks = [len(tiled[i]) * cdiv(tiled[i][0, 0].numel(), pixels) for i in index]
         else:
             block["BLOCK_Y"] = 8 if pixels >= 256 else 4
             block["BLOCK_X"] = pixels // block["BLOCK_Y"]
             sides = [(grads[i].shape[2], grads[i].shape[3]) for i in index]
-            counts = [triton.cdiv(h, block["BLOCK_Y"]) * triton.cdiv(w, block["BLOCK_X"]) for h, w in sides]
+            counts = [cdiv(h, block["BLOCK_Y"]) * cdiv(w, block["BLOCK_X"]) for h, w in sides]
             blocks = [len(tiled[i]) * n for i, n in zip(index, counts, strict=True)]
-        chunks = triton.cdiv(max(channels), block["BLOCK_C"])
+        chunks = cdiv(max(channels), block["BLOCK_C"])
         group = block["BLOCK_C"] * (chunks if INTERPRETED else min(max(sum(blocks) * chunks // 1056, 1), 8))
-        programs = (n * triton.cdiv(c, group) for n, c in zip(blocks, channels, strict=True))
+        programs = (n * cdiv(c, group) for n, c in zip(blocks, channels, strict=True))
         *firsts, total = itertools.accumulate(programs, initial=0)
         plans.append(Plan(channels_last, index, firsts, total, group, block))
     return plans

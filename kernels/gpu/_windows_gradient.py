@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._launch import INTERPRETED, device_of, find_segment, pack, select
+from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of, find_segment, pack, select
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
     accumulator,
@@ -202,9 +202,9 @@ def windows_gradient(
     plans = plan_launches(images, grads)
     for plan in plans:
         for i in plan.index:
-            groups = triton.cdiv(images[i].shape[1], plan.group)
+            groups = cdiv(images[i].shape[1], plan.group)
             sides = zip(grads[i].shape[2:], (plan.block["BLOCK_Y"], plan.block["BLOCK_X"]), strict=True)
-            blocks = [triton.cdiv(side, block) for side, block in sides]
+            blocks = [cdiv(side, block) for side, block in sides]
             for axis in range(2):  # rows are summed over blocks of columns, and the other way round
                 begins[2 * i + axis] = end
                 counts[2 * i + axis] = batch // len(windows) * groups * blocks[1 - axis]
@@ -233,7 +233,7 @@ def windows_gradient(
                 num_warps=8,
             )
         rows, columns = (64, 256) if INTERPRETED else (32, 32)
-        _sum_blocks_kernel[(sum(triton.cdiv(n, columns) for n in sizes), len(windows))](
+        _sum_blocks_kernel[(sum(cdiv(n, columns) for n in sizes), len(windows))](
             *(result, sums, pack(*sizes), pack(*begins), pack(*counts), sum(sizes)),
             ACC=acc,
             ROWS=rows,

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._launch import device_of
+from fastwarp.kernels.gpu._launch import cdiv, device_of
 from fastwarp.kernels.gpu._lz import lz_knots, lz_knots_backward
 from fastwarp.kernels.gpu._pieces import BLOCKS, batch_stride, locate, nan_of, slope, store_shares, sum_shares, value
 from fastwarp.kernels.gpu._windows import axis_windows, axis_windows_backward
@@ -64,7 +64,7 @@ def axis_map(knots: Tensor, positions: Tensor, inverse: bool) -> Tensor:
     batch, m = positions.shape
     result = knots.new_empty(batch, m)
     with device_of(knots):
-        _axis_map_kernel[(triton.cdiv(m, BLOCKS["ROWS"]), batch)](
+        _axis_map_kernel[(cdiv(m, BLOCKS["ROWS"]), batch)](
             *(result, knots, positions, batch_stride(knots), knots.shape[1], m),
             INVERSE=inverse,
             **BLOCKS,
@@ -80,7 +80,7 @@ def axis_map_backward(grad: Tensor, knots: Tensor, positions: Tensor, inverse: b
     pieces = knots.new_empty(batch, m, dtype=torch.int32)
     shares = knots.new_empty(batch, 2, m, dtype=torch.float64)
     with device_of(knots):
-        _axis_map_backward_kernel[(triton.cdiv(m, BLOCKS["ROWS"]), batch)](
+        _axis_map_backward_kernel[(cdiv(m, BLOCKS["ROWS"]), batch)](
             *(grad_positions, pieces, shares, grad, knots, positions, batch_stride(knots), knots.shape[1], m),
             INVERSE=inverse,
             **BLOCKS,

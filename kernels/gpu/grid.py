@@ -14,7 +14,7 @@ from fastwarp.kernels.gpu._grid_adjoint import resample_adjoint
 from fastwarp.kernels.gpu._grid_taps import empty_results, first_targets, most, tap_weight, target_taps
 from fastwarp.kernels.gpu._grid_widen import widen, widen_backward
 from fastwarp.kernels.gpu._grid_windows_gradient import windows_gradient
-from fastwarp.kernels.gpu._launch import INTERPRETED, device_of
+from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
     accumulator,
@@ -217,7 +217,7 @@ def camera(
     # Two pixels per thread: 24 loads in flight. With filters ptxas aims at 48 registers then, and spills.
     block = 4096 if INTERPRETED else 128 if windows.shape[1] == 4 else 256
     with device_of(windows):
-        _grid_camera_kernel[(triton.cdiv(pixels, block), batch)](
+        _grid_camera_kernel[(cdiv(pixels, block), batch)](
             *(out, frame, windows, source_valid, tuple(map(float, scale)), tuple(map(float, bias))),
             *(batch_stride(windows), batch_stride(source_valid), batch_stride(frame), h, w, pixels),
             ANTIALIAS=windows.shape[1] == 4,

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastwarp.kernels.gpu._adjoint import resample_adjoint
-from fastwarp.kernels.gpu._launch import INTERPRETED, device_of
+from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
     accumulator,
@@ -231,7 +231,7 @@ def camera(
     out = torch.empty((batch, channels, *size), dtype=dtype, device=frame.device)
     block = 4096 if INTERPRETED else 256  # two pixels per thread: 24 loads in flight
     with device_of(frame):
-        _camera_kernel[(triton.cdiv(size[0] * size[1], block), batch)](
+        _camera_kernel[(cdiv(size[0] * size[1], block), batch)](
             *(out, frame, windows, source_valid, tuple(map(float, scale)), tuple(map(float, bias))),
             *(batch_stride(windows), batch_stride(source_valid), h, w, *size),
             ANTIALIAS=antialias,
