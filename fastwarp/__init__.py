@@ -1,10 +1,11 @@
 """Fast, exact and differentiable zoom and unzoom operators for perception networks on small images.
 
 `SeparableWarp` is where to start, `MeshWarp` its sibling for warps that are not separable; `fastwarp.functional` has
-the same without state, `fastwarp.nn` as modules. `attach` puts them into a network that one has already.
+the same without state, `fastwarp.nn` as modules; `fastwarp.transforms` moves what lies on images in data pipelines.
+`attach` puts zoom and unzoom into a network that one has already.
 """
 
-from fastwarp import export, functional, nn, saliency
+from fastwarp import export, functional, nn, saliency, transforms
 from fastwarp._backend import backend
 from fastwarp._warmup import warmup
 from fastwarp.attaching import Facts, Host, attach, detach
@@ -26,5 +27,6 @@ __all__ = [
     "functional",
     "nn",
     "saliency",
+    "transforms",
     "warmup",
 ]
