@@ -12,6 +12,9 @@ from torch import Tensor
 from fastwarp.errors import as_integer, as_real, check_batches, check_devices, check_size, check_tensor, fail
 
 IMAGE_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
+
+MODES = ("bilinear", "nearest")
 
 LEAST, MOST = 1e-30, 1e30
 """The numbers that options may be, in size: squares and products of a few of these are still numbers in float64."""
@@ -82,6 +85,17 @@ def check_option(function: str, argument: str, value: Any, options: Sequence[str
     """Raises FastwarpError unless `value` is one of `options`."""
     if value not in options:
         raise fail(function, argument, repr(value), " or ".join(repr(o) for o in options))
+
+
+def check_mode(function: str, mode: Any, antialias: Any) -> tuple[torch.dtype, ...]:
+    """The dtypes that images of a mode may have; raises FastwarpError for an unknown one, and for one that does not
+    average where that is asked for."""
+    check_option(function, "mode", mode, MODES)
+    if mode == "bilinear":
+        return IMAGE_DTYPES
+    if antialias:
+        raise fail(function, "antialias", antialias, "False with mode 'nearest', which takes single pixels")
+    return (*IMAGE_DTYPES, *LABEL_DTYPES[1:], torch.bool)
 
 
 def check_saliency(function: str, argument: str, saliency: Tensor) -> None:
@@ -190,12 +204,14 @@ def check_fwhm(function: str, fwhm: float) -> float:
     return check_number(function, "fwhm", fwhm, LEAST, unit=" of saliency cells")
 
 
-def check_images(function: str, argument: str, images: list[Any]) -> None:
+def check_images(
+    function: str, argument: str, images: list[Any], dtypes: tuple[torch.dtype, ...] = IMAGE_DTYPES
+) -> None:
     """Raises unless the images, the levels of an argument, are fit for the kernels and belong together."""
     if not images:
         raise fail(function, argument, "empty", "at least one level")
     for image in images:
-        check_tensor(function, argument, image, "[B, C, H, W]", dtypes=IMAGE_DTYPES)
+        check_tensor(function, argument, image, "[B, C, H, W]", dtypes=dtypes)
         if 0 in image.shape[2:]:
             raise fail(function, argument, f"of shape {list(image.shape)}", "a height and a width of at least 1")
         first = images[0]
@@ -207,10 +223,12 @@ def check_images(function: str, argument: str, images: list[Any]) -> None:
             raise fail(function, "levels", f"on {first.device} and {image.device}", "one device")
 
 
-def level_arguments(function: str, features: Any, size: Any) -> tuple[list[Tensor], list[tuple[int, int]]]:
+def level_arguments(
+    function: str, features: Any, size: Any, dtypes: tuple[torch.dtype, ...] = IMAGE_DTYPES
+) -> tuple[list[Tensor], list[tuple[int, int]]]:
     """The levels, and the target size of each: what `size` says in the structure of `features`, or each map's own."""
     images = as_list(function, "features", features, features)
-    check_images(function, "features", images)
+    check_images(function, "features", images, dtypes)
     if size is None:
         return images, [(image.shape[2], image.shape[3]) for image in images]
     return images, [check_size(function, "size", target) for target in as_list(function, "size", size, features)]

@@ -222,6 +222,19 @@ class Right:
             return [*grad, self.windows(self.shared(b), 2, count), flat(sides), flat(sources), *extents]
         return self.resampling(op, self.rng.choice((2, 4)), lambda size: size[0] * size[1], [])
 
+    def label(self, op: str) -> list[Any]:
+        b, dtype = self.n(), torch.int64 if op == "majority" else self.rng.choice((torch.uint8, torch.float32))
+        sizes, sources, channels = self.maps(b)
+        images = [(9 * image).to(dtype) for image in self.images(b, sources, channels)]
+        if op == "sample":
+            knots = [self.knots(self.shared(b), self.n(2)) for _ in range(2)]
+            extents = [self.extents(b, len(channels)) for _ in range(2)]
+            return [images, *knots, flat(sizes), self.flag(), self.flag(), *extents, 0]
+        separable = self.flag()
+        rows = 2 if separable or op == "nearest" else 4
+        windows = self.windows(self.shared(b), rows, sum(y + x if separable else y * x for y, x in sizes))
+        return [images, windows, separable, flat(sizes), self.extents(b, len(channels)), 0]
+
     def mesh_map(self, op: str) -> list[Any]:
         b, h, w, n = self.n(), self.n(2), self.n(2), self.n()
         mesh, points = self.vertices(self.shared(b), h, w), self.rand(b, n, 2, scale=1.4, shift=-0.2)

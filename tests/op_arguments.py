@@ -107,6 +107,8 @@ def _values(
         "sizes": SIZES,
         "source_sizes": SOURCES,
         "size": SIZES[:2],
+        "separable": not inverse,
+        "fill": 0,
         "fwhm": 2.5,
         "anti_crop": not inverse,
         "scale": [2.0, 1.0, 0.5],
@@ -121,6 +123,7 @@ def _values(
         "frame": torch.randint(0, 256, (BATCH, *SOURCES[:2], 3), dtype=torch.uint8),
         "images": maps(SOURCES),
         "grads": maps(SIZES),
+        "labels": [(3 * m.detach()).to(torch.int64) for m in maps(SOURCES)],
         "saliency": rand(BATCH, 5, 4).requires_grad_(),
         "saliency_y": rand(BATCH, 6, 5).requires_grad_(),
         "saliency_x": rand(BATCH, 5, 6).requires_grad_(),
@@ -143,12 +146,13 @@ def _values(
             values["source_valid"] = values["source_valid"][:, :1].clone()
     else:
         first = slice(None)
-    if name.startswith("separable"):
+    if name.startswith("separable") or (name.startswith("label") and values["separable"]):
         windows = OPS.axis_windows(knots_y, knots_x, SIZES, SOURCES, inverse, antialias, border, VALID, SOURCE_VALID)
         values["windows"] = share("windows", windows[:, :, first])
-    if name.startswith("grid"):
+    elif name.startswith(("grid", "label")):
         positions = OPS.mesh_positions(mesh, SIZES, SOURCES, inverse, homography, border, VALID, SOURCE_VALID)[0]
-        widths = [rand(*positions.shape) + 1] if antialias else []
+        wide = antialias if name.startswith("grid") else name == "label_majority"
+        widths = [rand(*positions.shape) + 1] if wide else []
         values["windows"] = share("windows", torch.cat([positions, *widths], 1)[:, :, first])
         values["centres"] = share("centres", positions)
     if name.endswith("_backward"):

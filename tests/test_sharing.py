@@ -98,7 +98,7 @@ def running_on(backend: str):
 def test_shared_arguments(name, backend):
     interpreted = backend == "triton" and DEVICE == "cpu"
     combinations = list(sharings(name, 1 if interpreted else 99))
-    directions = (False, True) if "inverse" in argument_names(name) else (False,)
+    directions = (False, True) if {"inverse", "separable"} & {*argument_names(name)} else (False,)
     for number, (sharing, inverse) in enumerate(itertools.product(combinations, directions)):
         if len(combinations) > (8 if interpreted else 20) and number % 4 in (0, 3):  # each with one direction
             continue

@@ -12,6 +12,7 @@ from fastwarp._checks import (
     check_fwhm,
     check_images,
     check_mesh,
+    check_mode,
     check_option,
     check_saliency,
     extents,
@@ -21,7 +22,7 @@ from fastwarp._checks import (
 )
 from fastwarp.errors import call, check_size
 from fastwarp.functional._registration import Registration, check_unregistered, keep_padding, places, registration
-from fastwarp.functional.separable import Levels, Size
+from fastwarp.functional.separable import Levels, Mode, Size
 
 Tile = Literal["bilinear", "homography"]
 TILES = ("bilinear", "homography")
@@ -78,8 +79,11 @@ def _sample(
     padding_mode: str,
     valid: Any,
     source_valid: Any,
+    mode: str,
+    fill: int = 0,
 ) -> list[Tensor]:
-    """The checked images of an argument, whose `structure` extents follow, at the targets of a warp."""
+    """The checked images of an argument, whose `structure` extents follow, at the targets of a warp; labels also by
+    the mode "majority"."""
     batch = images[0].shape[0]
     check_mesh(function, mesh, batch, **{argument: images[0]})
     check_option(function, "padding_mode", padding_mode, ("zeros", "border"))
@@ -89,11 +93,17 @@ def _sample(
     source_extent = extents(function, "source_valid", source_valid, *about)
     flat = [side for size in sizes for side in size]
     options = (bool(inverse), tile == "homography", padding_mode == "border", extent, source_extent)
-    if not antialias:
+    if mode != "bilinear":
+        mesh = mesh.detach()  # what they read does not move with it by less than a pixel
+    elif not antialias:
         return call(function, _ops.mesh_sample, images, mesh, flat, *options)
     source = [side for image in images for side in image.shape[2:]]
     centres, _ = call(function, _ops.mesh_positions, mesh, flat, source, *options)
+    if mode == "nearest":
+        return call(function, _ops.label_nearest, images, centres, False, flat, source_extent, fill)
     windows = call(function, _ops.grid_widen, centres, flat, source, extent, source_extent)
+    if mode == "majority":
+        return call(function, _ops.label_majority, images, windows, False, flat, source_extent, fill)
     return call(function, _ops.grid_resample, images, windows, flat, source_extent)
 
 
@@ -103,6 +113,7 @@ def mesh_zoom(
     size: Size,
     *,
     tile: Tile = "bilinear",
+    mode: Mode = "bilinear",
     antialias: bool = False,
     valid: Tensor | None = None,
     source_valid: Tensor | None = None,
@@ -116,6 +127,9 @@ def mesh_zoom(
             A NaN in any vertex makes the whole image NaN, also in `mesh_unzoom` and `mesh_zoom_frame`.
         size: (height, width) of the result.
         tile: what T~ is inside a tile of the mesh: `"bilinear"` or a `"homography"`, see `fastwarp.MeshWarp`.
+        mode: `"bilinear"`, or `"nearest"`, for what has no values in between: the pixel `floor(x + 1/2)`, half way the
+            one to the right, or below. It takes int16, int32, int64 and bool, too. Gradients go to the pixels
+            that were read; there are none to the mesh.
         antialias: average over the local distance of the samples with triangle filters along x and y, instead of
             interpolating between four pixels.
         valid: integer `[B, 2]`, (height, width) of the part of the result that the warp spans; the rest is 0.
@@ -135,8 +149,8 @@ def mesh_zoom(
         tensor([[[[0., 2., 4.]]]])
     """
     name = "mesh_zoom"
-    check_images(name, "image", [image])
-    args = ([check_size(name, "size", size)], False, tile, antialias, "border", valid, source_valid)
+    check_images(name, "image", [image], check_mode(name, mode, antialias))
+    args = ([check_size(name, "size", size)], False, tile, antialias, "border", valid, source_valid, mode)
     return _sample(name, "image", [image], image, mesh, *args)[0]
 
 
@@ -146,6 +160,7 @@ def mesh_unzoom(
     size: Any = None,
     *,
     tile: Tile = "bilinear",
+    mode: Mode = "bilinear",
     antialias: bool = False,
     padding_mode: Literal["zeros", "border"] = "zeros",
     valid: Any = None,
@@ -166,6 +181,7 @@ def mesh_unzoom(
         size: (height, width) of the result, for several levels one each in the same structure; None keeps each map's
             own.
         tile: see `mesh_zoom`.
+        mode: `"bilinear"` or `"nearest"`, see `mesh_zoom`.
         antialias: average where the unzoom reduces, see `mesh_zoom`.
         padding_mode: value of targets outside the mesh: 0, or what the nearest point of its outline has; they have no
             gradient to the mesh.
@@ -187,10 +203,10 @@ def mesh_unzoom(
         TypeError: wrong types or dtypes.
     """
     name = "mesh_unzoom"
-    maps, sizes = level_arguments(name, features, size)
+    maps, sizes = level_arguments(name, features, size, check_mode(name, mode, antialias))
     if image_size is None:
         check_unregistered(name, strides)
-        args = (sizes, True, tile, antialias, padding_mode, valid, source_valid)
+        args = (sizes, True, tile, antialias, padding_mode, valid, source_valid, mode)
         return rebuild(features, _sample(name, "features", maps, features, mesh, *args))
     check_mesh(name, mesh, maps[0].shape[0], features=maps[0])
     check_option(name, "padding_mode", padding_mode, ("zeros", "border"))
@@ -204,7 +220,10 @@ def mesh_unzoom(
     )
     if antialias:
         windows = call(name, _ops.grid_widen, windows, flat, flat, cells, cells)
-    results = call(name, _ops.grid_resample, maps, windows, flat, cells)
+    if mode == "nearest":
+        results = call(name, _ops.label_nearest, maps, windows, False, flat, cells, 0)
+    else:
+        results = call(name, _ops.grid_resample, maps, windows, flat, cells)
     return rebuild(features, keep_padding(about, maps, results))
 
 

@@ -10,6 +10,7 @@ import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
 from fastwarp._checks import (
     check_images,
     check_knots,
+    check_mode,
     check_option,
     extents,
     frame_arguments,
@@ -21,6 +22,7 @@ from fastwarp.functional._registration import Registration, check_unregistered, 
 
 Levels = TypeVar("Levels", Tensor, list[Tensor], tuple[Tensor, ...], dict[str, Tensor])
 Size = Sequence[int]
+Mode = Literal["bilinear", "nearest"]
 
 _ops = torch.ops.fastwarp
 
@@ -87,8 +89,11 @@ def _resample(
     padding_mode: Any,
     valid: Any,
     source_valid: Any,
+    mode: str,
+    fill: int = 0,
 ) -> list[Tensor]:
-    """The checked images of an argument, whose `structure` extents follow, at the targets of a warp."""
+    """The checked images of an argument, whose `structure` extents follow, at the targets of a warp; labels also by
+    the mode "majority"."""
     batch = images[0].shape[0]
     check_knots(function, knots_y, knots_x, batch, **{argument: images[0]})
     check_option(function, "padding_mode", padding_mode, ("zeros", "border"))
@@ -96,8 +101,15 @@ def _resample(
     extent = extents(function, "valid", valid, *about)
     source_extent = extents(function, "source_valid", source_valid, *about)
     flat = [side for size in sizes for side in size]
-    options = (bool(inverse), bool(antialias), padding_mode == "border")
-    return call(function, _ops.separable_sample, images, knots_y, knots_x, flat, *options, extent, source_extent)
+    knots, border, about_extents = (knots_y, knots_x), padding_mode == "border", (extent, source_extent)
+    if mode == "nearest":
+        return call(function, _ops.label_sample, images, *knots, flat, bool(inverse), border, *about_extents, fill)
+    if mode == "majority":
+        source = [side for image in images for side in image.shape[2:]]
+        windows = call(function, _ops.axis_windows, *knots, flat, source, bool(inverse), True, border, *about_extents)
+        return call(function, _ops.label_majority, images, windows, True, flat, source_extent, fill)
+    options = (flat, bool(inverse), bool(antialias), border)
+    return call(function, _ops.separable_sample, images, *knots, *options, *about_extents)
 
 
 def separable_zoom(
@@ -106,6 +118,7 @@ def separable_zoom(
     knots_x: Tensor,
     size: Size,
     *,
+    mode: Mode = "bilinear",
     antialias: bool = False,
     valid: Tensor | None = None,
     source_valid: Tensor | None = None,
@@ -119,6 +132,9 @@ def separable_zoom(
             knots of either axis makes the whole image NaN, also in `separable_unzoom` and `separable_zoom_frame`.
         knots_x: `[B, w]`, likewise.
         size: (height, width) of the result.
+        mode: `"bilinear"`, or `"nearest"`, for what has no values in between: the pixel `floor(x + 1/2)`, half way the
+            one to the right, or below. It takes int16, int32, int64 and bool, too. Gradients go to the pixels
+            that were read; there are none to the knots.
         antialias: average over the local distance of the samples (a triangle filter) instead of interpolating between
             two pixels. On a uniform warp this is the filter of `F.interpolate(..., antialias=True)`, at the centres
             that `align_corners=True` means (torch itself shifts them by half a sample there).
@@ -139,8 +155,8 @@ def separable_zoom(
         tensor([[[[0., 2., 4.]]]])
     """
     name = "separable_zoom"
-    check_images(name, "image", [image])
-    args = ([check_size(name, "size", size)], False, antialias, "border", valid, source_valid)
+    check_images(name, "image", [image], check_mode(name, mode, antialias))
+    args = ([check_size(name, "size", size)], False, antialias, "border", valid, source_valid, mode)
     return _resample(name, "image", [image], image, knots_y, knots_x, *args)[0]
 
 
@@ -150,6 +166,7 @@ def separable_unzoom(
     knots_x: Tensor,
     size: Any = None,
     *,
+    mode: Mode = "bilinear",
     antialias: bool = False,
     padding_mode: Literal["zeros", "border"] = "zeros",
     valid: Any = None,
@@ -170,6 +187,7 @@ def separable_unzoom(
         knots_x: `[B, n']`, likewise.
         size: (height, width) of the result, for several levels one each in the same structure; None keeps each map's
             own.
+        mode: `"bilinear"` or `"nearest"`, see `separable_zoom`.
         antialias: average where the unzoom reduces, see `separable_zoom`.
         padding_mode: value of targets outside the range of T~ (cropping warps only): 0, or what the border has.
         valid: integer `[B, 2]` for each level: the part of the result that the warp spans; the rest is 0. With an
@@ -194,10 +212,10 @@ def separable_unzoom(
         TypeError: wrong types or dtypes.
     """
     name = "separable_unzoom"
-    maps, sizes = level_arguments(name, features, size)
+    maps, sizes = level_arguments(name, features, size, check_mode(name, mode, antialias))
     if image_size is None:
         check_unregistered(name, strides)
-        args = (sizes, True, antialias, padding_mode, valid, source_valid)
+        args = (sizes, True, antialias, padding_mode, valid, source_valid, mode)
         return rebuild(features, _resample(name, "features", maps, features, knots_y, knots_x, *args))
     check_knots(name, knots_y, knots_x, maps[0].shape[0], features=maps[0])
     check_option(name, "padding_mode", padding_mode, ("zeros", "border"))
@@ -205,7 +223,11 @@ def separable_unzoom(
     about = registration(name, features, maps, knots_y, given, size=size, source_valid=source_valid)
     flat = [side for pair in sizes for side in pair]
     windows = _registered_windows(about, flat, knots_y, knots_x, bool(antialias), padding_mode == "border")
-    results = call(name, _ops.separable_resample, maps, windows, flat, about.cells(flat), bool(antialias))
+    cells = about.cells(flat)
+    if mode == "nearest":
+        results = call(name, _ops.label_nearest, maps, windows, True, flat, cells, 0)
+    else:
+        results = call(name, _ops.separable_resample, maps, windows, flat, cells, bool(antialias))
     return rebuild(features, keep_padding(about, maps, results))
 
 

@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from fastwarp._checks import as_geometry, check_fwhm, check_option, check_saliency
+from fastwarp._checks import as_geometry, check_fwhm, check_mode, check_option, check_saliency
 from fastwarp._precision import keeping_precision
 from fastwarp.errors import FastwarpError, check_size
-from fastwarp.functional.separable import Levels, Size
+from fastwarp.functional.separable import Levels, Mode, Size
 from fastwarp.saliency import AdaptiveSaliency, FixedSaliency, PerspectivePrior
 from fastwarp.warp import MeshWarp, SeparableWarp
 
@@ -119,7 +119,8 @@ class Zoom(_Warped):
         kind: of warp to make from the saliency: `"separable"` or `"mesh"`.
         fwhm: full width at half maximum of the attraction kernel, in cells.
         anti_crop: reflect the marginals at their ends, so that nothing is cropped.
-        antialias: see `fastwarp.functional.separable_zoom`.
+        mode: see `fastwarp.functional.separable_zoom`.
+        antialias: likewise.
 
     The warp is always that of the current `saliency`, `knots_y`, `knots_x` or `mesh`, however they were set: loaded,
     assigned (which makes no copy, as in any module), changed in place. Making it from a map takes a few microseconds
@@ -145,10 +146,13 @@ class Zoom(_Warped):
         kind: Kind = "separable",
         fwhm: float = 13.0,
         anti_crop: bool = True,
+        mode: Mode = "bilinear",
         antialias: bool = False,
     ) -> None:
         super().__init__(warp, saliency, kind, fwhm, anti_crop)
-        self.size, self.antialias = None if size is None else check_size("Zoom", "size", size), antialias
+        check_mode("Zoom", mode, antialias)
+        self.size = None if size is None else check_size("Zoom", "size", size)
+        self.mode, self.antialias = mode, antialias
 
     def forward(
         self,
@@ -164,12 +168,17 @@ class Zoom(_Warped):
         size = self.size if size is None else size
         if size is None:
             raise FastwarpError("Zoom: made without a size, expected one with each call")
-        options: dict[str, Any] = {"antialias": self.antialias, "valid": valid, "source_valid": source_valid}
+        options: dict[str, Any] = {
+            "mode": self.mode,
+            "antialias": self.antialias,
+            "valid": valid,
+            "source_valid": source_valid,
+        }
         return self._warp(warp, image).zoom(image, size, **options)
 
     def extra_repr(self) -> str:
         """What print() shows."""
-        return f"size={self.size}, antialias={self.antialias}"
+        return f"size={self.size}, antialias={self.antialias}, mode={self.mode!r}"
 
 
 class Unzoom(_Warped):
@@ -183,7 +192,8 @@ class Unzoom(_Warped):
         kind: of warp to make from the saliency: `"separable"` or `"mesh"`.
         fwhm: full width at half maximum of the attraction kernel, in cells.
         anti_crop: reflect the marginals at their ends, so that nothing is cropped.
-        antialias: see `fastwarp.functional.separable_zoom`.
+        mode: see `fastwarp.functional.separable_zoom`.
+        antialias: likewise.
         padding_mode: what targets outside a cropping warp's range get.
         strides: of the network's levels, see `fastwarp.functional.separable_unzoom`; for calls with an `image_size`,
             as the following.
@@ -209,6 +219,7 @@ class Unzoom(_Warped):
         kind: Kind = "separable",
         fwhm: float = 13.0,
         anti_crop: bool = True,
+        mode: Mode = "bilinear",
         antialias: bool = False,
         padding_mode: Literal["zeros", "border"] = "zeros",
         strides: Any = None,
@@ -218,7 +229,8 @@ class Unzoom(_Warped):
         super().__init__(warp, saliency, kind, fwhm, anti_crop)
         check_option("Unzoom", "padding_mode", padding_mode, ("zeros", "border"))
         check_option("Unzoom", "outside", outside, ("keep", "fill"))
-        self.antialias, self.padding_mode = antialias, padding_mode
+        check_mode("Unzoom", mode, antialias)
+        self.mode, self.antialias, self.padding_mode = mode, antialias, padding_mode
         self.strides, self.phase, self.outside = strides, phase, outside
 
     def forward(
@@ -234,6 +246,7 @@ class Unzoom(_Warped):
         """Unzooms a map or a pyramid (list, tuple, dict), by `warp` where one is given; registered exactly where the
         `image_size` of the network's input is."""
         options: dict[str, Any] = {
+            "mode": self.mode,
             "antialias": self.antialias,
             "padding_mode": self.padding_mode,
             "valid": valid,
@@ -245,4 +258,4 @@ class Unzoom(_Warped):
 
     def extra_repr(self) -> str:
         """What print() shows."""
-        return f"antialias={self.antialias}, padding_mode={self.padding_mode!r}"
+        return f"antialias={self.antialias}, padding_mode={self.padding_mode!r}, mode={self.mode!r}"

@@ -15,7 +15,7 @@ from fastwarp._checks import check_mesh, check_option
 from fastwarp.errors import as_integer, check_devices, check_size, fail
 from fastwarp.functional.mesh import TILES, Tile
 from fastwarp.functional.mesh_geometry import map_points
-from fastwarp.functional.separable import Levels, Size
+from fastwarp.functional.separable import Levels, Mode, Size
 from fastwarp.warp._points import Points
 from fastwarp.warp.separable import SeparableWarp
 
@@ -216,12 +216,18 @@ class MeshWarp(Points):
         image: Tensor,
         size: Size,
         *,
+        mode: Mode = "bilinear",
         antialias: bool = False,
         valid: Tensor | None = None,
         source_valid: Tensor | None = None,
     ) -> Tensor:
         """Zooms `[B, C, H, W]` to `[B, C, *size]`; see `fastwarp.functional.mesh_zoom`."""
-        options: dict[str, Any] = {"antialias": antialias, "valid": valid, "source_valid": source_valid}
+        options: dict[str, Any] = {
+            "mode": mode,
+            "antialias": antialias,
+            "valid": valid,
+            "source_valid": source_valid,
+        }
         return F.mesh_zoom(image, self.mesh, size, tile=self.tile, **options)
 
     def unzoom(
@@ -229,6 +235,7 @@ class MeshWarp(Points):
         features: Levels,
         size: Any = None,
         *,
+        mode: Mode = "bilinear",
         antialias: bool = False,
         padding_mode: Literal["zeros", "border"] = "zeros",
         valid: Any = None,
@@ -245,6 +252,7 @@ class MeshWarp(Points):
         registered exactly.
         """
         options: dict[str, Any] = {
+            "mode": mode,
             "antialias": antialias,
             "padding_mode": padding_mode,
             "valid": valid,

@@ -14,7 +14,7 @@ from fastwarp import functional as F
 from fastwarp._checks import check_knot_values, check_knots
 from fastwarp.errors import as_integer, check_devices, check_size, fail
 from fastwarp.functional.geometry import map_points
-from fastwarp.functional.separable import Levels, Size
+from fastwarp.functional.separable import Levels, Mode, Size
 from fastwarp.warp._points import Points
 
 
@@ -186,12 +186,18 @@ class SeparableWarp(Points):
         image: Tensor,
         size: Size,
         *,
+        mode: Mode = "bilinear",
         antialias: bool = False,
         valid: Tensor | None = None,
         source_valid: Tensor | None = None,
     ) -> Tensor:
         """Zooms `[B, C, H, W]` to `[B, C, *size]`; see `fastwarp.functional.separable_zoom`."""
-        options: dict[str, Any] = {"antialias": antialias, "valid": valid, "source_valid": source_valid}
+        options: dict[str, Any] = {
+            "mode": mode,
+            "antialias": antialias,
+            "valid": valid,
+            "source_valid": source_valid,
+        }
         return F.separable_zoom(image, self.knots_y, self.knots_x, size, **options)
 
     def unzoom(
@@ -199,6 +205,7 @@ class SeparableWarp(Points):
         features: Levels,
         size: Any = None,
         *,
+        mode: Mode = "bilinear",
         antialias: bool = False,
         padding_mode: Literal["zeros", "border"] = "zeros",
         valid: Any = None,
@@ -215,6 +222,7 @@ class SeparableWarp(Points):
         registered exactly.
         """
         options: dict[str, Any] = {
+            "mode": mode,
             "antialias": antialias,
             "padding_mode": padding_mode,
             "valid": valid,
