@@ -22,6 +22,14 @@ from fastwarp.functional.geometry import (
     separable_magnification,
     separable_map_points,
 )
+from fastwarp.functional.label import (
+    mesh_unzoom_labels,
+    mesh_zoom_labels,
+    mesh_zoom_soft_labels,
+    separable_unzoom_labels,
+    separable_zoom_labels,
+    separable_zoom_soft_labels,
+)
 from fastwarp.functional.mesh import lz_mesh, mesh_unzoom, mesh_zoom, mesh_zoom_frame
 from fastwarp.functional.mesh_constructors import control_point_mesh, function_mesh, offset_mesh
 from fastwarp.functional.mesh_geometry import (
@@ -54,8 +62,11 @@ __all__ = [
     "mesh_map_points",
     "mesh_report",
     "mesh_unzoom",
+    "mesh_unzoom_labels",
     "mesh_zoom",
     "mesh_zoom_frame",
+    "mesh_zoom_labels",
+    "mesh_zoom_soft_labels",
     "offset_mesh",
     "relative_distance",
     "separable_grid",
@@ -63,7 +74,10 @@ __all__ = [
     "separable_magnification",
     "separable_map_points",
     "separable_unzoom",
+    "separable_unzoom_labels",
     "separable_windows",
     "separable_zoom",
     "separable_zoom_frame",
+    "separable_zoom_labels",
+    "separable_zoom_soft_labels",
 ]

@@ -13,6 +13,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from fastwarp import functional as F
 from fastwarp._checks import check_mesh, check_option
 from fastwarp.errors import as_integer, check_devices, check_size, fail
+from fastwarp.functional.label import Reduce
 from fastwarp.functional.mesh import TILES, Tile
 from fastwarp.functional.mesh_geometry import map_points
 from fastwarp.functional.separable import Levels, Mode, Size
@@ -263,6 +264,44 @@ class MeshWarp(Points):
             "outside": outside,
         }
         return F.mesh_unzoom(features, self.mesh, size, tile=self.tile, **options)
+
+    def zoom_labels(
+        self,
+        labels: Tensor,
+        size: Size,
+        ignore_index: int = 255,
+        reduce: Reduce = "nearest",
+        *,
+        valid: Tensor | None = None,
+        source_valid: Tensor | None = None,
+    ) -> Tensor:
+        """Zooms class ids `[B, H, W]`, `[H, W]` or `[B, C, H, W]`: the nearest pixel's, or that of most pixels; see
+        `fastwarp.functional.mesh_zoom_labels`."""
+        extents: dict[str, Any] = {"valid": valid, "source_valid": source_valid}
+        return F.mesh_zoom_labels(labels, self.mesh, size, ignore_index, reduce, tile=self.tile, **extents)
+
+    def unzoom_labels(
+        self,
+        labels: Tensor,
+        size: Size | None = None,
+        ignore_index: int = 255,
+        reduce: Reduce = "nearest",
+        *,
+        valid: Tensor | None = None,
+        source_valid: Tensor | None = None,
+    ) -> Tensor:
+        """Brings class ids back to the source's geometry; what the warp has lost is `ignore_index`. See
+        `fastwarp.functional.mesh_unzoom_labels`."""
+        extents: dict[str, Any] = {"valid": valid, "source_valid": source_valid}
+        return F.mesh_unzoom_labels(labels, self.mesh, size, ignore_index, reduce, tile=self.tile, **extents)
+
+    def zoom_soft_labels(
+        self, labels: Tensor, size: Size, *, valid: Tensor | None = None, source_valid: Tensor | None = None
+    ) -> Tensor:
+        """Zooms probabilities of classes `[B, K, H, W]`, averaged, so that they still sum to one; see
+        `fastwarp.functional.mesh_zoom_soft_labels`."""
+        extents: dict[str, Any] = {"valid": valid, "source_valid": source_valid}
+        return F.mesh_zoom_soft_labels(labels, self.mesh, size, tile=self.tile, **extents)
 
     def zoom_frame(self, frame: Tensor, size: Size, **options: Any) -> Tensor:
         """Zooms and normalises uint8 `[H, W, C]` or `[B, H, W, C]` in one pass; see

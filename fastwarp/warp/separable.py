@@ -14,6 +14,7 @@ from fastwarp import functional as F
 from fastwarp._checks import check_knot_values, check_knots
 from fastwarp.errors import as_integer, check_devices, check_size, fail
 from fastwarp.functional.geometry import map_points
+from fastwarp.functional.label import Reduce
 from fastwarp.functional.separable import Levels, Mode, Size
 from fastwarp.warp._points import Points
 
@@ -233,6 +234,44 @@ class SeparableWarp(Points):
             "outside": outside,
         }
         return F.separable_unzoom(features, self.knots_y, self.knots_x, size, **options)
+
+    def zoom_labels(
+        self,
+        labels: Tensor,
+        size: Size,
+        ignore_index: int = 255,
+        reduce: Reduce = "nearest",
+        *,
+        valid: Tensor | None = None,
+        source_valid: Tensor | None = None,
+    ) -> Tensor:
+        """Zooms class ids `[B, H, W]`, `[H, W]` or `[B, C, H, W]`: the nearest pixel's, or that of most pixels; see
+        `fastwarp.functional.separable_zoom_labels`."""
+        extents = {"valid": valid, "source_valid": source_valid}
+        return F.separable_zoom_labels(labels, self.knots_y, self.knots_x, size, ignore_index, reduce, **extents)
+
+    def unzoom_labels(
+        self,
+        labels: Tensor,
+        size: Size | None = None,
+        ignore_index: int = 255,
+        reduce: Reduce = "nearest",
+        *,
+        valid: Tensor | None = None,
+        source_valid: Tensor | None = None,
+    ) -> Tensor:
+        """Brings class ids back to the source's geometry; what the warp has lost is `ignore_index`. See
+        `fastwarp.functional.separable_unzoom_labels`."""
+        extents = {"valid": valid, "source_valid": source_valid}
+        return F.separable_unzoom_labels(labels, self.knots_y, self.knots_x, size, ignore_index, reduce, **extents)
+
+    def zoom_soft_labels(
+        self, labels: Tensor, size: Size, *, valid: Tensor | None = None, source_valid: Tensor | None = None
+    ) -> Tensor:
+        """Zooms probabilities of classes `[B, K, H, W]`, averaged, so that they still sum to one; see
+        `fastwarp.functional.separable_zoom_soft_labels`."""
+        extents = {"valid": valid, "source_valid": source_valid}
+        return F.separable_zoom_soft_labels(labels, self.knots_y, self.knots_x, size, **extents)
 
     def zoom_frame(self, frame: Tensor, size: Size, **options: Any) -> Tensor:
         """Zooms and normalises uint8 `[H, W, C]` or `[B, H, W, C]` in one pass; see
