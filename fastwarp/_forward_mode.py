@@ -2,7 +2,8 @@
 
 Torch drops tangents at custom operators without a word. Inside a dual level ops are therefore called through an
 `autograd.Function` that has a rule for tangents. Resampling is linear in the images: their tangents are resampled as
-they are. There is no op for the tangents of anything else; those raise.
+they are. There is no op for the tangents of anything else; those raise. Only raw calls of `torch.ops.fastwarp.*` still
+drop tangents, as those of every library's operators do.
 """
 
 from collections.abc import Callable
@@ -14,10 +15,9 @@ from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
 
-def in_dual_level(args: tuple[Any, ...]) -> bool:
-    """Whether tangents may be about: outside a dual level torch unpacks a tensor to itself."""
-    tensor = args[0] if isinstance(args[0], Tensor) else args[0][0]
-    return forward_ad.unpack_dual(tensor).primal is not tensor
+def in_dual_level() -> bool:
+    """Whether tangents may be about; while a function is compiled, too."""
+    return forward_ad._current_level >= 0
 
 
 def call(op: Callable[..., Any], *args: Any) -> Any:
@@ -26,6 +26,12 @@ def call(op: Callable[..., Any], *args: Any) -> Any:
     Raises:
         NotImplementedError: a tangent of something else than the images of a resampling.
     """
+    # Compilers have no place for an `autograd.Function` with tangents: they break their graph here. As a decorator it
+    # would import the compiler with the package.
+    return torch.compiler.disable(_call)(op, *args)
+
+
+def _call(op: Callable[..., Any], *args: Any) -> Any:
     leaves, spec = pytree.tree_flatten(args)
     results = _Dual.apply(op, spec, *leaves)
     return results[0] if len(results) == 1 and not isinstance(args[0], list) else results

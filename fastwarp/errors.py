@@ -118,12 +118,14 @@ def check_batches(function: str, *, batch: int | None = None, **tensors: Tensor 
 
 def call(function: str, op: Callable[..., Any], *args: Any) -> Any:
     """`op(*args)`, whose errors begin with the public name of the function, and which loses no tangents."""
+    if _forward_mode.in_dual_level():
+        op, args = _forward_mode.call, (op, *args)
     if torch.compiler.is_compiling():
         return op(*args)
     if torch.jit.is_tracing():  # type: ignore[attr-defined]
         args = tuple([_traced(item) for item in arg] if isinstance(arg, list) else arg for arg in args)
     try:
-        return _forward_mode.call(op, *args) if _forward_mode.in_dual_level(args) else op(*args)
+        return op(*args)
     except FastwarpError as error:
         raise FastwarpError(f"{function}: {error}") from None
 

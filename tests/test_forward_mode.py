@@ -114,3 +114,19 @@ def test_other_tangents_raise(name):
         with pytest.raises(NotImplementedError, match="forward-mode AD"):
             function(forward_ad.make_dual(value, torch.ones_like(value)))
     assert_near(expected, tensors(function(value)))
+
+
+def test_compiled_functions():
+    """Forward-mode AD breaks the graph: torch goes on with eager calls, which are right, or refuses."""
+    image, tangent = torch.rand(2, 2, 1, 6, 7, dtype=DOUBLE)
+    function = lambda i: WARP.zoom(i, (4, 5))  # noqa: E731
+    derivative = lambda i, t: torch.func.jvp(function, (i,), (t,))  # noqa: E731
+    whole = torch.compile(derivative, backend="eager", fullgraph=True)
+    with pytest.raises(Exception, match="disable"):
+        whole(image, tangent)
+    expected = [function(image), function(tangent)]
+    assert_near(torch.compile(derivative, backend="eager")(image, tangent), expected)
+    compiled = torch.compile(function, backend="eager")
+    assert_near([compiled(image)], expected[:1])
+    with forward_ad.dual_level():
+        assert_near(list(forward_ad.unpack_dual(compiled(forward_ad.make_dual(image, tangent)))), expected)

@@ -277,8 +277,8 @@ BOTH: list[Row] = [
     *(
         (f"WARP.{name}({value}, (3, 3), (3, 3))", error, f"{name}: {argument} is {got}")
         for argument, width, names in (
-            ("points", 2, ("zoom_points", "unzoom_points")),
-            ("boxes", 4, ("zoom_boxes", "unzoom_boxes", "zoom_corners", "unzoom_corners")),
+            ("points", 2, ("zoom_points", "unzoom_points", "visible_points")),
+            ("boxes", 4, ("zoom_boxes", "unzoom_boxes", "zoom_corners", "unzoom_corners", "visible_area")),
         )
         for name in names
         for value, error, got in (
@@ -287,6 +287,27 @@ BOTH: list[Row] = [
             ("BOXES[0]", Value, "of shape [4], expected 3 dimensions"),
         )
     ),
+    *(
+        (f"WARP.{name}({value}, (3, 3), (3, 3){more})", error, f"{name}: {message}")
+        for name in ("zoom_polygons", "unzoom_polygons")
+        for value, more, error, message in (
+            ("POINTS[0]", "", Type, "polygons is Tensor, expected a list of tensors [V, 2]"),
+            ("[POINTS[0], POINTS]", "", Value, "polygons[1] is of shape [1, 4, 2], expected 2 dimensions [V, 2]"),
+            ("[POINTS[0].long()]", "", Type, "polygons[0] has dtype int64, expected a floating-point"),
+            ("[BOXES]", "", Value, "polygons[0] is of shape [3, 4], expected [V, 2], (x, y)"),
+            ("[POINTS[0] * nan]", "", Value, "polygons[0] is NaN or infinite in places, expected finite coordinates"),
+            ("[POINTS[0]]", ", tolerance=0", Value, "tolerance is 0, expected a number of pixels from 0.001"),
+        )
+    ),
+    *(
+        (f"WARP.{name}({value}, (3, 3), (3, 3))", Value, f"{name}: corners is of shape {got}")
+        for name in ("zoom_rotated_boxes", "unzoom_rotated_boxes")
+        for value, got in (
+            ("POINTS[None, :, :3]", "[1, 1, 3, 2], expected [B, N, 4, 2]"),
+            ("POINTS[0]", "[4, 2], expected 4"),
+        )
+    ),
+    ("WARP[[0, 0]].zoom_polygons([POINTS[0]], (3, 3), (3, 3))", Value, "the warp is a batch of 2, expected one warp"),
     ("WARP.zoom_boxes(BOXES.long(), (3, 3), (3, 3))", Type, "zoom_boxes: boxes has dtype int64, expected a floating"),
     ("WARP.unzoom_corners(BOXES.long(), (3, 3), (3, 3))", Type, "unzoom_corners: boxes has dtype int64, expected a"),
     ("WARP[[0, 0]].zoom_boxes(BOXES, (3, 3), (3, 3))", Value, "boxes is of shape [3, 4], expected [2, N, 4]"),

@@ -286,6 +286,11 @@ def test_a_saliency_that_looks_at_images():
     expected = SeparableWarp.from_saliency(learned(image), 3.0)
     assert_bitwise([warp.knots_y.detach()], [expected.knots_y.detach()])
     assert_bitwise([zoom(image).detach()], [expected.zoom(image, (6, 8)).detach()])
+    valid = torch.tensor([[24, 20], [17, 28]])
+    of_parts = SeparableWarp.from_saliency(learned(image, valid), 3.0)
+    assert not torch.equal(of_parts.knots_y, expected.knots_y)
+    right = of_parts.zoom(image, (6, 8), source_valid=valid)
+    assert_bitwise([zoom(image, source_valid=valid).detach()], [right.detach()])
     unzoom(zoom(image, warp), warp).square().mean().backward()
     assert all(parameter.grad is not None for parameter in learned.parameters())
     with pytest.raises(FastwarpError, match=r"Unzoom: LearnedSaliency looks at images, expected one, or a warp"):

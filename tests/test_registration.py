@@ -28,7 +28,8 @@ def warp_of(kind, batch=1, dtype=torch.float64, ends=(0.0, 1.0)):
 
 def expected_centres(knots, n, stride, phase, pixels):
     """Where each cell of an axis reads, in cells: `docs/registration.md`, by NumPy."""
-    offset, cells = phase * (stride - 1), min(-(-pixels // stride), n)
+    offset = phase * (stride - 1)
+    cells = int(min(-(-(pixels - min(offset, 0)) // stride), n))
     p = stride * np.arange(cells) + offset
     last = max(pixels - 1, 1)
     held = np.clip(p / last, 0, 1)
@@ -90,6 +91,22 @@ def test_identity_is_bitwise_the_identity(kind, phase, last, dtype):
         results = warp.unzoom(levels, image_size=IMAGE, strides=strides, phase=phase, valid=known)
         assert_bitwise(results, levels)
         assert all(r.is_contiguous(memory_format=form) for r in results)
+
+
+@kinds
+def test_networks_that_pad_their_images_themselves(kind):
+    """Cells past the image stay as they are. With a negative phase, as transposed convolutions make, a map has more of
+    them inside it: those whose pixel is."""
+    features = torch.rand(2, 3, 24, 48, dtype=torch.float64)  # of an image that the network padded to 96 x 192
+    for phase, valid in ((0.0, None), (-14 / 3, None), (-14 / 3, torch.tensor([[96, 101], [49, 150]]))):
+        options = {"image_size": IMAGE, "strides": 4, "phase": phase, "valid": valid}
+        assert_bitwise([kind.identity(dtype=torch.float64).unzoom(features, **options)], [features])
+        warp, knots = warp_of(kind, 2)
+        result = warp.unzoom(features, **options)
+        for b in range(2):
+            pixels = IMAGE if valid is None else valid[b].tolist()
+            right = expected_unzoom(features[b].numpy(), knots, b, (4, 4), phase, pixels, "keep")
+            np.testing.assert_allclose(result[b].numpy(), right, rtol=0, atol=1e-9)
 
 
 @kinds

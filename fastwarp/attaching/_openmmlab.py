@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
@@ -33,15 +33,27 @@ def sample_found(output: Any, args: tuple, kwargs: dict) -> Any:
     return boxes, [one.pred_instances.scores for one in output]
 
 
+def transposed_geometry(convolutions: Iterable[nn.ConvTranspose2d]) -> dict[str, Any]:
+    """Stride and phase of the map that CenterNet's transposed convolutions make of ResNet's last; registration.md has
+    the formula."""
+    stride, offset = 32, 0.0
+    for convolution in convolutions:
+        stride //= convolution.stride[0]
+        offset += stride * (convolution.padding[0] - (convolution.kernel_size[0] - 1) / 2)  # type: ignore[operator]
+    return {"strides": (stride,), "phase": offset / (stride - 1)}
+
+
 def _host(model: Any, **options: Any) -> Host:
     return Host("backbone", "neck" if model.with_neck else "backbone", facts=sample_facts, **options)
 
 
 def detector(model: Any) -> Host:
     """Detectors have anchors and points in pixels; FCOS3D's cameras stay as they are."""
-    geometry = {}
-    if type(model.backbone).__name__ == "SSDVGG" and type(getattr(model, "neck", None)).__name__ == "SSDNeck":
+    geometry, neck = {}, type(getattr(model, "neck", None)).__name__
+    if type(model.backbone).__name__ == "SSDVGG" and neck == "SSDNeck":
         geometry = ssd_geometry(layer[-1].conv for layer in model.neck.extra_layers)
+    elif neck == "CTResNetNeck":
+        geometry = transposed_geometry(m for m in model.neck.modules() if isinstance(m, nn.ConvTranspose2d))
     return _host(model, found=sample_found, **geometry)
 
 

@@ -1,7 +1,10 @@
 """Where the cells of a strided network's maps lie in the image that went into it; `docs/registration.md` derives it."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,18 +26,31 @@ class Registration:
     valid: Tensor | None  # int64 [1 or B, 2]: the part of each image that is no padding, in pixels
     keep: bool  # cells of padding stay as they are, else they become 0
 
-    def cells(self, sizes: list[int]) -> Tensor | None:
-        """Int64 `[1 or B, levels, 2]`: the part of each map that is no padding, ceil(valid / s)."""
+    @property
+    def offsets(self) -> list[float]:
+        """The pixel of cell 0 of each axis, `phase (s - 1)`."""
+        return [self.phases[i // 2] * (s - 1) for i, s in enumerate(self.strides)]
+
+    def pixels(self, device: torch.device) -> list[Tensor]:
+        """Height and width of the part of each image that is no padding, `[1 or B]` each."""
         if self.valid is None:
-            return None
-        pixels = torch.stack([self.valid[:, axis].clamp(0, self.image[axis]) for axis in range(2)], 1)
-        levels = [
-            [(pixels[:, axis] + s - 1) // s for axis, s in enumerate(self.strides[first : first + 2])]
-            for first in range(0, len(sizes), 2)
+            return [torch.full((1,), side, device=device) for side in self.image]
+        return [self.valid[:, axis].clamp(0, side) for axis, side in enumerate(self.image)]
+
+    def cells(self, sizes: list[int], device: torch.device) -> Tensor | None:
+        """Int64 `[1 or B, levels, 2]`: the part of each map that is no padding: cells that begin inside the image, and
+        where offsets are negative those whose pixel is. None: all of all maps."""
+        before = [s - 1 + math.ceil(max(-offset, 0)) for s, offset in zip(self.strides, self.offsets, strict=True)]
+        if self.valid is None:
+            about = zip(sizes, self.strides, before, strict=True)
+            if all((self.image[i % 2] + more) // s >= n for i, (n, s, more) in enumerate(about)):
+                return None
+        pixels = self.pixels(device)
+        cells = [
+            torch.where(pixels[i % 2] > 0, (pixels[i % 2] + more) // s, 0).clamp(max=n)
+            for i, (n, s, more) in enumerate(zip(sizes, self.strides, before, strict=True))
         ]
-        cells = torch.stack([torch.stack(level, 1) for level in levels], 1)
-        whole = torch.stack([torch.full_like(cells[:, 0, 0], n) for n in sizes], 1).view(-1, len(levels), 2)
-        return torch.minimum(cells, whole)
+        return torch.stack(cells, 1).unflatten(1, (-1, 2))
 
 
 def registration(
@@ -121,18 +137,28 @@ def _stride(function: str, image: tuple[int, int], size: Any) -> tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """The cells of one axis of one level: `[1 or B, n]`, float64."""
+    """The cells of some axes one after the other, `[1 or B, n]` each, float64."""
 
+    cell: Tensor  # its number in its axis
     at: Tensor  # normalised positions in the image; those past its ends are held at them
-    inside: Tensor  # bool: not padding
-    length: Tensor  # (V - 1) / s, `[1 or B, 1]`
-    last: Tensor  # the last cell that is not padding, `[1 or B, 1]`
+    last: Tensor  # the last cell of its axis that is not padding
+    length: Tensor  # (V - 1) / s
+
+    @property
+    def inside(self) -> Tensor:
+        """Bool: not padding."""
+        return self.cell <= self.last
+
+    def split(self, sizes: list[int]) -> list[Places]:
+        """Axis by axis."""
+        parts = (getattr(self, field.name).split(sizes, 1) for field in dataclasses.fields(self))
+        return [Places(*axis) for axis in zip(*parts, strict=True)]
 
     def centre(self, mapped: Tensor) -> Tensor:
         """The cell that is at the positions `mapped`, `[B, n]` or `[B, m, n]`. Relative to the cell itself, so that
         the identity is exact."""
-        at, length, last = (t[:, None] if mapped.dim() == 3 else t for t in (self.at, self.length, self.last))
-        cell = torch.arange(at.shape[-1], device=mapped.device)
+        tensors = (self.cell, self.at, self.last, self.length)
+        cell, at, last, length = (t[:, None] if mapped.dim() == 3 else t for t in tensors)
         centre = cell + (mapped - at) * length
         held = torch.minimum(centre.detach().clamp(min=0), last)
         # Rounding may bring a place on the outline of the image just past it, which shall not stop its gradient.
@@ -141,28 +167,39 @@ class Places:
 
     def spacing(self, centre: Tensor) -> Tensor:
         """Mean distance of the centres `[B, n]` of the two neighbours that are not padding, of one at the ends."""
-        cell = torch.arange(centre.shape[1], device=centre.device)
-        after = torch.where(cell < self.last, torch.cat([centre[:, 1:], centre[:, -1:]], 1), centre)
-        before = torch.cat([centre[:, :1], centre[:, :-1]], 1)
-        return (after - before) / torch.where((cell > 0) & (cell < self.last), 2, 1)
+        first, last = self.cell == 0, self.cell >= self.last
+        after = torch.where(last, centre, torch.cat([centre[:, 1:], centre[:, -1:]], 1))
+        before = torch.where(first, centre, torch.cat([centre[:, :1], centre[:, :-1]], 1))
+        return (after - before) / torch.where(first | last, 1, 2)
 
 
-def places(about: Registration, level: int, axis: int, size: int, device: torch.device) -> Places:
-    """Of one axis of one level with `size` cells."""
-    s, phase = about.strides[2 * level + axis], about.phases[level]
-    pixels = torch.full((1,), about.image[axis], device=device) if about.valid is None else about.valid[:, axis]
-    pixels = pixels.clamp(0, about.image[axis])[:, None]
-    cells = ((pixels + s - 1) // s).clamp(max=size)
-    cell = torch.arange(size, device=device)
-    span = (pixels - 1).double()
-    at = torch.where(span > 0, (s * cell + phase * (s - 1)) / span.clamp(min=1), 0.5).clamp(0, 1)
-    return Places(at, cell < cells, span.clamp(min=1) / s, cells - 1)
+def places(about: Registration, sizes: list[int], device: torch.device) -> Places:
+    """All axes of all levels, rows before columns, with `sizes` cells each."""
+
+    def spread(values: Sequence[Any]) -> Tensor:
+        """A number, or `[1 or B]`, of each axis for each of its cells."""
+        return torch.cat(
+            [
+                v.double()[:, None].expand(-1, n)
+                if isinstance(v, Tensor)
+                else torch.full((1, n), v, dtype=torch.float64, device=device)
+                for v, n in zip(values, sizes, strict=True)
+            ],
+            1,
+        )
+
+    cells = about.cells(sizes, device)
+    cell = torch.cat([torch.arange(n, dtype=torch.float64, device=device) for n in sizes])[None]
+    last = spread(sizes if cells is None else cells.flatten(1).unbind(1)) - 1
+    stride, pixel = spread(about.strides), spread(about.pixels(device) * len(about.phases))
+    span = (pixel - 1).clamp(min=1)
+    at = torch.where(pixel > 1, (stride * cell + spread(about.offsets)) / span, 0.5).clamp(0, 1)
+    return Places(cell, at, last, span / stride)
 
 
-def keep_padding(about: Registration, maps: list[Tensor], results: list[Tensor]) -> list[Tensor]:
-    """The results, where asked for with the maps' own cells of padding."""
-    cells = about.cells([side for m in maps for side in m.shape[2:]])
-    if cells is None or not about.keep:
+def keep_padding(cells: Tensor | None, maps: list[Tensor], results: list[Tensor]) -> list[Tensor]:
+    """The results with the maps' own cells of padding: beyond `cells`, if not None."""
+    if cells is None:
         return results
     kept = []
     for level, (before, after) in enumerate(zip(maps, results, strict=True)):

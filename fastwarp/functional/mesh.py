@@ -214,22 +214,40 @@ def mesh_unzoom(
     given = {"image_size": image_size, "strides": strides, "phase": phase, "valid": valid, "outside": outside}
     about = registration(name, features, maps, mesh, given, size=size, source_valid=source_valid)
     flat = [side for pair in sizes for side in pair]
-    windows, cells = (
-        _registered_windows(about, flat, mesh, tile == "homography", padding_mode == "border"),
-        about.cells(flat),
-    )
+    windows = _registered_windows(about, flat, mesh, tile == "homography", padding_mode == "border")
+    cells = about.cells(flat, mesh.device)
     if antialias:
         windows = call(name, _ops.grid_widen, windows, flat, flat, cells, cells)
     if mode == "nearest":
         results = call(name, _ops.label_nearest, maps, windows, False, flat, cells, 0)
     else:
         results = call(name, _ops.grid_resample, maps, windows, flat, cells)
-    return rebuild(features, keep_padding(about, maps, results))
+    return rebuild(features, keep_padding(cells, maps, results) if about.keep else results)
+
+
+def windows_of(
+    mesh: Tensor,
+    homography: bool,
+    sizes: list[int],
+    source_sizes: list[int],
+    inverse: bool,
+    antialias: bool,
+    border: bool,
+    about: Registration | None,
+) -> Tensor:
+    """What targets read, to be kept: of a zoom, an unzoom, or a registered one."""
+    cells = None
+    if about is None:
+        options = (inverse, homography, border, None, None)
+        windows, _ = call("freeze", _ops.mesh_positions, mesh, sizes, source_sizes, *options)
+    else:
+        windows, cells = _registered_windows(about, sizes, mesh, homography, border), about.cells(sizes, mesh.device)
+    return call("freeze", _ops.grid_widen, windows, sizes, source_sizes, cells, cells) if antialias else windows
 
 
 def _registered_windows(about: Registration, sizes: list[int], mesh: Tensor, homography: bool, border: bool) -> Tensor:
     """What each cell reads, `[B, 2, P]`; -1 reads nothing."""
-    axes = [places(about, i // 2, i % 2, size, mesh.device) for i, size in enumerate(sizes)]
+    axes = places(about, sizes, mesh.device).split(sizes)
     levels = list(zip(axes[::2], axes[1::2], strict=True))
     points = torch.cat([torch.stack(_product(y.at, x.at), -1).flatten(1, 2) for y, x in levels], 1)
     mapped, _ = call("mesh_unzoom", _ops.mesh_map, mesh.double(), points, True, homography)

@@ -200,8 +200,8 @@ def separable_unzoom(
             `ceil(W / s)` columns, a power of two where one fits.
         phase: of all levels or of each: 0 for convolutions with odd kernels and padding (ResNet), 0.5 for patches
             (ConvNeXt, Swin).
-        outside: cells of padding, from `ceil(valid / s)` on: `"keep"` them as they are, or `"fill"` them with 0. Only
-            with an `image_size`.
+        outside: cells of padding, from `ceil(valid / s)` on, also of what a network pads itself: `"keep"` them as they
+            are, or `"fill"` them with 0. Only with an `image_size`.
 
     Returns:
         The structure of `features` with maps `[B, C, *size]`. Differentiable twice in features and knots.
@@ -223,33 +223,55 @@ def separable_unzoom(
     about = registration(name, features, maps, knots_y, given, size=size, source_valid=source_valid)
     flat = [side for pair in sizes for side in pair]
     windows = _registered_windows(about, flat, knots_y, knots_x, bool(antialias), padding_mode == "border")
-    cells = about.cells(flat)
+    cells = about.cells(flat, knots_y.device)
     if mode == "nearest":
         results = call(name, _ops.label_nearest, maps, windows, True, flat, cells, 0)
     else:
         results = call(name, _ops.separable_resample, maps, windows, flat, cells, bool(antialias))
-    return rebuild(features, keep_padding(about, maps, results))
+    return rebuild(features, keep_padding(cells, maps, results) if about.keep else results)
+
+
+def windows_of(
+    knots: tuple[Tensor, Tensor],
+    sizes: list[int],
+    source_sizes: list[int],
+    inverse: bool,
+    antialias: bool,
+    border: bool,
+    about: Registration | None,
+) -> Tensor:
+    """What targets read, to be kept: of a zoom, an unzoom, or a registered one."""
+    if about is not None:
+        return _registered_windows(about, sizes, *knots, antialias, border)
+    return call("freeze", _ops.axis_windows, *knots, sizes, source_sizes, inverse, antialias, border, None, None)
 
 
 def _registered_windows(
     about: Registration, sizes: list[int], knots_y: Tensor, knots_x: Tensor, antialias: bool, border: bool
 ) -> Tensor:
     """As `separable_windows`, of registered maps."""
+    axes = places(about, sizes, knots_y.device)
+    parts = axes.at.split(sizes, 1)
+    mapped, shown = [], []
+    for knots, positions in ((knots_y.double(), parts[::2]), (knots_x.double(), parts[1::2])):
+        at = torch.cat(positions, 1)
+        at = at.expand(max(len(knots), len(at)), -1).contiguous()
+        mapped.append(call("separable_unzoom", _ops.axis_map, knots, at, True))
+        shown.append((at >= knots[:, :1]) & (at <= knots[:, -1:]))
     lost = (knots_y.isnan().any(1) | knots_x.isnan().any(1))[:, None]
-    parts = []
-    for i, size in enumerate(sizes):
-        knots = (knots_y, knots_x)[i % 2].double()
-        axis = places(about, i // 2, i % 2, size, knots.device)
-        at = axis.at.expand(max(len(knots), len(axis.at)), -1).contiguous()
-        centre = axis.centre(call("separable_unzoom", _ops.axis_map, knots, at, True))
-        reads = axis.inside
-        if not border:
-            reads = reads & (lost | (axis.at >= knots[:, :1]) & (axis.at <= knots[:, -1:]))
-        width = axis.spacing(centre).abs().clamp(min=1) if antialias else torch.ones_like(centre)
-        centre, width = torch.where(lost, torch.nan, centre), torch.where(lost, 1, width)
-        parts.append(torch.where(reads[:, None], torch.stack([centre, width], 1), 0))
-    batch = max(len(p) for p in parts)
-    return torch.cat([p.expand(batch, -1, -1) for p in parts], 2).to(knots_y.dtype)
+    centre, reads = axes.centre(_by_level(mapped, sizes)), axes.inside
+    if not border:
+        reads = reads & (lost | _by_level(shown, sizes))
+    width = axes.spacing(centre).abs().clamp(min=1) if antialias else torch.ones_like(centre)
+    windows = torch.stack([torch.where(lost, torch.nan, centre), torch.where(lost, 1, width)], 1)
+    return torch.where(reads[:, None], windows, 0).to(knots_y.dtype)
+
+
+def _by_level(axes: list[Tensor], sizes: list[int]) -> Tensor:
+    """Rows of all levels `[B, sum]` and columns of all levels as one, level by level rows before columns."""
+    batch = max(len(axis) for axis in axes)
+    split = [axis.expand(batch, -1).split(sizes[i::2], 1) for i, axis in enumerate(axes)]
+    return torch.cat([part for level in zip(*split, strict=True) for part in level], 1)
 
 
 def separable_zoom_frame(

@@ -9,7 +9,7 @@ from fastwarp._checks import as_geometry, check_fwhm, check_mode, check_option, 
 from fastwarp._precision import keeping_precision
 from fastwarp.errors import FastwarpError, check_size
 from fastwarp.functional.separable import Levels, Mode, Size
-from fastwarp.saliency import AdaptiveSaliency, FixedSaliency, PerspectivePrior
+from fastwarp.saliency import AdaptiveSaliency, FixedSaliency, LearnedSaliency, PerspectivePrior
 from fastwarp.warp import MeshWarp, SeparableWarp
 
 Warp = SeparableWarp | MeshWarp
@@ -57,11 +57,13 @@ class _Warped(nn.Module):
         for name, tensor in sorted(buffers.items(), key=lambda item: item[1] is None):
             self.register_buffer(name, None if tensor is None else _own(tensor))
 
-    def warp_of(self, image: Tensor | None = None) -> Warp:
+    def warp_of(self, image: Tensor | None = None, valid: Tensor | None = None) -> Warp:
         """The warp that a call without a `warp` uses: to map boxes, or to hand on from a `Zoom` to an `Unzoom`.
 
         Args:
             image: `[B, C, H, W]`, what a saliency module looks at; others need none.
+            valid: integer `[B, 2]`, (height, width) of the part of each image that is not padding, for a
+                `LearnedSaliency`.
 
         Raises:
             FastwarpError: made without a warp; both a warp and a saliency are set; a saliency module without an image.
@@ -73,6 +75,8 @@ class _Warped(nn.Module):
                 saliency = saliency()
             elif image is None:
                 raise FastwarpError(f"{function}: {type(saliency).__name__} looks at images, expected one, or a warp")
+            elif isinstance(saliency, LearnedSaliency):
+                saliency = saliency(image, valid)
             else:
                 saliency = saliency(image)
         if saliency is None and self.mesh is not None:
@@ -86,9 +90,9 @@ class _Warped(nn.Module):
         made: Warp = KINDS[self.kind].from_saliency(saliency, self.fwhm, self.anti_crop)
         return made
 
-    def _warp(self, warp: Warp | None, image: Tensor | None) -> Warp:
+    def _warp(self, warp: Warp | None, image: Tensor | None = None, valid: Tensor | None = None) -> Warp:
         _check_warp(type(self).__name__, warp)
-        return self.warp_of(image) if warp is None else warp
+        return self.warp_of(image, valid) if warp is None else warp
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         keeping = keeping_precision(fn)
@@ -115,7 +119,8 @@ class Zoom(_Warped):
         warp: a fixed warp; its knots or its mesh are buffers of the state_dict. Copied.
         saliency: or what the LZ warp is made from in every call: a fixed map `[1 or B, h, w]`, copied to a buffer of
             the state_dict; an `nn.Parameter`, which is learned and may be shared with other modules; or a module, e.g.
-            a `fastwarp.saliency.FixedSaliency`, or a `LearnedSaliency`, which is called with the images.
+            a `fastwarp.saliency.FixedSaliency`, or a `LearnedSaliency`, which is called with the images and with
+            `source_valid`, the part of each that is no padding.
         kind: of warp to make from the saliency: `"separable"` or `"mesh"`.
         fwhm: full width at half maximum of the attraction kernel, in cells.
         anti_crop: reflect the marginals at their ends, so that nothing is cropped.
@@ -174,7 +179,7 @@ class Zoom(_Warped):
             "valid": valid,
             "source_valid": source_valid,
         }
-        return self._warp(warp, image).zoom(image, size, **options)
+        return self._warp(warp, image, source_valid).zoom(image, size, **options)
 
     def extra_repr(self) -> str:
         """What print() shows."""
@@ -254,7 +259,7 @@ class Unzoom(_Warped):
         }
         if image_size is not None:
             options |= {"image_size": image_size, "strides": self.strides, "phase": self.phase, "outside": self.outside}
-        return self._warp(warp, None).unzoom(features, size, **options)
+        return self._warp(warp).unzoom(features, size, **options)
 
     def extra_repr(self) -> str:
         """What print() shows."""

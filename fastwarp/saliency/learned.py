@@ -84,14 +84,8 @@ class LearnedSaliency(nn.Module):
         """
         check_tensor("LearnedSaliency", "image", image, "[B, C, H, W]", floating=True)
         h, w = self.shape
-        # torch antialiases on CPUs in float32 and float64 only.
-        wide = as_geometry(image)
-        size = (4 * h, 4 * w)
         extent = extents("LearnedSaliency", "valid", valid, None, 1, len(image), image)
-        if extent is None:
-            thumbnail = F.interpolate(wide, size, mode="bilinear", antialias=True, align_corners=False)
-        else:
-            thumbnail = _thumbnail(wide, size, extent)
+        thumbnail = _thumbnail(as_geometry(image), (4 * h, 4 * w), extent)
         logits = as_geometry(self.layers(thumbnail.to(next(self.layers.parameters()).dtype))[:, 0]).flatten(1)
         if self.activation == "softplus":
             # In logarithms, as all cells may be so small that they are 0; far below 0 that of softplus is x itself.
@@ -100,11 +94,12 @@ class LearnedSaliency(nn.Module):
         return (1 - self.floor) * density + self.floor / (h * w)
 
 
-def _thumbnail(image: Tensor, size: tuple[int, int], extent: Tensor) -> Tensor:
-    """What `F.interpolate` makes of the part of each image that is no padding, extents `[1 or B, 1, 2]`."""
+def _thumbnail(image: Tensor, size: tuple[int, int], extent: Tensor | None) -> Tensor:
+    """What `F.interpolate(..., antialias=True)` makes of the part of each image that is no padding, extents
+    `[1 or B, 1, 2]`; several times as fast, and exported right."""
     parts = []
-    for axis, n in enumerate(size):
-        pixels = extent[:, 0, axis].clamp(0, image.shape[2 + axis])
+    for axis, (n, side) in enumerate(zip(size, image.shape[2:], strict=True)):
+        pixels = torch.full((1,), side, device=image.device) if extent is None else extent[:, 0, axis].clamp(0, side)
         step = pixels[:, None].double() / n
         centre = (torch.arange(n, device=image.device) + 0.5) * step - 0.5
         width = torch.where(step > 0, step.clamp(min=1), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from fastwarp import functional as F
 from fastwarp._checks import check_mesh, check_option
 from fastwarp.errors import as_integer, check_devices, check_size, fail
 from fastwarp.functional.label import Reduce
-from fastwarp.functional.mesh import TILES, Tile
+from fastwarp.functional.mesh import TILES, Tile, windows_of
 from fastwarp.functional.mesh_geometry import map_points
 from fastwarp.functional.separable import Levels, Mode, Size
 from fastwarp.warp._points import Points
@@ -325,6 +326,13 @@ class MeshWarp(Points):
     def magnification(self, size: Size) -> Tensor:
         """Area magnification `[B, *size]` over the source, relative to uniform resizing."""
         return F.mesh_magnification(self.mesh, size, tile=self.tile)
+
+    def _tiles(self) -> tuple[int, int]:
+        return self.mesh.shape[1] - 1, self.mesh.shape[2] - 1
+
+    def _windows(self) -> tuple[Any, bool, torch.device]:
+        mesh = self.mesh.detach()
+        return functools.partial(windows_of, mesh, self.tile == "homography"), False, mesh.device
 
     def _map(self, name: str, points: Tensor, source_size: Any, size: Any, inverse: bool) -> Tensor:
         return map_points(name, points, self.mesh, source_size, size, inverse, self.tile)

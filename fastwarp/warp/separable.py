@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from fastwarp._checks import check_knot_values, check_knots
 from fastwarp.errors import as_integer, check_devices, check_size, fail
 from fastwarp.functional.geometry import map_points
 from fastwarp.functional.label import Reduce
-from fastwarp.functional.separable import Levels, Mode, Size
+from fastwarp.functional.separable import Levels, Mode, Size, windows_of
 from fastwarp.warp._points import Points
 
 
@@ -296,6 +297,13 @@ class SeparableWarp(Points):
     def magnification(self, size: Size) -> Tensor:
         """Area magnification `[B, *size]` over the source, relative to uniform resizing."""
         return F.separable_magnification(self.knots_y, self.knots_x, size)
+
+    def _tiles(self) -> tuple[int, int]:
+        return self.knots_y.shape[1] - 1, self.knots_x.shape[1] - 1
+
+    def _windows(self) -> tuple[Any, bool, torch.device]:
+        knots = self.knots_y.detach(), self.knots_x.detach()
+        return functools.partial(windows_of, knots), True, knots[0].device
 
     def _map(self, name: str, points: Tensor, source_size: Any, size: Any, inverse: bool) -> Tensor:
         return map_points(name, points, self.knots_y, self.knots_x, source_size, size, inverse)

@@ -120,13 +120,19 @@ def _mask_rcnn():
     from torchvision.models.detection import MaskRCNN
 
     few = {"rpn_pre_nms_top_n_train": 30, "rpn_pre_nms_top_n_test": 30, "box_batch_size_per_image": 16}
+    few["box_detections_per_img"] = 5  # each is painted into a mask of the image, slowly
     return MaskRCNN(_resnet_fpn((1, 2, 3, 4)), 5, **few, **SMALL)
 
 
 def _ssd():
-    from torchvision.models.detection import ssd300_vgg16
+    """`ssd300_vgg16` with few channels where its maps are large."""
+    from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+    from torchvision.models.detection.ssd import SSD, SSDFeatureExtractorVGG
+    from torchvision.models.vgg import make_layers
 
-    return ssd300_vgg16(weights=None, weights_backbone=None, num_classes=5, topk_candidates=20, score_thresh=0.0)
+    backbone = SSDFeatureExtractorVGG(make_layers([8, "M", 16, "M", 32, "M", 512, "M", 512, "M"]), highres=False)
+    anchors = DefaultBoxGenerator([[2], [2, 3], [2, 3], [2, 3], [2], [2]], steps=[8, 16, 32, 64, 100, 300])
+    return SSD(backbone, anchors, (300, 300), 5, topk_candidates=20, score_thresh=0.0)
 
 
 def _detection_batch(equal: bool) -> Any:
@@ -148,7 +154,7 @@ def _detector(name: str, build: Callable[[], nn.Module], head: str) -> Case:
     capture = heads(head)
     raw = lambda model, batch: capture(model, lambda: model(batch[0]))  # noqa: E731
     outputs = lambda model, batch: model(batch[0])  # noqa: E731
-    kinds = {"boxes": True, "padded": True, "places": "RCNN" not in name}
+    kinds = {"boxes": True, "padded": name != "SSD", "places": "RCNN" not in name}
     return Case(f"torchvision {name}", build, _detection_batch, _detection_losses, raw, outputs, **kinds)
 
 
@@ -327,6 +333,7 @@ def openmmlab(package: str, path: str, change: Callable[[Any], None]) -> Callabl
     def build() -> nn.Module:
         import importlib
 
+        from mmengine.logging import MMLogger
         from mmengine.registry import DefaultScope
 
         importlib.import_module(f"{package}.models")
@@ -334,6 +341,7 @@ def openmmlab(package: str, path: str, change: Callable[[Any], None]) -> Callabl
         config = configuration(package, path)
         change(config)
         model = importlib.import_module(f"{package}.registry").MODELS.build(config)
+        MMLogger.get_current_instance().setLevel("ERROR")  # it tells of every weight
         model.init_weights()
         return model
 
@@ -350,6 +358,16 @@ def resnet18(config: Any, classes: int = 4) -> None:
     for head in (config.get("bbox_head"), config.get("roi_head", {}).get("bbox_head")):
         if head is not None:
             head.num_classes = classes
+
+
+def _unpadded(config: Any) -> None:
+    resnet18(config)
+    config.data_preprocessor.batch_augments = None  # which pad all images to 1024 x 1024
+
+
+def _ssd_config(config: Any) -> None:
+    resnet18(config)
+    config.backbone.depth = 11
 
 
 def _few_proposals(config: Any) -> None:
@@ -492,9 +510,9 @@ CASES = [
         pickles=False,
     ),
     _mmdet("RetinaNet", "retinanet/retinanet_r50_fpn_1x_coco.py"),
-    _mmdet("FCOS", "fcos/fcos_r18_fpn_gn-head-center-normbbox-centeronreg-giou_8xb8-amp-lsj-200e_coco.py"),
+    _mmdet("FCOS", "fcos/fcos_r18_fpn_gn-head-center-normbbox-centeronreg-giou_8xb8-amp-lsj-200e_coco.py", _unpadded),
     _mmdet("CenterNet", "centernet/centernet_r18_8xb16-crop512-140e_coco.py", outputs=None),
-    _mmdet("SSD", "_base_/models/ssd300.py", batch=_ssd_batch, outputs=None),
+    _mmdet("SSD", "_base_/models/ssd300.py", _ssd_config, batch=_ssd_batch, outputs=None),
     _mmdet("FasterRCNN", "_base_/models/faster-rcnn_r50_fpn.py", _few_proposals, raw=_rpn_raw, amp=False),
     _mmseg("fcn"),
     _mmseg("pspnet"),
