@@ -16,10 +16,10 @@ ARGS ?=
 SITE := build/site
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-integrations bench check gpu clean
+.PHONY: help demo test test-integrations bench check gpu gpu-quick clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+	@grep -hE '^[a-z -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 # torch comes first and by itself: asked for without its version, it brings several GB of CUDA packages.
 $(STAMP): pyproject.toml constraints.txt
@@ -63,16 +63,13 @@ check: $(STAMP) ## lint, format, types and doctests of the built wheel
 
 # Such a machine has its own torch and often no network: nothing is installed, and `python3` is used as it is. The rooms
 # are laid out under build/ as a wheel would, and pytest starts there because it puts its folder on sys.path.
-gpu: ## on a machine that has a GPU and torch: the GPU tests, then the GPU benchmarks
-	@$(PYTHON) -c 'import torch; assert torch.cuda.is_available(), "torch sees no GPU"; print(torch.cuda.get_device_name())'
+gpu gpu-quick: ## on a machine with a GPU and torch: ten minutes of checks and times, or the first three of them
 	rm -rf $(SITE)
 	mkdir -p $(SITE) $(OUT)
 	cp -R fastwarp $(SITE)/fastwarp
 	cp -R kernels reference $(SITE)/fastwarp/
-	cd build && export PYTHONPATH=$(abspath $(SITE))$${PYTHONPATH:+:$$PYTHONPATH} && failed=0; \
-	$(PYTHON) -m pytest -c ../pyproject.toml ../tests -m gpu $(ARGS) || failed=1; \
-	$(PYTHON) -m pytest -c ../pyproject.toml ../bench -m gpu --benchmark-json=$(abspath $(OUT))/gpu.json $(ARGS) || failed=1; \
-	exit $$failed
+	cd build && TRITON_CACHE_DIR=$(abspath build/triton) PYTHONPATH=$(abspath $(SITE))$${PYTHONPATH:+:$$PYTHONPATH} \
+		$(PYTHON) ../bench/gpu.py $(if $(filter gpu-quick,$@),quick,all) --out $(abspath $(OUT)) $(ARGS)
 
 clean: ## remove what the other targets made, except the environments in .venv and .venv-integrations
 	rm -rf build dist demo fastwarp.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

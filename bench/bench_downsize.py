@@ -79,6 +79,9 @@ def _compare(
         if dtype == BF16:
             alone["plain torch"] = contenders.pop("plain torch")
         moved, tolerance = 2 * moved, GRADIENTS
+    if "plain torch" in contenders and device == "cuda" and dtype == FLOAT:
+        alone["plain torch, TF32"] = peers_downsize.precision(contenders["plain torch"], True)
+        contenders["plain torch"] = peers_downsize.precision(contenders["plain torch"], False)
     paired(
         benchmark,
         contenders,

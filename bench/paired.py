@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_lines import write
 from torch import Tensor
 
 Function = Callable[..., Sequence[Tensor]]
@@ -75,6 +76,7 @@ def paired(
         contenders={name: _summary(taken, times[OURS]) | extra[name] for name, taken in times.items()},
         first_calls={name: _summary(taken, firsts[OURS]) for name, taken in firsts.items()},
     )
+    write(benchmark=benchmark.fullname, **benchmark.extra_info)
 
 
 def trained(function: Function, wanted: Sequence[int]) -> Function:

@@ -26,6 +26,20 @@ def naive(source: Size, size: Size, like: Tensor) -> Callable[..., list[Tensor]]
     return run
 
 
+def precision(function: Callable[..., list[Tensor]], tf32: bool) -> Callable[..., list[Tensor]]:
+    """`function` with cuDNN's convolutions of float32 multiplied as TF32 (torch's default, and 4e-4 apart), or not."""
+
+    def run(*inputs: Tensor) -> list[Tensor]:
+        before = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = tf32
+        try:
+            return function(*inputs)
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
+
+    return run
+
+
 def resizes(size: Size) -> dict[str, Callable[..., list[Tensor]]]:
     """What `F.interpolate` offers for the same two sizes; other results, so that only times compare."""
 

@@ -14,7 +14,7 @@ OURS = "fastwarp"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", type=Path, nargs="+", help="JSON files of `make bench` or `make gpu`")
+    parser.add_argument("results", type=Path, nargs="+", help="JSON files of `make bench`")
     for path in parser.parse_args().results:
         print("\n".join(_report(json.loads(path.read_text()))))
 

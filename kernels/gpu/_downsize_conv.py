@@ -20,6 +20,8 @@ from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, next_power_of_2
 from fastwarp.kernels.gpu._taps import accumulator, hint
 
 TYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64}
+DEPTH = 32
+"""Most values of a patch in one product of half precision."""
 FEW = 8
 """Channels whose means and scales may be arguments of a kernel."""
 
@@ -314,4 +316,4 @@ def block_pixels(dtype: torch.dtype, features: int) -> int:
 
 def block_depth(source: Source) -> int:
     """Values of a patch in one product. 32 of float32 or float64 spill."""
-    return 16 if source.values.dtype.itemsize > 2 else min(padded(9 * source.values.shape[1]), 32)
+    return 16 if source.values.dtype.itemsize > 2 else min(padded(9 * source.values.shape[1]), DEPTH)

@@ -19,6 +19,8 @@ from fastwarp.kernels.layout import memory_format
 # --- levels -----------------------------------------------------------------------------------------------------------
 
 _FIELDS: tl.constexpr = tl.constexpr(13)  # integers per level, see `Plan.table`
+VALUES = 4096 if INTERPRETED else 1024
+"""Values of a tile, see `plan_launches`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +83,8 @@ def plan_launches(tiled: Sequence[Tensor], grads: Sequence[Tensor] | None = None
     for channels_last, index in formats.items():
         channels = [tiled[i].shape[1] for i in index]
         double = tiled[0].dtype == torch.float64
-        values = (512 if double and channels_last else 1024) if grads is None else 1024 if double else 512
-        if INTERPRETED:
-            values = 4096
+        fewer = double and channels_last if grads is None else not double
+        values = VALUES // 2 if fewer and not INTERPRETED else VALUES
         most = 4 if not channels_last else 128 if grads is None else 32
         block = {"BLOCK_C": min(next_power_of_2(max(channels)), most)}
         pixels = values // block["BLOCK_C"]
