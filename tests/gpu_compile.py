@@ -1,15 +1,16 @@
 """Compiles every Triton kernel for GPUs that need not be there; prints a JSON list of what each one uses
-(registers; bytes of stack, local and shared memory; whether it has accesses of 16 bytes, and products in float64 that
-may be fused with sums).
+(registers; bytes of stack, local and shared memory; instructions; whether it has accesses of 16 bytes, and products in
+float64 that may be fused with sums).
 
 Run as a script, without TRITON_INTERPRET. The launchers are called as they are, on CPU tensors; instead of launching,
-each kernel is compiled for the arguments it was given. `--short` leaves out the rarer variants, `--mesh` and
-`--downsize` all other families.
+each kernel is compiled for the arguments it was given. `--short` leaves out the rarer variants, `--few` all but two of
+each kernel.
 """
 
 import itertools
 import json
 import multiprocessing
+import os
 import re
 import subprocess
 import sys
@@ -24,14 +25,17 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
-from fastwarp.kernels.gpu import axis, density, downsize, grid, mesh, separable
+from fastwarp.kernels.gpu import axis, density, downsize, grid, label, mesh, separable
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
-def compile_for(kernel: Any, args: tuple, kwargs: dict, capability: int) -> Any:
-    """What `kernel[grid](*args, **kwargs)` compiles on a GPU of that compute capability."""
-    target = GPUTarget("cuda", capability, 32)
+def compile_for(kernel: Any, args: tuple, kwargs: dict, capability: int | str) -> Any:
+    """What `kernel[grid](*args, **kwargs)` compiles on a GPU of that compute capability, or AMD architecture."""
+    if isinstance(capability, str):
+        target = GPUTarget("hip", capability, 64)
+    else:
+        target = GPUTarget("cuda", capability, 32)
     backend = make_backend(target)
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
     bound, specialization, options = bind(*args, **kwargs, debug=False)
@@ -40,16 +44,30 @@ def compile_for(kernel: Any, args: tuple, kwargs: dict, capability: int) -> Any:
     return triton.compile(source, target=target, options=options.__dict__)
 
 
-def resources(compiled: Any) -> dict[str, int]:
-    """Registers per thread, and bytes of stack and local memory (spills) per thread."""
+def resources(compiled: Any) -> dict[str, Any]:
+    """Registers per thread, bytes of stack and local memory (spills) per thread, and instructions."""
+    if "amdgcn" in compiled.asm:
+        number = dict(
+            re.findall(r"\.(vgpr_count|vgpr_spill_count|private_segment_fixed_size): +(\d+)", compiled.asm["amdgcn"])
+        )
+        local = int(number["vgpr_spill_count"])
+        return {"REG": int(number["vgpr_count"]), "STACK": int(number["private_segment_fixed_size"]), "LOCAL": local}
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
         usage = subprocess.run(
-            [CUOBJDUMP, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
-        )
-    fields = dict(f.split(":")[:2] for line in usage.stdout.splitlines() if "REG:" in line for f in line.split())
-    return {key: int(fields[key]) for key in ("REG", "STACK", "LOCAL", "SHARED")}
+            [CUOBJDUMP, "--dump-resource-usage", "--dump-sass", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    fields = dict(f.split(":")[:2] for line in usage.splitlines() if "REG:" in line for f in line.split())
+    instructions = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?!NOP)\S", usage, re.MULTILINE)
+    found = {key: int(fields[key]) for key in ("REG", "STACK", "LOCAL", "SHARED")}
+    return {
+        **found,
+        "INSTRUCTIONS": len(instructions),
+        "VECTORS": re.search(r"\.v4\.b32|\.v2\.b64", compiled.asm["ptx"]) is not None,
+        # Without a rounding mode, ptxas may make a fused multiply-add of it.
+        "FUSIBLE": re.search(r"\b(add|sub|mul)\.f64", compiled.asm["ptx"]) is not None,
+    }
 
 
 PYRAMID = [(256, 75, 120), (256, 38, 60), (256, 19, 30), (256, 10, 15), (256, 5, 8)]
@@ -101,9 +119,42 @@ def launches(short: bool) -> Iterator[str]:
         separable.resample([frame.permute(0, 3, 1, 2)], windows, [450, 800], valid, antialias)
         yield f"camera and uint8 antialias={antialias}"
 
+    yield from label_launches()
     yield from grid_launches(short)
     yield from mesh_launches(short)
     yield from downsize_launches(short)
+
+
+def main_launches() -> Iterator[str]:
+    """What is run most, at usual sizes."""
+    windows, picture = torch.empty(1, 2, 600 + 960), torch.empty(1, 3, 1200, 1920)
+    for dtype in (torch.float32, torch.bfloat16):
+        zoomed = separable.resample([picture.to(dtype)], windows, [600, 960], None, False)
+        yield f"main: zoom {dtype}"
+    separable.resample_adjoint([z.float() for z in zoomed], windows, [1200, 1920], None, False)
+    yield "main: adjoint of a zoom"
+    sizes = [side for _, *size in PYRAMID for side in size]
+    windows = torch.empty(1, 2, sum(sizes))
+    for form in (torch.contiguous_format, torch.channels_last):
+        images = [torch.empty(1, *shape, dtype=torch.bfloat16).to(memory_format=form) for shape in PYRAMID]
+        separable.resample(images, windows, sizes, None, False)
+        yield f"main: unzoom {form}"
+    mesh.positions(torch.empty(1, 31, 51, 2), sizes, sizes, True, False, False, None, None)
+    yield "main: mesh unzoom"
+    args = downsize_arguments((16, 3, 300, 300), (160, 160), 2, 3, 16, torch.bfloat16)
+    downsize.downsize(*args, "sigmoid")
+    yield "main: downsize"
+
+
+def label_launches() -> Iterator[str]:
+    """The same for the `label` family."""
+    for dtype in (torch.uint8, torch.int64):
+        labels = [torch.zeros(2, *shape, dtype=dtype) for shape in PYRAMID]
+        sizes = [side for _, *size in PYRAMID for side in size]
+        windows = torch.empty(2, 2, sum(sizes))
+        for launch in (label.nearest, label.majority):
+            launch(labels, windows, True, sizes, None, 0)
+            yield f"{dtype} {launch.__name__}"
 
 
 def grid_launches(short: bool) -> Iterator[str]:
@@ -156,6 +207,28 @@ def mesh_launches(short: bool) -> Iterator[str]:
                     yield f"{dtype} inverse={inverse} homography={homography} levels={len(levels)}"
 
 
+def downsize_arguments(
+    shape: tuple[int, ...],
+    size: tuple[int, int],
+    taps: int,
+    layers: int,
+    features: int,
+    dtype: torch.dtype,
+    form: torch.memory_format = torch.contiguous_format,
+) -> tuple[Any, ...]:
+    real, widths = torch.promote_types(dtype, torch.float32), [shape[1], *[features] * layers]
+    return (
+        torch.empty(shape, dtype=dtype).to(memory_format=form),
+        [torch.empty(b, a, 3, 3, dtype=real) for a, b in itertools.pairwise(widths)],
+        [torch.empty(b, dtype=real) for b in widths[1:]],
+        torch.empty(taps * taps, features, dtype=real),
+        torch.empty(taps * taps, *size, dtype=real),
+        *(torch.zeros(side, taps, dtype=torch.int32) for side in size),
+        *(torch.zeros(side, dtype=torch.int32) for side in size),
+        *([0.5] * shape[1], [2.0, *[1.0] * (shape[1] - 1)]),
+    )
+
+
 def downsize_launches(short: bool) -> Iterator[str]:
     """The same for the `downsize` family: with maps before the last layer, and with the last two at the targets."""
     usual, strong = ((1, 3, 300, 480), (150, 240), 2), ((1, 3, 300, 480), (30, 48), 11)
@@ -168,26 +241,13 @@ def downsize_launches(short: bool) -> Iterator[str]:
     ):
         for layers, features, (shape, size, taps) in some if short else some + rare:
             for form in (torch.contiguous_format,) if short else (torch.contiguous_format, torch.channels_last):
-                image, real = (
-                    torch.empty(shape, dtype=dtype).to(memory_format=form),
-                    torch.promote_types(dtype, torch.float32),
-                )
-                widths = [shape[1], *[features] * layers]
-                args = (
-                    image,
-                    [torch.empty(b, a, 3, 3, dtype=real) for a, b in itertools.pairwise(widths)],
-                    [torch.empty(b, dtype=real) for b in widths[1:]],
-                    torch.empty(taps * taps, features, dtype=real),
-                    torch.empty(taps * taps, *size, dtype=real),
-                    *(torch.zeros(side, taps, dtype=torch.int32) for side in size),
-                    *(torch.zeros(side, dtype=torch.int32) for side in size),
-                    *([0.5] * shape[1], [2.0, *[1.0] * (shape[1] - 1)]),
-                )
+                args = downsize_arguments(shape, size, taps, layers, features, dtype, form)
                 for normalise in ("sigmoid",) if short else ("sigmoid", "softmax", "signed"):
                     grad = downsize.downsize(*args, normalise)
                     for wanted in ((True, True, True),) if short else ((True, True, True), (False, True, False)):
                         downsize.downsize_backward(grad, *args, normalise, *wanted)
                 yield f"{dtype} {form} layers={layers} features={features} taps={taps}"
+        real = torch.promote_types(dtype, torch.float32)
         for taps in (4, 16):
             distances, weight = torch.empty(taps, 150, 240, dtype=real), torch.empty(taps, taps, dtype=real)
             logits = downsize.logits(distances, weight, weight[0])
@@ -197,22 +257,21 @@ def downsize_launches(short: bool) -> Iterator[str]:
 
 
 JOBS: list[tuple[str, Any, tuple, dict]] = []
+TARGETS = (80, 90, 100, "gfx942")
 
 
-FAMILIES = {"--mesh": mesh_launches, "--downsize": downsize_launches}
-
-
-def row(job: int, capability: int) -> dict[str, Any]:
+def row(job: int, target: int | str) -> dict[str, Any]:
     case, kernel, args, kwargs = JOBS[job]
-    compiled = compile_for(kernel, args, kwargs, capability)
-    found = {"kernel": kernel.__name__, "case": case, "sm": capability, "hash": compiled.hash}
-    return {
-        **found,
-        **resources(compiled),
-        "VECTORS": re.search(r"\.v4\.b32|\.v2\.b64", compiled.asm["ptx"]) is not None,
-        # Without a rounding mode, ptxas may make a fused multiply-add of it.
-        "FUSIBLE": re.search(r"\b(add|sub|mul)\.f64", compiled.asm["ptx"]) is not None,
-    }
+    compiled = compile_for(kernel, args, kwargs, target)
+    return {"kernel": kernel.__name__, "case": case, "sm": target, "hash": compiled.hash, **resources(compiled)}
+
+
+def few() -> list[tuple[int, int | str]]:
+    """The last variant of every kernel, of most work mostly, for one of two GPUs; what is run most for more."""
+    last = {kernel.__name__: job for job, (case, kernel, _, _) in enumerate(JOBS) if not case.startswith("main")}
+    pairs = [(job, TARGETS[i % 2]) for i, job in enumerate(last.values())]
+    main = [job for job, (case, *_) in enumerate(JOBS) if case.startswith("main")]
+    return [*pairs, *((job, 90) for job in main), *((job, target) for job in main[::3] for target in TARGETS[2:])]
 
 
 def main() -> None:
@@ -222,14 +281,15 @@ def main() -> None:
         recorded.append((kernel, args, kwargs))
 
     JITFunction.run = record  # type: ignore[method-assign]
-    chosen = next((f for name, f in FAMILIES.items() if name in sys.argv), launches)
-    for case in chosen("--short" in sys.argv):
+    short = "--short" in sys.argv or "--few" in sys.argv
+    for case in itertools.chain(launches(short), main_launches()):
         JOBS.extend((case, *call) for call in recorded)
         recorded.clear()
+    pairs = few() if "--few" in sys.argv else list(itertools.product(range(len(JOBS)), TARGETS))
     # Forked workers find the kernels and their arguments in JOBS.
-    with multiprocessing.get_context("fork").Pool(4) as pool:
-        rows = pool.starmap(row, [(job, sm) for job in range(len(JOBS)) for sm in (80, 90)], chunksize=1)
-    json.dump(list({r["hash"]: r for r in rows}.values()), sys.stdout)
+    with multiprocessing.get_context("fork").Pool(os.cpu_count() if len(pairs) > 1000 else 2) as pool:
+        rows = pool.starmap(row, pairs, chunksize=1)
+    json.dump(list({(r["hash"], r["sm"]): r for r in rows}.values()), sys.stdout)
 
 
 if __name__ == "__main__":

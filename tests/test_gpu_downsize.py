@@ -1,11 +1,6 @@
 """Triton kernels of the `downsize` family: against the reference (on a GPU, else in Triton's interpreter)."""
 
-import json
-import os
-import subprocess
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -366,17 +361,3 @@ def test_distance_logits(shape, dtype):
     without, *others = run(downsize.logits_backward, grad, distances, weight, False)
     assert not without.numel()
     assert_bitwise(others, results[2:])
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux")
-def test_kernels_compile_without_spills():
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, Path(__file__).with_name("gpu_compile.py"), "--short", "--downsize"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)
-    assert {r["sm"] for r in rows} == {80, 90}
-    assert [r for r in rows if r["STACK"] or r["LOCAL"]] == []
-    layers = [r for r in rows if r["kernel"] == "_layer_kernel"]
-    assert layers
-    assert all(r["VECTORS"] for r in layers), "16 features move 16 bytes at a time"

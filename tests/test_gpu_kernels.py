@@ -2,13 +2,8 @@
 
 import importlib
 import importlib.util
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 import torch
@@ -314,28 +309,3 @@ def test_a_pyramid_takes_one_launch(monkeypatch):
     images = [torch.randn(2, 4, *sizes[i : i + 2]) for i in (0, 2, 4)]
     separable.resample(on_device(images), on_device(windows), sizes, None, False)
     assert len(launches) == 2
-
-
-# --- compilation ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux")
-def test_kernels_compile_for_gpus_without_spills():
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    script = Path(__file__).with_name("gpu_compile.py")
-    run = subprocess.run([sys.executable, script, "--short"], env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    rows = json.loads(run.stdout)
-    for capability in (80, 90):
-        assert {r["kernel"] for r in rows if r["sm"] == capability} == kernel_names()
-    assert [r for r in rows if r["STACK"] or r["LOCAL"]] == []
-    wide = [r for r in rows if r["kernel"] in ("_resample_kernel", "_adjoint_kernel") and "channels_last" in r["case"]]
-    assert wide
-    assert all(r["VECTORS"] for r in wide), "channels_last moves 16 bytes at a time"
-
-
-def kernel_names() -> set[str]:
-    """Every kernel of the library, whichever modules the tests of this process have imported."""
-    files = [file for file in Path(axis.__file__).parent.glob("*.py") if file.stem != "__init__"]
-    modules = [importlib.import_module(f"fastwarp.kernels.gpu.{file.stem}") for file in files]
-    return {name for module in modules for name in vars(module) if name.endswith("_kernel") and name != "_kernel"}

@@ -1,11 +1,5 @@
 """Triton kernels of the `mesh` family: against the reference (on a GPU, else in Triton's interpreter)."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import strategies as own
@@ -466,18 +460,3 @@ def test_graphs(inverse):
     vertices.copy_(made("rotated", 2, (9, 13), F32, 2))
     graph.replay()
     assert_bitwise(results, everything())
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux")
-def test_nothing_is_fused():
-    """Sums of products are two operations in what decides whose a target is: the same crossings on every backend."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, Path(__file__).with_name("gpu_compile.py"), "--short", "--mesh"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)
-    assert {r["sm"] for r in rows} == {80, 90}
-    deciding = [r for r in rows if r["kernel"] in ("_outline_kernel", "_unzoom_kernel", "_zoom_kernel", "_map_kernel")]
-    assert len({r["kernel"] for r in deciding}) == 4
-    assert [r for r in deciding if r["FUSIBLE"]] == []
-    assert [r for r in rows if r["STACK"] or r["LOCAL"]] == []
