@@ -22,6 +22,7 @@ from fastwarp.transforms import RandomZoom, Warp, ZoomToBoxes, zoom_annotations
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 
+ROOT = Path(__file__).resolve().parents[2]
 SOURCE, SIZE = (240, 320), (180, 300)
 BOXES = torch.tensor([[20, 30, 90, 80], [150, 60, 200, 180], [5, 150, 310, 235], [100, 100, 131, 117]])
 FORMATS = ("XYXY", "XYWH", "CXCYWH", "XYWHR", "CXCYWHR", "XYXYXYXY")
@@ -256,6 +257,15 @@ def test_bad_calls_are_named(call, error, message):
         call()
 
 
+def test_the_page_runs():
+    page = (ROOT / "docs" / "transforms.md").read_text()
+    (block,) = re.findall(r"^```python torchvision\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    scope = {}
+    exec(compile(block, "docs/transforms.md", "exec"), scope)
+    assert scope["moved"]["boxes"].canvas_size == (240, 320)
+    assert scope["augmented"].shape == (3, 480, 640)
+
+
 # --- pycocotools ------------------------------------------------------------------------------------------------------
 
 
@@ -299,9 +309,8 @@ def test_polygons_cover_the_warped_mask(warp):
 
 
 def test_a_processor_of_transformers_gets_zoomed_images(monkeypatch, capsys, tmp_path):
-    examples = Path(__file__).resolve().parents[2] / "examples"
     monkeypatch.setattr("sys.argv", ["vlm_preprocess.py", "--out", str(tmp_path / "zoomed.png")])
-    example = runpy.run_path(str(examples / "vlm_preprocess.py"), run_name="__main__")
+    example = runpy.run_path(str(ROOT / "examples" / "vlm_preprocess.py"), run_name="__main__")
     text = capsys.readouterr().out
     assert "pixel_values (1, 3, 224, 224)" in text
     assert PIL.Image.open(tmp_path / "zoomed.png").size == (224, 224)
