@@ -5,6 +5,7 @@ in `grid`. `label_nearest` is linear in the images, and reads what linear interp
 adjoint is its gradient; it has none to the windows. `label_majority` has none at all.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -78,6 +79,7 @@ def _fill(dtypes: frozenset[torch.dtype]) -> Rule:
     return rule
 
 
+@functools.cache
 def bounds(dtype: torch.dtype) -> tuple[int, int]:
     """Least and largest number that targets which read nothing may get."""
     if dtype.is_floating_point:

@@ -28,19 +28,28 @@ def _cells(windows, extent):
 
 
 @inline
-def _count(source, base, cell, stride, channels, value, near, first):
-    """Votes of a cell for a class. And whether there is a larger one (any, if `first`) beside `near`, and the smallest
-    such."""
-    votes, found, following = 0, False, value
+def _votes(source, base, cell, stride, channels, value):
+    votes = 0
     for a in range(cell[0], cell[1]):
-        line = base + a * stride
+        line = np.uint64(base + a * stride)
         for b in range(cell[2], cell[3]):
-            v = source[line + b * channels]
-            if v == value:
-                votes += 1
-            elif v != near and (first or v > value) and not (found and v >= following):
-                found, following = True, v
-    return votes, found, following
+            votes += source[line + np.uint64(b * channels)] == value
+    return votes
+
+
+@inline
+def _next(source, base, cell, stride, channels, near, value, first):
+    """Whether a cell has a class beside `near` that is larger than `value`, or any if `first`; and the smallest such.
+    Without branches: nobody could guess them."""
+    found, smallest = False, near
+    for a in range(cell[0], cell[1]):
+        line = np.uint64(base + a * stride)
+        for b in range(cell[2], cell[3]):
+            v = source[line + np.uint64(b * channels)]
+            other = (v != near) & (first | (v > value))
+            smallest = v if other & (~found | (v < smallest)) else smallest
+            found |= other
+    return found, smallest
 
 
 @inline
@@ -50,16 +59,58 @@ def _winner(source, base, cell, stride, channels, near):
     The classes are counted one after the other, as long as the pixels that are left could win. Nothing is kept, and
     seldom is more than one counted.
     """
-    best, left = near, (cell[1] - cell[0]) * (cell[3] - cell[2])
-    most, found, value = _count(source, base, cell, stride, channels, near, near, True)
-    left -= most
+    pixels = (cell[1] - cell[0]) * (cell[3] - cell[2])
+    most = _votes(source, base, cell, stride, channels, near)
+    best, value, left, found = near, near, pixels - most, True
     while found and left > most:
-        votes, found, following = _count(source, base, cell, stride, channels, value, near, False)
-        if votes > most:
-            best, most = value, votes
-        left -= votes
-        value = following
+        found, value = _next(source, base, cell, stride, channels, near, value, left + most == pixels and best == near)
+        if found:
+            votes = _votes(source, base, cell, stride, channels, value)
+            if votes > most:
+                best, most = value, votes
+            left -= votes
     return best
+
+
+@inline
+def _mark(source, top, rows, stride, differs, breaks):
+    """Compares the pixels of `rows` rows from `top` on, a whole row at a time, in vectors.
+
+    `differs` is 0 where a column has one class. `breaks` counts the columns up to each that have several, or another
+    class than the one before, or follow one that has several.
+    """
+    n = len(differs)
+    first = source[top : top + n]
+    differs[:] = 0
+    for a in range(1, rows):
+        row = source[top + a * stride : top + a * stride + n]
+        for c in range(n):
+            differs[c] |= row[c] ^ first[c]
+    for c in range(1, n):
+        breaks[c] = (differs[c] | differs[c - 1] | (first[c] ^ first[c - 1])) != 0
+    count = 0
+    for c in range(n):
+        count += breaks[c]
+        breaks[c] = count
+
+
+@inline
+def _row(source, base, row, columns, stride, differs, breaks, target, out, fill):
+    """A row of targets that share the rows of their cells. Most of these hold one class alone: pixels are compared for
+    all of them at once, and only those of other cells counted."""
+    height = row[1] - row[0] if row[0] >= 0 else 0
+    top, middle = base + row[0] * stride, base + row[2] * stride
+    if height > 0:
+        _mark(source, top, height, stride, differs, breaks)
+    for j in range(columns.shape[1]):
+        first, last = columns[0, j], columns[1, j]
+        value = fill
+        if height > 0 and 0 <= first < last:
+            value = source[top + first]
+            if differs[first] != 0 or breaks[first] != breaks[last - 1]:
+                cell = (row[0], row[1], first, last)
+                value = _winner(source, base, cell, stride, 1, source[middle + columns[2, j]])
+        target[out + j] = value
 
 
 @parallel
@@ -70,6 +121,9 @@ def majority(table, windows, extents, like, fills, separable, part, parts):
         target = flat(target_at, images * planes * h * w * channels, like)
         none, stride = np.zeros((3, 0), np.int64), width * channels
         rows, columns, units, line, made = none, none, images * h * planes, -1, -1
+        together = separable and channels == 1
+        differs = np.empty(width if together else 0, like.dtype)
+        breaks = np.zeros(width if together else 0, np.int32)
         for unit in range(part * units // parts, (part + 1) * units // parts):
             image, i, plane = unit // planes // h, unit // planes % h, unit % planes
             if unit // planes != line:
@@ -85,6 +139,10 @@ def majority(table, windows, extents, like, fills, separable, part, parts):
                 line, made = unit // planes, image
             base = ((image if sources > 1 else 0) * planes + plane) * height * stride
             out = ((image * planes + plane) * h + i) * w * channels
+            if together:
+                row = (rows[0, i], rows[1, i], rows[2, i])
+                _row(source, base, row, columns, stride, differs, breaks, target, out, fills[0])
+                continue
             for j in range(w):
                 k = i if separable else j
                 cell = (rows[0, k], rows[1, k], columns[0, j], columns[1, j])
