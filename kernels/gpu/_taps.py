@@ -1,7 +1,8 @@
 """What the kernels of the `separable` family share: windows as weights, the levels of a pyramid, tiles.
 
 A tile is [channels, pixels], or [pixels, channels] for channels_last: what is innermost in memory comes last, so that a
-warp reads and writes runs of memory. Pixels are numbered row by row; a tile may span rows.
+warp reads and writes runs of memory. Pixels are numbered row by row; a tile may span rows. Where channels lie apart, a
+thread better has up to four of the same pixel: those are `Planes`, four vectors over pixels.
 """
 
 import dataclasses
@@ -19,6 +20,8 @@ from fastwarp.kernels.layout import memory_format
 # --- levels -----------------------------------------------------------------------------------------------------------
 
 _FIELDS: tl.constexpr = tl.constexpr(13)  # integers per level, see `Plan.table`
+ROW: tl.constexpr = tl.constexpr(32)
+"""Pixels along a row of a block of `Planes`."""
 VALUES = 4096 if INTERPRETED else 1024
 """Values of a tile, see `plan_launches`."""
 
@@ -62,7 +65,7 @@ class Plan:
         return pack(*numbers)
 
 
-def plan_launches(tiled: Sequence[Tensor], grads: Sequence[Tensor] | None = None) -> list[Plan]:
+def plan_launches(tiled: Sequence[Tensor], grads: Sequence[Tensor] | None = None, planes: bool = False) -> list[Plan]:
     """The launches for tiles over the pixels of `tiled`, one per memory format; levels without values need none.
 
     A tile has 8 values per thread of 4 warps, or 4 of float64: enough loads in flight, and no spills. channels_last: up
@@ -70,6 +73,8 @@ def plan_launches(tiled: Sequence[Tensor], grads: Sequence[Tensor] | None = None
 
     A program makes a group of channels: larger ones share the work on windows, smaller ones keep a GPU of 132
     multiprocessors busy (8 programs each).
+
+    With `planes`, if not channels_last, BLOCK_C is the number of planes, and a block has ROW pixels along a row.
 
     With `grads` the tiles are two-dimensional and lie on these instead, while `tiled` still gives the format. Their
     kernel has more in registers: 8 warps share a tile of 512 values, or 1024 of float64 (below that ptxas aims at 128
@@ -82,15 +87,20 @@ def plan_launches(tiled: Sequence[Tensor], grads: Sequence[Tensor] | None = None
     plans = []
     for channels_last, index in formats.items():
         channels = [tiled[i].shape[1] for i in index]
+        area = [tiled[i].shape[2] * tiled[i].shape[3] for i in index]
         double = tiled[0].dtype == torch.float64
         fewer = double and channels_last if grads is None else not double
         values = VALUES // 2 if fewer and not INTERPRETED else VALUES
         most = 4 if not channels_last else 128 if grads is None else 32
         block = {"BLOCK_C": min(next_power_of_2(max(channels)), most)}
         pixels = values // block["BLOCK_C"]
+        if planes and not channels_last:
+            block, pixels = {"BLOCK_C": min(max(channels), most)}, values // most
+            tall = pixels // ROW.value
+            area = [cdiv(tiled[i].shape[2], tall) * cdiv(tiled[i].shape[3], ROW.value) * pixels for i in index]
         if grads is None:
             block["BLOCK_P"] = pixels
-            blocks = [len(tiled[i]) * cdiv(tiled[i][0, 0].numel(), pixels) for i in index]
+            blocks = [len(tiled[i]) * cdiv(n, pixels) for i, n in zip(index, area, strict=True)]
         else:
             block["BLOCK_Y"] = 8 if pixels >= 256 else 4
             block["BLOCK_X"] = pixels // block["BLOCK_Y"]
@@ -193,6 +203,57 @@ def hint(x, ALIGNED: tl.constexpr):
     return (x >> 4) * 16 if ALIGNED else x
 
 
+@triton.jit
+def rows_of_blocks(size_y, size_x, BLOCK_P: tl.constexpr):
+    """Blocks of ROW pixels along a row that an image has along a row, and in all."""
+    across = tl.cdiv(size_x, ROW)
+    return across, tl.cdiv(size_y, BLOCK_P // ROW) * across
+
+
+@triton.jit
+def pixels_of_block(block, across, BLOCK_P: tl.constexpr):
+    """Rows `[y, 1]` and columns `[1, x]` of its pixels, which may be outside."""
+    tall: tl.constexpr = BLOCK_P // ROW
+    row, column = tl.arange(0, tall)[:, None], tl.arange(0, ROW)[None, :]
+    return block // across * tall + row, block % across * ROW + column
+
+
+# --- planes -----------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def no_planes(p, ACC: tl.constexpr):
+    """Four vectors of zeros over the pixels p."""
+    zero = tl.zeros(p.shape, ACC)
+    return zero, zero, zero, zero
+
+
+@triton.jit
+def add_planes(planes, ptr, stride, count, offset, mask, w, BLOCK_C: tl.constexpr):
+    """Adds what is at `ptr + offset`, and each `stride` further for the other `count` channels, times the weights w."""
+    a, b, c, d = planes
+    a += tl.load(ptr + offset, mask=mask, other=0).to(a.dtype) * w
+    if BLOCK_C > 1:
+        b += tl.load(ptr + stride + offset, mask=mask & (count > 1), other=0).to(a.dtype) * w
+    if BLOCK_C > 2:
+        c += tl.load(ptr + 2 * stride + offset, mask=mask & (count > 2), other=0).to(a.dtype) * w
+    if BLOCK_C > 3:
+        d += tl.load(ptr + 3 * stride + offset, mask=mask & (count > 3), other=0).to(a.dtype) * w
+    return a, b, c, d
+
+
+@triton.jit
+def store_planes(planes, ptr, stride, count, offset, mask, BLOCK_C: tl.constexpr):
+    """Writes `count` channels to `ptr + offset` and each `stride` further."""
+    tl.store(ptr + offset, planes[0], mask=mask)
+    if BLOCK_C > 1:
+        tl.store(ptr + stride + offset, planes[1], mask=mask & (count > 1))
+    if BLOCK_C > 2:
+        tl.store(ptr + 2 * stride + offset, planes[2], mask=mask & (count > 2))
+    if BLOCK_C > 3:
+        tl.store(ptr + 3 * stride + offset, planes[3], mask=mask & (count > 3))
+
+
 # --- windows ----------------------------------------------------------------------------------------------------------
 
 
@@ -242,6 +303,18 @@ def taps(c, s, extent):
     inv_total = tl.where(triangle <= 0, 1.0, 1.0 / tl.where(triangle <= 0, 1.0, triangle))
     start = (first - below) - (c - below)
     return first.to(tl.int32), count.to(tl.int32), start, inv_s, inv_total, right - left
+
+
+@triton.jit
+def two_taps(c, s, extent):
+    """Windows of half-width 1 as their first tap and the weights of it and of the next; 0 where nothing is read."""
+    below = tl.floor(tl.where(c == c, c, 0.0))
+    first = tl.maximum(below, 0.0)
+    near, far = 1.0 - tl.abs(first - c), tl.where(first < extent - 1, 1.0 - tl.abs(first + 1.0 - c), 0.0)
+    total = near + far
+    scale = tl.where(total <= 0, 1.0, 1.0 / tl.where(total <= 0, 1.0, total))
+    reads = (s > 0) & ~(first > extent - 1)
+    return first.to(tl.int32), tl.where(reads, near * scale, 0.0), tl.where(reads, far * scale, 0.0)
 
 
 @triton.jit
