@@ -122,9 +122,11 @@ def cdf_knots(density: Tensor, knots: int | None = None) -> Tensor:
 def _running_sums(values: Tensor) -> Tensor:
     """Sums of the values `[B, n]` before each place, and of all of them: `[B, n + 1]`.
 
-    Block by block, each by a product with a triangle of ones: torch's cumsum is not deterministic on GPUs, and one
-    triangle for all n takes n^2 memory.
+    On GPUs block by block, each by a product with a triangle of ones: torch's cumsum is not deterministic there, and
+    one triangle for all n takes n^2 memory. On CPUs a product would wake threads that then spin for a while.
     """
+    if values.device.type == "cpu":
+        return F.pad(values.cumsum(1), (1, 0))
     n = values.shape[1]
     if n <= _BLOCK:
         return values @ values.new_ones(n, n + 1).triu(1)
@@ -215,7 +217,8 @@ def limited_knots(knots: Tensor, minimum: float | None = None, maximum: float | 
     rest = average * pieces - (low * below).sum(1, keepdim=True) - torch.where(above, high, 0.0).sum(1, keepdim=True)
     share = slopes * rest / torch.where(free, slopes, 0.0).sum(1, keepdim=True).clamp(min=1e-300)
     slopes = torch.where(below, low, torch.where(above, high, share)) / pieces
-    inner = first + slopes[:, :-1] @ torch.ones(pieces - 1, pieces - 1, dtype=slopes.dtype, device=slopes.device).triu()
+    nan = 0 * slopes.sum(1, keepdim=True)  # a NaN among the knots is one in all of them
+    inner = first + _running_sums(slopes[:, :-1])[:, 1:] + nan
     return torch.cat([first, inner, last], 1).to(knots.dtype)
 
 

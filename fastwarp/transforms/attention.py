@@ -136,9 +136,9 @@ class AttentionZoom:
             density = box_density(boxes, sides, (CELLS, CELLS), bandwidth=BANDWIDTH * sides[0])
         else:
             density = self._checked(_tensor(attention))
-        weight = density.clamp(min=0)
-        if self.power != 1:
-            weight = weight.sqrt() if self.power == 0.5 else weight**self.power
+        # Above 0, where a root has a gradient. Not `** 0.5`: that wakes MKL's threads, which spin for a while.
+        weight = density.clamp(min=torch.finfo(density.dtype).tiny)
+        weight = weight ** weight.new_tensor(self.power)
         rows, columns = weight.sum(2), weight.sum(1)
         if rows.shape == columns.shape:  # at once: an axis takes as long as two
             knots = self._limited(F.cdf_knots(torch.cat([rows, columns])))
