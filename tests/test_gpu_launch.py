@@ -19,7 +19,7 @@ with interpreter():
     import triton.language as tl
 
     from fastwarp.kernels import gpu
-    from fastwarp.kernels.gpu import _downsize_conv, _launch
+    from fastwarp.kernels.gpu import _downsize_conv, _launch, _taps
 
 FILES = [file for file in Path(gpu.__file__).parent.glob("*.py") if file.stem != "__init__"]
 
@@ -31,6 +31,23 @@ def test_host_code_does_not_ask_triton_for_integers():
     for n in (1, 2, 3, 16, 17, 255, 256, 10**9):
         assert _launch.next_power_of_2(n) == triton.next_power_of_2(n)
         assert [_launch.cdiv(n, m) for m in (1, 7, 64)] == [triton.cdiv(n, m) for m in (1, 7, 64)]
+
+
+def test_layouts_that_come_again_are_not_planned_anew(monkeypatch):
+    """It takes longer than all else that a launch does on the host."""
+    images, outs = [torch.empty(1, 2, 5, 6)], [torch.empty(1, 2, 3, 4)]
+    first = _taps.launches(images, outs, [0], [0])
+    monkeypatch.setattr(_taps, "plan_launches", lambda *args: pytest.fail("plans again"))
+    assert _taps.launches([images[0] + 1], outs, [0], [0]) is first
+    monkeypatch.undo()
+    # A layout is shape, strides and dtype; windows that begin elsewhere, or other tiles, are other launches too.
+    others = [
+        _taps.launches([images[0].mT], outs, [0], [0]),
+        _taps.launches([images[0].half()], [outs[0].half()], [0], [0]),
+        _taps.launches(images, outs, [7], [0]),
+    ]
+    monkeypatch.setattr(_taps, "VALUES", 512)
+    assert all(other is not first for other in (*others, _taps.launches(images, outs, [0], [0])))
 
 
 def test_widths_of_gaussians_are_float64():

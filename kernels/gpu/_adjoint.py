@@ -12,7 +12,6 @@ from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of, find_segm
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
     accumulator,
-    aligned,
     along_channels,
     along_pixels,
     channel_offsets,
@@ -22,13 +21,12 @@ from fastwarp.kernels.gpu._taps import (
     find_level,
     geometry,
     hint,
+    launches,
     load_windows,
-    plan_launches,
     pointer,
     small_field,
     source_extent,
     taps,
-    wide,
 )
 
 
@@ -199,18 +197,15 @@ def resample_adjoint(
             COLUMNS=columns,
             num_warps=8,
         )
-        for plan in plan_launches(outs):
+        for plan, table, constants in launches(grads, outs, *begins):
             ins, results = plan.of(grads), plan.of(outs)
             _adjoint_kernel[(plan.programs,)](
                 *(results, ins, windows, scales, runs),
-                *(plan.table(grads, outs, *begins), sum(sizes), sum(source_sizes)),
+                *(table, sum(sizes), sum(source_sizes)),
                 *(batch_stride(windows), batch_stride(scales), batch_stride(runs), plan.group),
                 ANTIALIAS=antialias,
-                CHANNELS_LAST=plan.channels_last,
-                ALIGNED=plan.channels_last and aligned(*ins, *results),
-                OFFSET=wide(*ins, *results),
                 ACC=accumulator(grads[0].dtype),
                 GEO=geo,
-                **plan.block,
+                **constants,
             )
     return outs

@@ -6,6 +6,7 @@ thread better has up to four of the same pixel: those are `Planes`, four vectors
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -154,6 +155,43 @@ def pointer(pointers, position):
         if position == p:
             pointer = pointers[p]
     return pointer
+
+
+def launches(
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    windows: Sequence[int],
+    others: Sequence[int],
+    planes: bool = False,
+) -> list[tuple[Plan, tuple[int, ...], dict]]:
+    """`plan_launches(outputs)`, with the table of each and the constants that its kernel shares with all others.
+
+    Kept for layouts that come again: on the host it takes longer than all else of a launch.
+    """
+    layouts = (tuple((t.shape, t.stride(), t.dtype) for t in tensors) for tensors in (inputs, outputs))
+    return _kept_launches(*layouts, tuple(windows), tuple(others), planes, VALUES)
+
+
+@functools.lru_cache(256)
+def _kept_launches(
+    inputs: tuple, outputs: tuple, windows: tuple[int, ...], others: tuple[int, ...], planes: bool, values: int
+) -> list[tuple[Plan, tuple[int, ...], dict]]:
+    """Of tensors of these layouts, by tensors without values."""
+    ins, outs = (
+        [torch.empty_strided(shape, stride, dtype=dtype, device="meta") for shape, stride, dtype in layouts]
+        for layouts in (inputs, outputs)
+    )
+    found = []
+    for plan in plan_launches(outs, planes=planes):
+        those = (*plan.of(ins), *plan.of(outs))
+        constants = {
+            "CHANNELS_LAST": plan.channels_last,
+            "ALIGNED": plan.channels_last and aligned(*those),
+            "OFFSET": wide(*those),
+            **plan.block,
+        }
+        found.append((plan, plan.table(ins, outs, windows, others), constants))
+    return found
 
 
 # --- tiles ------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
     accumulator,
-    aligned,
     along_channels,
     along_pixels,
     channel_offsets,
@@ -27,11 +26,10 @@ from fastwarp.kernels.gpu._taps import (
     find_level,
     geometry,
     hint,
-    plan_launches,
+    launches,
     pointer,
     small_field,
     source_extent,
-    wide,
 )
 from fastwarp.kernels.gpu.separable import _round_to_byte
 from fastwarp.kernels.layout import common_batch
@@ -126,20 +124,17 @@ def resample(images: list[Tensor], windows: Tensor, sizes: list[int], source_val
     source_valid = None if source_valid is None else source_valid.contiguous()
     *begins, total = first_targets(sizes)
     with device_of(windows):
-        for plan in plan_launches(outs):
+        for plan, table, constants in launches(images, outs, begins, begins):
             ins, results = plan.of(images), plan.of(outs)
             dtype = ins[0].dtype
             _grid_resample_kernel[(plan.programs,)](
-                *(results, ins, windows, source_valid, plan.table(images, outs, begins, begins), total),
+                *(results, ins, windows, source_valid, table, total),
                 *(batch_stride(windows), batch_stride(source_valid), plan.group),
                 ANTIALIAS=windows.shape[1] == 4,
-                CHANNELS_LAST=plan.channels_last,
-                ALIGNED=plan.channels_last and aligned(*ins, *results),
                 BYTES=dtype == torch.uint8,
-                OFFSET=wide(*ins, *results),
                 ACC=accumulator(dtype),
                 GEO=geometry(windows, dtype),
-                **plan.block,
+                **constants,
             )
     return outs
 

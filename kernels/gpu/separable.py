@@ -16,7 +16,6 @@ from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
     accumulator,
     add_planes,
-    aligned,
     along_channels,
     along_pixels,
     channel_offsets,
@@ -26,10 +25,10 @@ from fastwarp.kernels.gpu._taps import (
     find_level,
     geometry,
     hint,
+    launches,
     load_windows,
     no_planes,
     pixels_of_block,
-    plan_launches,
     pointer,
     rows_of_blocks,
     small_field,
@@ -38,7 +37,6 @@ from fastwarp.kernels.gpu._taps import (
     taps,
     two_taps,
     weight,
-    wide,
 )
 from fastwarp.kernels.gpu._windows_gradient import windows_gradient
 
@@ -240,21 +238,18 @@ def resample(
     source_valid = None if source_valid is None else source_valid.contiguous()
     begins = [sum(sizes[: 2 * i]) for i in range(len(images))]
     with device_of(windows):
-        for plan in plan_launches(outs, planes=True):
+        for plan, table, constants in launches(images, outs, begins, begins, planes=True):
             ins, results = plan.of(images), plan.of(outs)
             dtype = ins[0].dtype
             _resample_kernel[(plan.programs,)](
-                *(results, ins, windows, source_valid, plan.table(images, outs, begins, begins), sum(sizes)),
+                *(results, ins, windows, source_valid, table, sum(sizes)),
                 *(batch_stride(windows), batch_stride(source_valid), plan.group),
                 ANTIALIAS=antialias,
-                CHANNELS_LAST=plan.channels_last,
-                ALIGNED=plan.channels_last and aligned(*ins, *results),
                 UNIT=not plan.channels_last and all(t.stride(3) == 1 for t in ins),
                 BYTES=dtype == torch.uint8,
-                OFFSET=wide(*ins, *results),
                 ACC=accumulator(dtype),
                 GEO=geometry(windows, dtype),
-                **plan.block,
+                **constants,
             )
     return outs
 
