@@ -6,6 +6,7 @@ float64.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -117,7 +118,7 @@ def resample(images: list[NDArray], windows: NDArray, sizes: list[int], source_v
     results = [np.zeros((batch, i.shape[1], *sizes[2 * n : 2 * n + 2])) for n, i in enumerate(images)]
     for level, b, _, matrices in _each_image(sizes, _sides(images), batch, windows, source_valid):
         image = images[level][b % len(images[level])].astype(np.float64)
-        flat = matrices(False)[0] @ image.reshape(len(image), image[0].size if len(image) else 0).T
+        flat = matrices(False)[0] @ image.reshape(len(image), math.prod(image.shape[1:])).T
         results[level][b] = flat.T.reshape(results[level][b].shape)
     return results
 
@@ -137,7 +138,7 @@ def resample_adjoint(
     results = [np.zeros((batch, g.shape[1], *source_sizes[2 * n : 2 * n + 2])) for n, g in enumerate(grads)]
     for level, b, _, matrices in _each_image(_sides(grads), source_sizes, batch, windows, source_valid):
         grad = grads[level][b % len(grads[level])].astype(np.float64)
-        flat = matrices(False)[0].T @ grad.reshape(len(grad), grad[0].size if len(grad) else 0).T
+        flat = matrices(False)[0].T @ grad.reshape(len(grad), math.prod(grad.shape[1:])).T
         results[level][b] = flat.T.reshape(results[level][b].shape)
     return results
 
@@ -150,7 +151,7 @@ def windows_gradient(
     result = np.zeros((batch, *windows.shape[1:]))
     for level, b, at, matrices in _each_image(_sides(grads), _sides(images), batch, windows, source_valid):
         image, grad = (v[level][b % len(v[level])].astype(np.float64) for v in (images, grads))
-        image, grad = (v.reshape(len(v), v[0].size if len(v) else 0) for v in (image, grad))
+        image, grad = (v.reshape(len(v), math.prod(v.shape[1:])) for v in (image, grad))
         for row, derivative in enumerate(matrices(True)):
             values = derivative @ image.T
             result[b, row, at] = np.where(values == 0, 0.0, grad.T * values).sum(1)

@@ -1,12 +1,14 @@
-"""Separable resampling in float64: `out = Wy @ image @ Wx^T` with dense weight matrices.
+"""Separable resampling in float64: `out = Wy @ image @ Wx^T`, as the product of a sparse matrix with the flat image.
 
 A row of W holds the normalised triangle filter of one window (centre c, half-width s), LZU section 3.1; s = 1 is
 bilinear interpolation, s = 0 reads nothing. Arrays are NumPy; everything is computed and returned in float64.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -40,34 +42,44 @@ def weight_matrix(centre: Array, width: Array, extent: int, size: int) -> tuple[
     return tuple(np.where(lost, np.nan, m) for m in (weight, by_centre, by_width))  # type: ignore[return-value]
 
 
-def _matrices(windows: NDArray, first: int, size: int, extents: list[int], source: int) -> tuple[Array, Array, Array]:
-    """The three matrices of `weight_matrix`, each `[B, size, source]`, for the windows `first .. first + size`."""
-    rows = []
-    for b, extent in enumerate(extents):
-        centre, width = windows[b % len(windows), :, first : first + size].astype(np.float64)
-        rows.append(weight_matrix(centre, width, extent, source))
-    stacked = [np.stack(m) if m else np.zeros((0, size, source)) for m in zip(*rows, strict=True)] or [
-        np.zeros((0, size, source))
-    ] * 3
-    return stacked[0], stacked[1], stacked[2]
+def _axis(windows: Array, extent: int, size: int) -> list[scipy.sparse.csr_array]:
+    """The three matrices of `weight_matrix` `[m, size]`, of windows `[2, m]`, with what is read alone: what lies beside
+    it may be NaN. A lost window: NaN at the first pixel."""
+    matrices = weight_matrix(*windows, extent, size)
+    lost = np.isnan(matrices[0]).all(1)
+    read = (matrices[0] > 0) | (matrices[1] != 0)
+    found = []
+    for matrix in matrices:
+        matrix = np.where(read, matrix, 0.0)
+        matrix[lost] = 0.0
+        matrix[lost, 0] = np.nan
+        found.append(scipy.sparse.csr_array(matrix))
+    return found
 
 
-def _levels(
-    shapes: list[tuple[int, ...]], windows: NDArray, sizes: list[int], source_valid: NDArray | None
-) -> Iterator[list[tuple[int, tuple[Array, Array, Array]]]]:
-    """Yields the matrices of the y and of the x axis and their first window, level by level."""
+def _each_image(
+    batch: int, sizes: list[int], sources: list[int], windows: NDArray, source_valid: NDArray | None
+) -> Iterator[tuple[int, int, list[slice], list[list[scipy.sparse.csr_array]]]]:
+    """Yields (level, image, its windows of the y and of the x axis, their matrices)."""
     first = 0
-    for level, (batch, _, *source) in enumerate(shapes):
-        axes = []
-        for axis in range(2):
-            size = sizes[2 * level + axis]
-            extents = [
-                source[axis] if source_valid is None else int(source_valid[b % len(source_valid), level, axis])
-                for b in range(batch)
-            ]
-            axes.append((first, _matrices(windows, first, size, extents, source[axis])))
-            first += size
-        yield axes
+    for level in range(len(sizes) // 2):
+        (height, width), source = sizes[2 * level : 2 * level + 2], sources[2 * level : 2 * level + 2]
+        at = [slice(first, first + height), slice(first + height, first + height + width)]
+        for b in range(batch):
+            extent = source if source_valid is None else source_valid[b % len(source_valid), level]
+            window = windows[b % len(windows)].astype(np.float64)
+            yield level, b, at, [_axis(window[:, a], int(e), n) for a, e, n in zip(at, extent, source, strict=True)]
+        first += height + width
+
+
+def _product(matrix: scipy.sparse.csr_array, image: NDArray) -> Array:
+    """The matrix times every channel of `[C, h, w]`: `[C, rows]`."""
+    flat = image.reshape(len(image), math.prod(image.shape[1:])).astype(np.float64)
+    return np.asarray((matrix @ flat.T).T)
+
+
+def _sides(levels: list[NDArray]) -> list[int]:
+    return [side for level in levels for side in level.shape[2:]]
 
 
 def resample(images: list[NDArray], windows: NDArray, sizes: list[int], source_valid: NDArray | None) -> list[Array]:
@@ -79,11 +91,11 @@ def resample(images: list[NDArray], windows: NDArray, sizes: list[int], source_v
         sizes: target sizes `[H1, W1, H2, W2, ...]`.
         source_valid: extents of the sources `[1 or B, levels, 2]`, or None.
     """
-    axes = _levels([i.shape for i in images], windows, sizes, source_valid)
-    return [
-        np.einsum("bip,bcpq,bjq->bcij", wy, image.astype(np.float64), wx, optimize=True)
-        for image, ((_, (wy, _, _)), (_, (wx, _, _))) in zip(images, axes, strict=True)
-    ]
+    results = [np.zeros((*i.shape[:2], *sizes[2 * n : 2 * n + 2])) for n, i in enumerate(images)]
+    for level, b, _, (y, x) in _each_image(len(images[0]), sizes, _sides(images), windows, source_valid):
+        values = _product(scipy.sparse.kron(y[0], x[0], "csr"), images[level][b])
+        results[level][b] = values.reshape(results[level][b].shape)
+    return results
 
 
 def resample_adjoint(
@@ -97,30 +109,28 @@ def resample_adjoint(
         source_sizes: sizes of the images `[H1, W1, H2, W2, ...]`.
         source_valid: as for `resample`.
     """
-    sizes = [side for g in grads for side in g.shape[2:]]
-    shapes = [(*g.shape[:2], *source_sizes[2 * i : 2 * i + 2]) for i, g in enumerate(grads)]
-    axes = _levels(shapes, windows, sizes, source_valid)
-    return [
-        np.einsum("bip,bcij,bjq->bcpq", wy, g.astype(np.float64), wx, optimize=True)
-        for g, ((_, (wy, _, _)), (_, (wx, _, _))) in zip(grads, axes, strict=True)
-    ]
+    results = [np.zeros((*g.shape[:2], *source_sizes[2 * n : 2 * n + 2])) for n, g in enumerate(grads)]
+    for level, b, _, (y, x) in _each_image(len(grads[0]), _sides(grads), source_sizes, windows, source_valid):
+        values = _product(scipy.sparse.kron(y[0], x[0], "csr").T, grads[level][b])
+        results[level][b] = values.reshape(results[level][b].shape)
+    return results
 
 
 def windows_gradient(
     grads: list[NDArray], images: list[NDArray], windows: NDArray, source_valid: NDArray | None
 ) -> Array:
     """Gradient to the windows of `resample`; summed over the images where they share their windows."""
-    sizes = [side for g in grads for side in g.shape[2:]]
-    result = np.zeros((images[0].shape[0], 2, windows.shape[2]))
-    axes = _levels([i.shape for i in images], windows, sizes, source_valid)
-    for g, image, ((fy, (wy, wyc, wys)), (fx, (wx, wxc, wxs))) in zip(grads, images, axes, strict=True):
-        g, image = g.astype(np.float64), image.astype(np.float64)
-        by_wy = np.einsum("bcij,bcpq,bjq->bip", g, image, wx, optimize=True)
-        by_wx = np.einsum("bcij,bcpq,bip->bjq", g, image, wy, optimize=True)
-        for row, (my, mx) in enumerate(((wyc, wxc), (wys, wxs))):
-            result[:, row, fy : fy + wy.shape[1]] = (by_wy * my).sum(2)
-            result[:, row, fx : fx + wx.shape[1]] = (by_wx * mx).sum(2)
-    return result if len(windows) == len(result) else result.sum(0, keepdims=True)
+    batch = len(images[0])
+    result = np.zeros((batch, 2, windows.shape[2]))
+    for level, b, at, (y, x) in _each_image(batch, _sides(grads), _sides(images), windows, source_valid):
+        grad = grads[level][b].astype(np.float64)
+        for row in range(2):  # by the centres, by the half-widths
+            pairs = [(y[1 + row], x[0]), (y[0], x[1 + row])]
+            for axis, (by_y, by_x) in enumerate(pairs):
+                values = _product(scipy.sparse.kron(by_y, by_x, "csr"), images[level][b]).reshape(grad.shape)
+                terms = np.where(values == 0, 0.0, grad * values)
+                result[b, row, at[axis]] = terms.sum((0, 2 - axis))
+    return result if len(windows) == batch else result.sum(0, keepdims=True)
 
 
 def camera(
