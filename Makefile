@@ -34,7 +34,7 @@ demo: $(STAMP) ## zoom and unzoom a real photo: writes a picture into demo/, pri
 	$(BIN)/fastwarp demo $(ARGS)
 
 test: $(STAMP) ## run the tests
-	$(BIN)/pytest -n auto --maxprocesses 4 $(ARGS)
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 # Nothing brings its dependencies along: most would bring a torch for GPUs. The list is complete.
 $(FRAMEWORKS_STAMP): pyproject.toml tests/integrations/constraints.txt
