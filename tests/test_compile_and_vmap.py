@@ -47,7 +47,7 @@ def adaptive_pyramid(kind, saliency, image):
 
 
 # The inductor generates C++, for which a user needs a compiler; its graph comes from the same tracing.
-@pytest.mark.parametrize(("kind", "backend"), zip(CLASSES, ("inductor", "aot_eager"), strict=True))
+@pytest.mark.parametrize(("kind", "backend"), list(zip(CLASSES, ("inductor", "aot_eager"), strict=True)))
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiled_path_equals_eager(dynamic, kind, backend):
     torch.compiler.reset()
