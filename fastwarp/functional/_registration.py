@@ -181,7 +181,7 @@ def places(about: Registration, sizes: list[int], device: torch.device) -> Place
         return torch.cat(
             [
                 v.double()[:, None].expand(-1, n)
-                if isinstance(v, Tensor)
+                if isinstance(v, Tensor) and v.dim() > 0  # sizes are tensors, too, while torch.jit.trace runs
                 else torch.full((1, n), v, dtype=torch.float64, device=device)
                 for v, n in zip(values, sizes, strict=True)
             ],
