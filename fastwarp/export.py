@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
-from fastwarp.ops import _dense, _dense_downsize, _dense_mesh
+from fastwarp.ops import _dense, _dense_downsize, _dense_label, _dense_mesh
 from fastwarp.ops._levels import sides
 from fastwarp.ops.density import dense_map
 
@@ -63,6 +63,9 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         ops.mesh_positions: _mesh_positions,
         ops.mesh_sample: _mesh_sample,
         ops.grid_resample: _grid_resample,
+        ops.label_sample: _label_sample,
+        ops.label_nearest: _label_nearest,
+        ops.label_majority: _label_majority,
         ops.downsize: _downsize,
     }
     return {op.default: function for op, function in table.items()}
@@ -231,6 +234,60 @@ def _grid_resample(
         reads = (part[:, :1] >= 0).unflatten(2, (height, width))
         results.append(_narrow(torch.where(reads, result, 0.0), image))
     return results
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+def _label_sample(
+    images: list[Tensor],
+    knots_y: Tensor,
+    knots_x: Tensor,
+    sizes: list[int],
+    inverse: bool,
+    border: bool,
+    valid: Tensor | None,
+    source_valid: Tensor | None,
+    fill: int,
+) -> list[Tensor]:
+    options = (inverse, False, border, valid, source_valid)
+    windows = _axis_windows(knots_y, knots_x, sizes, sides(images), *options)
+    return _label_nearest(images, windows, True, sizes, source_valid, fill)
+
+
+def _label_nearest(
+    images: list[Tensor], windows: Tensor, separable: bool, sizes: list[int], source_valid: Tensor | None, fill: int
+) -> list[Tensor]:
+    """One gather for each level, by the numbers of pixels."""
+    places = _dense_label.rounded(windows, separable, sizes, sides(images), source_valid)
+    results, first = [], 0
+    for level, image in enumerate(images):
+        height, width = sizes[2 * level : 2 * level + 2]
+        count = height + width if separable else height * width
+        part = places[:, :, first : first + count]
+        first += count
+        if separable:
+            y, x = part[:, 0, :height, None], part[:, 0, None, height:]
+            reads = (part[:, 1, :height, None] > 0) & (part[:, 1, None, height:] > 0)
+        else:
+            x, y = part.unflatten(2, (height, width)).unbind(1)
+            reads = ~(x < 0)
+        if source_valid is not None:
+            reads = reads & (source_valid[:, level] > 0).all(1)[:, None, None]
+        lost = (y + x).isnan()
+        number = torch.where(reads & ~lost, y.double() * image.shape[3] + x.double(), 0).long().flatten(1)
+        batch = max(len(image), len(number))
+        pixels = image.flatten(2).expand(batch, -1, -1)
+        picked = pixels.gather(2, number[:, None].expand(batch, image.shape[1], -1)).unflatten(2, (height, width))
+        result = torch.where((reads & ~lost)[:, None], picked, fill)
+        if image.is_floating_point():
+            result = torch.where((reads & lost)[:, None], torch.nan, result)
+        results.append(result.to(image.dtype))
+    return results
+
+
+def _label_majority(*args: Any) -> list[Tensor]:
+    raise NotImplementedError("votes of labels are exported by no standard operation: use reduce='nearest'")
 
 
 # --- downsize ---------------------------------------------------------------------------------------------------------

@@ -65,6 +65,17 @@ CASES = {
         Call(lambda w, m: w.unzoom(m, image_size=(17, 23), strides=[2, 4], valid=VALID), bent(2)),
         MAPS,
     ),
+    "nearest zoom": lambda: (Zoom((8, 10), bent(2), mode="nearest"), IMAGE),
+    "nearest zoom of labels, padded": lambda: (
+        Call(lambda w, i: w.zoom_labels(i, (8, 10), source_valid=VALID), bent(2)),
+        (9 * IMAGE[:, 0]).long(),
+    ),
+    "nearest unzoom, cropping": lambda: (Unzoom(cropping(), mode="nearest"), MAPS),
+    "nearest unzoom, registered": lambda: (
+        Call(lambda w, m: w.unzoom(m, mode="nearest", image_size=(17, 23), strides=[2, 4], valid=VALID), bent(2)),
+        MAPS,
+    ),
+    "nearest mesh zoom": lambda: (Zoom((8, 10), MeshWarp.from_saliency(torch.rand(2, 9, 11)), mode="nearest"), IMAGE),
     "boxes to knots": lambda: (
         Call(lambda b: box_knots(b, (60, 90), (9, 11))),
         torch.tensor([[[5.0, 6, 20, 30], [40, 10, 60, 20]]]),
@@ -99,6 +110,8 @@ def test_what_cannot_be_exported_says_what_to_do():
     mesh = MeshWarp.from_saliency(torch.rand(1, 9, 11))
     with pytest.raises(NotImplementedError, match="freeze"):
         exported(Unzoom(mesh), MAPS)
+    with pytest.raises(NotImplementedError, match="reduce='nearest'"):
+        exported(Call(lambda w, i: w.zoom_labels(i, (8, 10), reduce="majority"), bent(2)), (9 * IMAGE[:, 0]).long())
     with pytest.raises(NotImplementedError, match="antialias"):
         exported(Zoom((8, 10), mesh, antialias=True), IMAGE)
 

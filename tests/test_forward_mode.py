@@ -25,6 +25,7 @@ FRAME = torch.randint(0, 256, (2, 6, 7, 3), dtype=torch.uint8)
 LINEAR: dict[str, Callable[[Any, torch.Tensor], Any]] = {
     "zoom": lambda w, i: w.zoom(i, (4, 5)),
     "zoom antialias": lambda w, i: w.zoom(i, (3, 2), antialias=True),
+    "nearest": lambda w, i: w.zoom(i, (5, 8), mode="nearest"),
     "unzoom": lambda w, i: w.unzoom([i, i[:, :, ::2] * 3], padding_mode="border"),
     "unzoom antialias": lambda w, i: w.unzoom({"a": i}, {"a": (3, 4)}, antialias=True),
     "registered": lambda w, i: w.unzoom(i, image_size=(48, 56)),
