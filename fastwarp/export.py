@@ -240,7 +240,7 @@ def _grid_resample(
 
 
 def _label_sample(
-    images: list[Tensor],
+    labels: list[Tensor],
     knots_y: Tensor,
     knots_x: Tensor,
     sizes: list[int],
@@ -251,8 +251,8 @@ def _label_sample(
     fill: int,
 ) -> list[Tensor]:
     options = (inverse, False, border, valid, source_valid)
-    windows = _axis_windows(knots_y, knots_x, sizes, sides(images), *options)
-    return _label_nearest(images, windows, True, sizes, source_valid, fill)
+    windows = _axis_windows(knots_y, knots_x, sizes, sides(labels), *options)
+    return _label_nearest(labels, windows, True, sizes, source_valid, fill)
 
 
 def _label_nearest(

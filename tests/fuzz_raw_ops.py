@@ -223,7 +223,8 @@ class Right:
         return self.resampling(op, self.rng.choice((2, 4)), lambda size: size[0] * size[1], [])
 
     def label(self, op: str) -> list[Any]:
-        b, dtype = self.n(), torch.int64 if op == "majority" else self.rng.choice((torch.uint8, torch.float32))
+        b, floats = self.n(), op == "nearest" and self.flag()
+        dtype = torch.int64 if op == "majority" else torch.float32 if floats else torch.uint8
         sizes, sources, channels = self.maps(b)
         images = [(9 * image).to(dtype) for image in self.images(b, sources, channels)]
         if op == "sample":

@@ -102,12 +102,14 @@ def _resample(
     source_extent = extents(function, "source_valid", source_valid, *about)
     flat = [side for size in sizes for side in size]
     knots, border, about_extents = (knots_y, knots_x), padding_mode == "border", (extent, source_extent)
-    if mode == "nearest":
+    if mode == "nearest" and not images[0].is_floating_point():
         return call(function, _ops.label_sample, images, *knots, flat, bool(inverse), border, *about_extents, fill)
-    if mode == "majority":
-        source = [side for image in images for side in image.shape[2:]]
-        windows = call(function, _ops.axis_windows, *knots, flat, source, bool(inverse), True, border, *about_extents)
-        return call(function, _ops.label_majority, images, windows, True, flat, source_extent, fill)
+    if mode != "bilinear":
+        knots = (knots_y.detach(), knots_x.detach())  # what they read does not move with them by less than a pixel
+        source, wide = [side for image in images for side in image.shape[2:]], mode == "majority"
+        windows = call(function, _ops.axis_windows, *knots, flat, source, bool(inverse), wide, border, *about_extents)
+        op = _ops.label_majority if wide else _ops.label_nearest
+        return call(function, op, images, windows, True, flat, source_extent, fill)
     options = (flat, bool(inverse), bool(antialias), border)
     return call(function, _ops.separable_sample, images, *knots, *options, *about_extents)
 

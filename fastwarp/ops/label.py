@@ -2,7 +2,7 @@
 
 Windows are those of the family that a warp resamples with: `separable` ones of rows and columns, or those of pixels as
 in `grid`. `label_nearest` is linear in the images, and reads what linear interpolation at whole pixels reads, whose
-adjoint is its gradient; it has none to the windows. `label_majority` has none at all.
+adjoint is its gradient; it has none to the windows. Integers and bool have none at all: nor have their own ops.
 """
 
 import functools
@@ -42,12 +42,13 @@ torch.library.define(
 )
 torch.library.define(
     "fastwarp::label_sample",
-    "(Tensor[] images, Tensor knots_y, Tensor knots_x, SymInt[] sizes, bool inverse, bool border, Tensor? valid, "
+    "(Tensor[] labels, Tensor knots_y, Tensor knots_x, SymInt[] sizes, bool inverse, bool border, Tensor? valid, "
     "Tensor? source_valid, int fill) -> Tensor[]",
 )
 
 CLASSES = frozenset({torch.uint8, torch.int16, torch.int32, torch.int64})
-ANY = FLOAT | CLASSES | {torch.bool}
+BOOL = frozenset({torch.bool})
+ANY = FLOAT | CLASSES | BOOL
 
 _any_windows = tensor(REAL, "b k P")
 
@@ -118,15 +119,11 @@ def _nearest_grad(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
     windows, source_valid = ctx.saved_tensors
     by_images: Any = [None] * len(grads)
     if any(ctx.needs_input_grad[0]):
-        by_images = _to_images(ctx, grads, windows, source_valid, ctx.separable)
+        # Every target's goes to the pixel that it read.
+        whole = rounded(windows, ctx.separable, ctx.sizes, ctx.source_sizes, source_valid)
+        ops, args = torch.ops.fastwarp, (grads, whole, ctx.source_sizes, source_valid)
+        by_images = ops.separable_resample_adjoint(*args, False) if ctx.separable else ops.grid_resample_adjoint(*args)
     return by_images, *(None,) * 5
-
-
-def _to_images(ctx: Any, grads: list[Tensor], windows: Tensor, source_valid: Any, separable: bool) -> list[Tensor]:
-    """Gradients to the images: every target's goes to the pixel that it read."""
-    whole = rounded(windows, separable, ctx.sizes, ctx.source_sizes, source_valid)
-    ops, args = torch.ops.fastwarp, (grads, whole, ctx.source_sizes, source_valid)
-    return ops.separable_resample_adjoint(*args, False) if separable else ops.grid_resample_adjoint(*args)
 
 
 torch.library.register_autograd("fastwarp::label_nearest", _nearest_grad, setup_context=_save_nearest)
@@ -167,21 +164,21 @@ def _(info: Any, in_dims: Any, *args: Any) -> Any:
     return [unfold(info.batch_size, r) for r in results], [0] * len(results)
 
 
-# --- sample: windows of a separable warp and the nearest pixels in one call -------------------------------------------
+# --- sample: windows of a separable warp and the nearest labels in one call: half of a small one is spared ------------
 
 
 @implement(
     "label_sample",
-    images=levels(ANY, "B"),
+    labels=levels(CLASSES | BOOL, "B"),
     knots_y=tensor(REAL, "b h:2"),
     knots_x=tensor(REAL, "b w:2"),
     sizes=sizes(),
     valid=extents,
     source_valid=extents,
-    fill=_fill(ANY),
+    fill=_fill(CLASSES | BOOL),
 )
 def _sample(
-    images: list[Tensor],
+    labels: list[Tensor],
     knots_y: Tensor,
     knots_x: Tensor,
     sizes: list[int],
@@ -193,32 +190,13 @@ def _sample(
 ) -> list[Tensor]:
     backend = backend_for(knots_y.device)
     options = (inverse, False, border, valid, source_valid)
-    windows = launchers(backend, "axis").axis_windows(knots_y, knots_x, sizes, sides(images), *options)
-    return launchers(backend, "label").nearest(images, windows, True, sizes, source_valid, fill)
+    windows = launchers(backend, "axis").axis_windows(knots_y, knots_x, sizes, sides(labels), *options)
+    return launchers(backend, "label").nearest(labels, windows, True, sizes, source_valid, fill)
 
 
 @fake("label_sample")
-def _(images: list[Tensor], knots_y: Tensor, knots_x: Tensor, sizes: list[int], *args: Any) -> Any:
-    return resized(images, sizes)
-
-
-def _save_sample(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    images, knots_y, knots_x, ctx.sizes, ctx.inverse, ctx.border, valid, source_valid, _ = inputs
-    ctx.source_sizes = sides(images)
-    ctx.save_for_backward(knots_y, knots_x, valid, source_valid)
-
-
-def _sample_grad(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
-    knots_y, knots_x, valid, source_valid = ctx.saved_tensors
-    by_images: Any = [None] * len(grads)
-    if any(ctx.needs_input_grad[0]):
-        options = (ctx.sizes, ctx.source_sizes, ctx.inverse, False, ctx.border, valid, source_valid)
-        windows = torch.ops.fastwarp.axis_windows(knots_y.detach(), knots_x.detach(), *options)
-        by_images = _to_images(ctx, grads, windows, source_valid, True)
-    return by_images, *(None,) * 8
-
-
-torch.library.register_autograd("fastwarp::label_sample", _sample_grad, setup_context=_save_sample)
+def _(labels: list[Tensor], knots_y: Tensor, knots_x: Tensor, sizes: list[int], *args: Any) -> Any:
+    return resized(labels, sizes)
 
 
 @torch.library.register_vmap("fastwarp::label_sample")
