@@ -43,6 +43,8 @@ def warmup(
                 small = warp.zoom(image, (12, 12), antialias=antialias)
                 (back,) = warp.unzoom([small], antialias=antialias)
                 _finish(back, trainable)
+            nearest = warp.zoom(image, (12, 12), mode="nearest")
+            _finish(warp.unzoom(nearest, mode="nearest"), trainable)
             _finish(warp.detach().unzoom_points(points, (16, 16), (12, 12)), trainable)
             if not trainable:
                 frame = torch.zeros(2, 16, 16, 3, dtype=torch.uint8, device=device)
