@@ -197,7 +197,7 @@ def resample_adjoint(
             COLUMNS=columns,
             num_warps=8,
         )
-        for plan, table, constants in launches(grads, outs, *begins):
+        for plan, table, constants in launches(grads, outs, begins[0], begins[1]):
             ins, results = plan.of(grads), plan.of(outs)
             _adjoint_kernel[(plan.programs,)](
                 *(results, ins, windows, scales, runs),
