@@ -21,7 +21,7 @@ with interpreter():
 BOUNDS = {
     ("main: zoom torch.float32", "_resample_kernel"): (565, 72),
     ("main: zoom torch.bfloat16", "_resample_kernel"): (598, 72),
-    ("main: adjoint of a zoom", "_adjoint_kernel"): (688, 56),
+    ("main: adjoint of a zoom", "_adjoint_kernel"): (510, 72),
     ("main: unzoom torch.contiguous_format", "_resample_kernel"): (775, 128),
     ("main: unzoom torch.channels_last", "_resample_kernel"): (669, 40),
     ("main: mesh unzoom", "_unzoom_kernel"): (2845, 162),

@@ -12,6 +12,7 @@ from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of, find_segm
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
     accumulator,
+    add_planes,
     along_channels,
     along_pixels,
     channel_offsets,
@@ -23,9 +24,13 @@ from fastwarp.kernels.gpu._taps import (
     hint,
     launches,
     load_windows,
+    no_planes,
+    pixels_of_block,
     pointer,
+    rows_of_blocks,
     small_field,
     source_extent,
+    store_planes,
     taps,
 )
 
@@ -89,14 +94,98 @@ def _runs_kernel(
 
 
 @triton.jit
-def _weight_of(pixel, k, reads, windows_ptr, scales_ptr, total, ANTIALIAS: tl.constexpr, GEO: tl.constexpr):
-    """Weight with which the targets k read the pixels."""
+def _weight_of(pixel, k, reads, windows, ANTIALIAS: tl.constexpr, GEO: tl.constexpr):
+    """Weight with which the targets k read the pixels. `windows`: pointers to centres and scales, and their number."""
+    windows_ptr, scales_ptr, total = windows
     c = tl.load(windows_ptr + k, mask=reads, other=0).to(GEO)
     u = tl.abs(pixel - c)
     if ANTIALIAS:
         u *= tl.load(scales_ptr + k, mask=reads, other=0)
     inv_total = tl.load(scales_ptr + total + k, mask=reads, other=0)
     return tl.where(u > 1, 0.0, 1.0 - u) * inv_total
+
+
+@triton.jit
+def _adjoint_tiles(
+    out_ptr,
+    grad_ptr,
+    windows_y,
+    windows_x,
+    run_y,
+    run_x,
+    strides,
+    p,
+    pixels,
+    channels,
+    begin,
+    end,
+    ANTIALIAS: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    OFFSET: tl.constexpr,
+    ACC: tl.constexpr,
+    GEO: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """channels_last: the channels from `begin` to `end` of the pixels p. Runs: pixel, first target, their number."""
+    stride_c, stride_h, stride_w = strides
+    row, first_y, count_y = run_y
+    column, first_x, count_x = run_x
+    for c0 in range(begin, end, BLOCK_C):
+        c = c0 + tl.arange(0, BLOCK_C)
+        source = grad_ptr + channel_offsets(c, stride_c, True, True)
+        target = dense_tile(out_ptr, c, p, channels, pixels, True, ALIGNED, OFFSET)
+        exists = along_channels(c < end, True)
+        value = tl.zeros([BLOCK_P, BLOCK_C], ACC)
+        for dy in range(tl.max(count_y, 0)):
+            i, reads_y = first_y + dy, dy < count_y
+            wy = _weight_of(row, i, reads_y, windows_y, ANTIALIAS, GEO)
+            for dx in range(tl.max(count_x, 0)):
+                j, reads = first_x + dx, reads_y & (dx < count_x)
+                wx = _weight_of(column, j, reads, windows_x, ANTIALIAS, GEO)
+                w = along_pixels(tl.where(reads, wy * wx, 0.0), True)
+                offset = along_pixels(i.to(OFFSET) * stride_h + j.to(OFFSET) * stride_w, True)
+                value += tl.load(source + offset, mask=exists & (w > 0), other=0).to(ACC) * w.to(ACC)
+        tl.store(target, value, mask=exists & along_pixels(p < pixels, True))
+
+
+@triton.jit
+def _adjoint_planes(
+    out_ptr,
+    grad_ptr,
+    windows_y,
+    windows_x,
+    run_y,
+    run_x,
+    strides,
+    p,
+    exists,
+    pixels,
+    begin,
+    end,
+    ANTIALIAS: tl.constexpr,
+    OFFSET: tl.constexpr,
+    ACC: tl.constexpr,
+    GEO: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """The same where channels lie apart: weights and masks once for all of them, and once for a row or a column."""
+    stride_c, stride_h, stride_w = strides
+    row, first_y, count_y = run_y
+    column, first_x, count_x = run_x
+    for c0 in range(begin, end, BLOCK_C):
+        source, left = grad_ptr + c0 * stride_c, end - c0
+        planes = no_planes(p, ACC)
+        for dy in range(tl.max(tl.max(count_y, 1), 0)):
+            i, reads_y = first_y + dy, dy < count_y
+            wy = _weight_of(row, i, reads_y, windows_y, ANTIALIAS, GEO)
+            for dx in range(tl.max(tl.max(count_x, 1), 0)):
+                j, reads_x = first_x + dx, dx < count_x
+                wx = _weight_of(column, j, reads_x, windows_x, ANTIALIAS, GEO)
+                w = tl.where(reads_y & reads_x, wy * wx, 0.0).to(ACC)
+                offset = i.to(OFFSET) * stride_h + j.to(OFFSET) * stride_w
+                planes = add_planes(planes, source, stride_c, left, offset, w > 0, w, BLOCK_C)
+        store_planes(planes, out_ptr + pixels.to(tl.int64) * c0, pixels, left, p, exists, BLOCK_C)
 
 
 @triton.jit(do_not_specialize=["total", "total_source", "stride_wb", "stride_rb", "stride_sb", "group"])
@@ -133,43 +222,46 @@ def _adjoint_kernel(
     size_y, size_x = small_field(levels, position, 10), small_field(levels, position, 11)
 
     pid = tl.program_id(0) - small_field(levels, position, 0)
-    pixels = size_y * size_x
-    blocks, groups = tl.cdiv(pixels, BLOCK_P), tl.cdiv(channels, group)
+    pixels, groups = size_y * size_x, tl.cdiv(channels, group)
+    across, blocks = rows_of_blocks(size_y, size_x, BLOCK_P)
+    if CHANNELS_LAST:
+        blocks = tl.cdiv(pixels, BLOCK_P)
     b = (pid // (blocks * groups)).to(tl.int64)
     begin = hint(pid // blocks % groups * group, ALIGNED)
     end = hint(tl.minimum(begin + group, channels), ALIGNED)
-    p = pid % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
-    row, column = p // size_x, p % size_x
+    if CHANNELS_LAST:
+        p = pid % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+        row, column = p // size_x, p % size_x
+        row_exists, column_exists = p < pixels, p < pixels
+    else:
+        row, column = pixels_of_block(pid % blocks, across, BLOCK_P)
+        p = row * size_x + column
+        row_exists, column_exists = row < size_y, column < size_x
 
     windows_ptr += b * stride_wb + field(levels, position, 2)
     scales_ptr += b * stride_sb + field(levels, position, 2)
     runs_ptr += b * stride_rb + field(levels, position, 12)
-    first_y = tl.load(runs_ptr + row, mask=p < pixels, other=0)
-    count_y = tl.load(runs_ptr + total_source + row, mask=p < pixels, other=0)
-    first_x = tl.load(runs_ptr + size_y + column, mask=p < pixels, other=0)
-    count_x = tl.load(runs_ptr + total_source + size_y + column, mask=p < pixels, other=0)
+    first_y = tl.load(runs_ptr + row, mask=row_exists, other=0)
+    count_y = tl.load(runs_ptr + total_source + row, mask=row_exists, other=0)
+    first_x = tl.load(runs_ptr + size_y + column, mask=column_exists, other=0)
+    count_x = tl.load(runs_ptr + total_source + size_y + column, mask=column_exists, other=0)
 
     grad_ptr += b * hint(field(levels, position, 4), ALIGNED)
     out_ptr += b * hint(channels, ALIGNED) * pixels
-    for c0 in range(begin, end, BLOCK_C):
-        c = c0 + tl.arange(0, BLOCK_C)
-        source = grad_ptr + channel_offsets(c, stride_c, CHANNELS_LAST, CHANNELS_LAST)
-        target = dense_tile(out_ptr, c, p, channels, pixels, CHANNELS_LAST, ALIGNED, OFFSET)
-        exists = along_channels(c < end, CHANNELS_LAST)
-        shape: tl.constexpr = [BLOCK_P, BLOCK_C] if CHANNELS_LAST else [BLOCK_C, BLOCK_P]
-        value = tl.zeros(shape, ACC)
-        for dy in range(tl.max(count_y, 0)):
-            i, reads_y = first_y + dy, dy < count_y
-            wy = _weight_of(row, i, reads_y, windows_ptr, scales_ptr, total, ANTIALIAS, GEO)
-            for dx in range(tl.max(count_x, 0)):
-                j, reads = first_x + dx, reads_y & (dx < count_x)
-                wx = _weight_of(
-                    *(column, j, reads, windows_ptr + targets_y, scales_ptr + targets_y, total, ANTIALIAS, GEO)
-                )
-                w = along_pixels(tl.where(reads, wy * wx, 0.0), CHANNELS_LAST)
-                offset = along_pixels(i.to(OFFSET) * stride_h + j.to(OFFSET) * stride_w, CHANNELS_LAST)
-                value += tl.load(source + offset, mask=exists & (w > 0), other=0).to(ACC) * w.to(ACC)
-        tl.store(target, value, mask=exists & along_pixels(p < pixels, CHANNELS_LAST))
+    strides = (stride_c, stride_h, stride_w)
+    windows_y = (windows_ptr, scales_ptr, total)
+    windows_x = (windows_ptr + targets_y, scales_ptr + targets_y, total)
+    run_y, run_x = (row, first_y, count_y), (column, first_x, count_x)
+    if CHANNELS_LAST:
+        _adjoint_tiles(
+            *(out_ptr, grad_ptr, windows_y, windows_x, run_y, run_x, strides, p, pixels, channels, begin, end),
+            *(ANTIALIAS, ALIGNED, OFFSET, ACC, GEO, BLOCK_C, BLOCK_P),
+        )
+    else:
+        _adjoint_planes(
+            *(out_ptr, grad_ptr, windows_y, windows_x, run_y, run_x, strides, p, row_exists & column_exists),
+            *(pixels, begin, end, ANTIALIAS, OFFSET, ACC, GEO, BLOCK_C),
+        )
 
 
 def resample_adjoint(
@@ -197,7 +289,7 @@ def resample_adjoint(
             COLUMNS=columns,
             num_warps=8,
         )
-        for plan, table, constants in launches(grads, outs, begins[0], begins[1]):
+        for plan, table, constants in launches(grads, outs, begins[0], begins[1], planes=True):
             ins, results = plan.of(grads), plan.of(outs)
             _adjoint_kernel[(plan.programs,)](
                 *(results, ins, windows, scales, runs),
