@@ -6,10 +6,10 @@ program = program.run_decompositions(fastwarp.export.decompositions())
 torch.onnx.export(program, dynamo=True).save("model.onnx")
 ```
 
-Separable warps become matrix products, which runtimes have had tuned for decades, where `GridSample` is slow in most; a
-zoom that all images share becomes gathers of rows and columns. Warps that are made from saliency or boxes are exported
-with the network. The inverse of a mesh is a search, which no standard operation does: bake a fixed one with
-`MeshWarp.freeze`.
+Separable warps become matrix products, which runtimes have had tuned for decades, where `GridSample` is slow in most
+and rounds its coordinates; a zoom that all images share becomes gathers of rows and columns. Warps that are made from
+saliency or boxes are exported with the network. The inverse of a mesh is a search, which no standard operation does:
+bake a fixed one with `MeshWarp.freeze`. docs/export.md has more.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from fastwarp.ops._levels import sides
 from fastwarp.ops.density import dense_map
 
 __all__ = ["decompositions"]
+
+_FEW = 4
+"""Channels of what counts as an image: it is gathered. Maps of more channels are smaller: they are multiplied."""
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
@@ -112,15 +115,18 @@ def _separable_sample(
 ) -> list[Tensor]:
     options = (inverse, antialias, border, valid, source_valid)
     windows = _axis_windows(knots_y, knots_x, sizes, sides(images), *options)
-    if not inverse and not antialias and windows.shape[0] == 1 and valid is None and source_valid is None:
-        return _gathered(images, windows, sizes)
     return _separable_resample(images, windows, sizes, source_valid, antialias)
 
 
 def _separable_resample(
     images: list[Tensor], windows: Tensor, sizes: list[int], source_valid: Tensor | None, antialias: bool
 ) -> list[Tensor]:
-    results = _dense.resample([_wide(i) for i in images], windows.to(_wide(images[0]).dtype), sizes, source_valid)
+    wide = [_wide(image) for image in images]
+    few = max(image.shape[1] for image in images) <= _FEW
+    if few and not antialias and windows.shape[0] == 1 and source_valid is None:
+        results = _gathered(wide, windows, sizes)
+    else:
+        results = list(_dense.resample(wide, windows.to(wide[0].dtype), sizes, source_valid))
     return [_narrow(result, image) for result, image in zip(results, images, strict=True)]
 
 
@@ -129,17 +135,19 @@ def _gathered(images: list[Tensor], windows: Tensor, sizes: list[int]) -> list[T
     product would multiply all of it by zeros."""
     results, first = [], 0
     for level, image in enumerate(images):
-        result = _wide(image)
+        result = image
         for axis in (2, 3):
             size, source = sizes[2 * level + axis - 2], image.shape[axis]
-            centre = windows[0, 0, first : first + size]
+            centre, width = windows[0, :, first : first + size]
             first += size
             before = centre.floor().clamp(0, max(source - 2, 0))
-            share = (centre - before).to(result.dtype).view((-1, 1) if axis == 2 else (-1,))
             near = before.long()
             far = (near + 1).clamp(max=source - 1)
-            result = torch.lerp(result.index_select(axis, near), result.index_select(axis, far), share)
-        results.append(_narrow(result, image))
+            share, reads = (t.view((-1, 1) if axis == 2 else (-1,)) for t in (centre - before, width > 0))
+            low, high = result.index_select(axis, near), result.index_select(axis, far)
+            # Not torch.lerp, which becomes two formulas and a choice.
+            result = torch.where(reads, low + share.to(result.dtype) * (high - low), 0)
+        results.append(result)
     return results
 
 

@@ -367,7 +367,7 @@ def _unpadded(config: Any) -> None:
 
 def _ssd_config(config: Any) -> None:
     resnet18(config)
-    config.backbone.depth = 11
+    config.backbone.depth, config.backbone.out_feature_indices = 11, (14, 24)
 
 
 def _few_proposals(config: Any) -> None:
