@@ -1,4 +1,4 @@
-"""The command line: `fastwarp demo`, `doctor` and `saliency`. A mistake of the user gets one line and exit code 2."""
+"""The command line of fastwarp. A mistake of the user gets one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _abandon_output() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fastwarp", description="Zoom and unzoom operators for vision networks.")
     parser.add_argument("--version", action="version", version=f"fastwarp {fastwarp.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="demo | doctor | saliency")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="demo | doctor | saliency | bench")
 
     demo = commands.add_parser(
         "demo",
@@ -123,6 +123,26 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print the report as JSON")
     doctor.set_defaults(run=_doctor)
     _add_saliency(commands)
+
+    bench = commands.add_parser(
+        "bench",
+        help="milliseconds and percent that a zoom adds to a network",
+        description="Times a network of an installed framework, and what fastwarp.attach adds to it: the time inside "
+        "its hooks, in turns with the plain network.",
+    )
+    bench.add_argument(
+        "model",
+        metavar="MODEL",
+        help="dotted name of a class, or of a function without arguments, that makes a network which fastwarp.attach "
+        "knows: torchvision.models.detection.retinanet_resnet50_fpn",
+    )
+    bench.add_argument("--size", type=_size, default=(600, 960), metavar="HxW", help="of the image (default: 600x960)")
+    kinds = ("fixed", "adaptive", "learned")
+    bench.add_argument("--saliency", choices=kinds, nargs="+", default=kinds, help="kinds of it (default: all)")
+    bench.add_argument("--rounds", type=_count, default=20, metavar="N", help="of each (default: 20)")
+    bench.add_argument("--threads", type=_count, default=2, metavar="N", help="CPU threads to time with (default: 2)")
+    bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    bench.set_defaults(run=_bench)
     return parser
 
 
@@ -206,6 +226,13 @@ def _box(text: str) -> tuple[float, float, float, float]:
     return x1, y1, x2, y2
 
 
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text.strip()!r} is not a height and a width, as 600x960 is")
+    return int(match[1]), int(match[2])
+
+
 def _count(text: str) -> int:
     count = int(text)
     if count < 1:
@@ -245,6 +272,18 @@ def _show(arguments: argparse.Namespace) -> int:
     from fastwarp.saliency import command
 
     return command.show(arguments)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from fastwarp.attaching.measure import report
+
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise FastwarpError("--device cuda: torch sees no GPU")
+    torch.set_num_threads(arguments.threads)
+    print(report(arguments.model, arguments.size, arguments.saliency, arguments.rounds, arguments.device))
+    return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -50,7 +50,7 @@ def test_module_is_the_command():
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("demo",), ("doctor",), ("saliency",), *(("saliency", kind) for kind in SALIENCY_KINDS)]
+    "words", [(), ("demo",), ("doctor",), ("bench",), ("saliency",), *(("saliency", kind) for kind in SALIENCY_KINDS)]
 )
 def test_help(capsys, words):
     code, out, err = run(capsys, *words, "--help")
@@ -61,7 +61,14 @@ def test_help(capsys, words):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "required: demo | doctor | saliency"),
+        ((), "required: demo | doctor | saliency | bench"),
+        (("bench", "nowhere.models.Net"), "nowhere is not installed"),
+        (("bench", "resnet50"), "'resnet50' is no dotted name, as torchvision.models.detection.retinanet_resnet50_fpn"),
+        (("bench", "torch.nn.Zoom"), "torch.nn has no Zoom"),
+        (("bench", "torch.nn.Flatten"), "attach: there is no preset for torch.nn.modules.flatten.Flatten"),
+        (("bench", "torch.nn.Conv2d"), "torch.nn.Conv2d makes no network by itself"),
+        (("bench", "math.pi"), "math.pi is float, expected a class or a function"),
+        (("bench", "torch.nn.Flatten", "--size", "600"), "'600' is not a height and a width, as 600x960 is"),
         (("zoom",), "invalid choice: 'zoom'"),
         (("doctor", "--loud"), "unrecognized arguments: --loud"),
         (("demo", "--device", "tpu"), "invalid choice: 'tpu'"),
