@@ -34,8 +34,8 @@ class Case:
         pickles: whether the plain network does, once it has run: transformers may leave local functions in it.
         relative: whether it runs at another scale.
         amp: whether the plain network trains under autocast on a CPU.
-        places: whether a blob in the image moves the cells over it alone: untrained pyramids down to stride 4, and
-            those that OpenMMLab initialises, spread it over the whole map.
+        places: whether a blob in the image changes the cells over it most: the tokens of a ViT all see it, and
+            CenterNet has a test of its own.
     """
 
     name: str
@@ -154,20 +154,23 @@ def _detector(name: str, build: Callable[[], nn.Module], head: str) -> Case:
     capture = heads(head)
     raw = lambda model, batch: capture(model, lambda: model(batch[0]))  # noqa: E731
     outputs = lambda model, batch: model(batch[0])  # noqa: E731
-    kinds = {"boxes": True, "padded": name != "SSD", "places": "RCNN" not in name}
+    kinds = {"boxes": True, "padded": name != "SSD"}
     return Case(f"torchvision {name}", build, _detection_batch, _detection_losses, raw, outputs, **kinds)
 
 
 def _segmenter(name: str) -> Case:
     def build() -> nn.Module:
-        import torchvision.models.segmentation as models
+        """A ResNet of one block in each stage."""
+        from torchvision.models.resnet import Bottleneck, ResNet
+        from torchvision.models.segmentation import deeplabv3, fcn
 
-        options = {"weights": None, "weights_backbone": None, "num_classes": 5, "aux_loss": True}
-        return getattr(models, name)(**options)
+        backbone = ResNet(Bottleneck, [1, 1, 1, 1], replace_stride_with_dilation=[False, True, True])
+        make = deeplabv3._deeplabv3_resnet if name == "deeplabv3" else fcn._fcn_resnet
+        return make(backbone, 5, True)
 
     def batch(equal: bool) -> Any:
-        labels = torch.randint(0, 5, (2, 64, 96), generator=generator())
-        return torch.rand(2, 3, 64, 96, generator=generator()), labels
+        labels = torch.randint(0, 5, (2, 128, 160), generator=generator())
+        return torch.rand(2, 3, 128, 160, generator=generator()), labels
 
     def losses(model: nn.Module, batch: Any) -> dict[str, Tensor]:
         return {k: nn.functional.cross_entropy(v, batch[1]) for k, v in model(batch[0]).items()}
@@ -445,7 +448,7 @@ def _mm_outputs(model: nn.Module, batch: Any) -> Any:
 def _mmdet(name: str, path: str, change: Callable[[Any], None] = resnet18, **options: Any) -> Case:
     build = openmmlab("mmdet", path, change)
     raw = options.pop("raw", _mm_raw)
-    kinds = {"boxes": True, "padded": True, "outputs": _mm_outputs, "batch": mmdet_batch, "places": False} | options
+    kinds = {"boxes": True, "padded": True, "outputs": _mm_outputs, "batch": mmdet_batch} | options
     return Case(f"mmdet {name}", build, losses=_mm_losses, raw=raw, **kinds)
 
 
@@ -491,8 +494,8 @@ CASES = [
     _detector("FasterRCNN", _faster_rcnn, "rpn.head"),
     _detector("MaskRCNN", _mask_rcnn, "rpn.head"),
     _detector("SSD", _ssd, "head"),
-    _segmenter("deeplabv3_resnet50"),
-    _segmenter("fcn_resnet50"),
+    _segmenter("deeplabv3"),
+    _segmenter("fcn"),
     _detr("Detr"),
     _detr("ConditionalDetr"),
     _detr("DeformableDetr", num_feature_levels=4),
@@ -500,7 +503,9 @@ CASES = [
     _real_time("DFine"),
     _hf("SegformerForSemanticSegmentation", _segformer, _labels_batch(), ("logits",), compiles=True, pickles=False),
     _hf("UperNetForSemanticSegmentation", _upernet, _labels_batch(), ("logits",), compiles=True, pickles=False),
-    _hf("DPTForSemanticSegmentation", _dpt, _labels_batch(128), ("logits",), compiles=True, pickles=False),
+    _hf(
+        "DPTForSemanticSegmentation", _dpt, _labels_batch(128), ("logits",), compiles=True, pickles=False, places=False
+    ),
     _hf(
         "Mask2FormerForUniversalSegmentation",
         _mask2former,
@@ -511,7 +516,7 @@ CASES = [
     ),
     _mmdet("RetinaNet", "retinanet/retinanet_r50_fpn_1x_coco.py"),
     _mmdet("FCOS", "fcos/fcos_r18_fpn_gn-head-center-normbbox-centeronreg-giou_8xb8-amp-lsj-200e_coco.py", _unpadded),
-    _mmdet("CenterNet", "centernet/centernet_r18_8xb16-crop512-140e_coco.py", outputs=None),
+    _mmdet("CenterNet", "centernet/centernet_r18_8xb16-crop512-140e_coco.py", outputs=None, places=False),
     _mmdet("SSD", "_base_/models/ssd300.py", _ssd_config, batch=_ssd_batch, outputs=None),
     _mmdet("FasterRCNN", "_base_/models/faster-rcnn_r50_fpn.py", _few_proposals, raw=_rpn_raw, amp=False),
     _mmseg("fcn"),

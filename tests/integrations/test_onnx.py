@@ -22,6 +22,8 @@ OUTPUTS = {
     "SegformerForSemanticSegmentation": ("logits",),
     "UperNetForSemanticSegmentation": ("logits",),
 }
+BOUNDS = {"ONNX Runtime": 1e-5, "OpenVINO": 3e-5}
+"""OpenVINO computes float64, and so the geometry of warps that are made in the graph, in float32: 1.2e-5 was seen."""
 NAMED = {case.name.split()[1]: case for case in CASES if case.name.startswith("transformers")}
 IMAGE = torch.rand(1, 3, 128, 160, generator=torch.Generator().manual_seed(1))
 BOXES = torch.tensor([[[10.0, 10, 60, 80], [50, 40, 120, 100]]])
@@ -86,8 +88,8 @@ def test_attached_networks(name, kind, tmp_path_factory):
     inputs = (IMAGE, BOXES) if kind == "adaptive" else (IMAGE,)
     network = Raw(NAMED[name], saliency_of(kind))
     attached = errors(network, inputs, tmp_path_factory.mktemp("onnx") / "attached.onnx")
-    for runtime, error, without in zip(("ONNX Runtime", "OpenVINO"), attached, plain, strict=True):
-        assert error < 1e-5 + 2 * without, f"{runtime}: {error:.1e}, the plain network's is {without:.1e}"
+    for (runtime, bound), error, without in zip(BOUNDS.items(), attached, plain, strict=True):
+        assert error < bound + 2 * without, f"{runtime}: {error:.1e}, the plain network's is {without:.1e}"
 
 
 def test_frozen_meshes(tmp_path):
