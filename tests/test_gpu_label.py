@@ -9,7 +9,7 @@ from gpu_helpers import (
     poisoned_memory,  # noqa: F401
     run,
 )
-from label_cases import CLASSES, FLOATS, assert_same, calls, images_of
+from label_cases import assert_same, calls, images_of
 
 import fastwarp
 
@@ -27,7 +27,7 @@ def check(kernel, images, args) -> None:
     assert_same([r.cpu() for r in results], expected, f"{images[0].dtype} {args[1:]}")
 
 
-@pytest.mark.parametrize("dtype", [*CLASSES, torch.bool, *FLOATS], ids=str)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.int16, torch.bfloat16, torch.float64], ids=str)
 def test_nearest(dtype):
     args = calls(dtype, False)
     for i, form in enumerate((torch.contiguous_format, torch.channels_last)):
@@ -35,7 +35,7 @@ def test_nearest(dtype):
             check("nearest", images_of(dtype, form), one)
 
 
-@pytest.mark.parametrize("dtype", CLASSES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64], ids=str)
 def test_majority(dtype):
     args = calls(dtype, True)
     for i, form in enumerate((torch.contiguous_format, torch.channels_last)):
