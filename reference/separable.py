@@ -45,7 +45,7 @@ def weight_matrix(centre: Array, width: Array, extent: int, size: int) -> tuple[
 def _axis(windows: Array, extent: int, size: int) -> list[scipy.sparse.csr_array]:
     """The three matrices of `weight_matrix` `[m, size]`, of windows `[2, m]`, with what is read alone: what lies beside
     it may be NaN. A lost window: NaN at the first pixel."""
-    matrices = weight_matrix(*windows, extent, size)
+    matrices = weight_matrix(windows[0], windows[1], extent, size)
     lost = np.isnan(matrices[0]).all(1)
     read = (matrices[0] > 0) | (matrices[1] != 0)
     found = []
