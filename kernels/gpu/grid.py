@@ -18,6 +18,7 @@ from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
     accumulator,
+    add_planes,
     along_channels,
     along_pixels,
     channel_offsets,
@@ -27,14 +28,103 @@ from fastwarp.kernels.gpu._taps import (
     geometry,
     hint,
     launches,
+    no_planes,
     pointer,
     small_field,
     source_extent,
+    store_planes,
 )
 from fastwarp.kernels.gpu.separable import _round_to_byte
 from fastwarp.kernels.layout import common_batch
 
 __all__ = ["camera", "resample", "resample_adjoint", "widen", "widen_backward", "windows_gradient"]
+
+
+@triton.jit
+def _resample_tiles(
+    out_ptr,
+    image_ptr,
+    ty,
+    tx,
+    strides,
+    p,
+    pixels,
+    channels,
+    begin,
+    end,
+    ANTIALIAS: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    BYTES: tl.constexpr,
+    OFFSET: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """channels_last: the channels from `begin` to `end` of the targets p, whose taps are given."""
+    stride_c, stride_h, stride_w = strides
+    near = ty[0].to(OFFSET) * stride_h + tx[0].to(OFFSET) * stride_w
+    for c0 in range(begin, end, BLOCK_C):
+        c = c0 + tl.arange(0, BLOCK_C)
+        source = image_ptr + channel_offsets(c, stride_c, True, True) + along_pixels(near, True)
+        target = dense_tile(out_ptr, c, p, channels, pixels, True, ALIGNED, OFFSET)
+        exists = along_channels(c < end, True)
+        value = tl.zeros([BLOCK_P, BLOCK_C], ACC)
+        if ANTIALIAS:
+            for dy in range(most(ty)):
+                for dx in range(most(tx)):
+                    w = along_pixels(tap_weight(dy, dx, ty, tx, ANTIALIAS), True)
+                    tap = tl.load(source + (dy * stride_h + dx * stride_w), mask=exists & (w > 0), other=0)
+                    value += tap.to(ACC) * w.to(ACC)
+        else:
+            for dy in tl.static_range(2):
+                for dx in tl.static_range(2):
+                    w = along_pixels(tap_weight(dy, dx, ty, tx, ANTIALIAS), True)
+                    tap = tl.load(source + (dy * stride_h + dx * stride_w), mask=exists & (w > 0), other=0)
+                    value += tap.to(ACC) * w.to(ACC)
+        if BYTES:
+            value = _round_to_byte(value)
+        tl.store(target, value, mask=exists & along_pixels(p < pixels, True))
+
+
+@triton.jit
+def _resample_planes(
+    out_ptr,
+    image_ptr,
+    ty,
+    tx,
+    strides,
+    p,
+    pixels,
+    begin,
+    end,
+    ANTIALIAS: tl.constexpr,
+    BYTES: tl.constexpr,
+    OFFSET: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """The same where channels lie apart: weights and masks once for all of them."""
+    stride_c, stride_h, stride_w = strides
+    near = ty[0].to(OFFSET) * stride_h + tx[0].to(OFFSET) * stride_w
+    for c0 in range(begin, end, BLOCK_C):
+        source, left = image_ptr + c0 * stride_c, end - c0
+        planes = no_planes(p, ACC)
+        if ANTIALIAS:
+            for dy in range(most(ty)):
+                for dx in range(most(tx)):
+                    w = tap_weight(dy, dx, ty, tx, ANTIALIAS).to(ACC)
+                    at = source + (dy * stride_h + dx * stride_w)
+                    planes = add_planes(planes, at, stride_c, left, near, w > 0, w, BLOCK_C)
+        else:
+            for dy in tl.static_range(2):
+                for dx in tl.static_range(2):
+                    w = tap_weight(dy, dx, ty, tx, ANTIALIAS).to(ACC)
+                    at = source + (dy * stride_h + dx * stride_w)
+                    planes = add_planes(planes, at, stride_c, left, near, w > 0, w, BLOCK_C)
+        if BYTES:
+            a, b, c, d = planes
+            planes = (_round_to_byte(a), _round_to_byte(b), _round_to_byte(c), _round_to_byte(d))
+        store_planes(planes, out_ptr + pixels.to(tl.int64) * c0, pixels, left, p, p < pixels, BLOCK_C)
 
 
 @triton.jit(do_not_specialize=["total", "stride_wb", "stride_vb", "group"])
@@ -79,32 +169,18 @@ def _grid_resample_kernel(
     _, ty, tx = target_taps(windows_ptr, p, p < pixels, total, extent_y, extent_x, ANTIALIAS, GEO)
 
     stride_h, stride_w = hint(stride_h.to(OFFSET), ALIGNED), hint(stride_w.to(OFFSET), ALIGNED)
-    near = ty[0].to(OFFSET) * stride_h + tx[0].to(OFFSET) * stride_w
     image_ptr += b * hint(field(levels, position, 4), ALIGNED)
     out_ptr += b * hint(channels, ALIGNED) * pixels
-    for c0 in range(begin, end, BLOCK_C):
-        c = c0 + tl.arange(0, BLOCK_C)
-        source = image_ptr + channel_offsets(c, stride_c, CHANNELS_LAST, CHANNELS_LAST)
-        source += along_pixels(near, CHANNELS_LAST)
-        target = dense_tile(out_ptr, c, p, channels, pixels, CHANNELS_LAST, ALIGNED, OFFSET)
-        exists = along_channels(c < end, CHANNELS_LAST)
-        shape: tl.constexpr = [BLOCK_P, BLOCK_C] if CHANNELS_LAST else [BLOCK_C, BLOCK_P]
-        value = tl.zeros(shape, ACC)
-        if ANTIALIAS:
-            for dy in range(most(ty)):
-                for dx in range(most(tx)):
-                    w = along_pixels(tap_weight(dy, dx, ty, tx, ANTIALIAS), CHANNELS_LAST)
-                    tap = tl.load(source + (dy * stride_h + dx * stride_w), mask=exists & (w > 0), other=0)
-                    value += tap.to(ACC) * w.to(ACC)
-        else:
-            for dy in tl.static_range(2):
-                for dx in tl.static_range(2):
-                    w = along_pixels(tap_weight(dy, dx, ty, tx, ANTIALIAS), CHANNELS_LAST)
-                    tap = tl.load(source + (dy * stride_h + dx * stride_w), mask=exists & (w > 0), other=0)
-                    value += tap.to(ACC) * w.to(ACC)
-        if BYTES:
-            value = _round_to_byte(value)
-        tl.store(target, value, mask=exists & along_pixels(p < pixels, CHANNELS_LAST))
+    strides = (stride_c, stride_h, stride_w)
+    if CHANNELS_LAST:
+        _resample_tiles(
+            *(out_ptr, image_ptr, ty, tx, strides, p, pixels, channels, begin, end),
+            *(ANTIALIAS, ALIGNED, BYTES, OFFSET, ACC, BLOCK_C, BLOCK_P),
+        )
+    else:
+        _resample_planes(
+            *(out_ptr, image_ptr, ty, tx, strides, p, pixels, begin, end, ANTIALIAS, BYTES, OFFSET, ACC, BLOCK_C)
+        )
 
 
 def resample(images: list[Tensor], windows: Tensor, sizes: list[int], source_valid: Tensor | None) -> list[Tensor]:
@@ -124,7 +200,7 @@ def resample(images: list[Tensor], windows: Tensor, sizes: list[int], source_val
     source_valid = None if source_valid is None else source_valid.contiguous()
     *begins, total = first_targets(sizes)
     with device_of(windows):
-        for plan, table, constants in launches(images, outs, begins, begins):
+        for plan, table, constants in launches(images, outs, begins, begins, planes=True):
             ins, results = plan.of(images), plan.of(outs)
             dtype = ins[0].dtype
             _grid_resample_kernel[(plan.programs,)](
@@ -135,6 +211,8 @@ def resample(images: list[Tensor], windows: Tensor, sizes: list[int], source_val
                 ACC=accumulator(dtype),
                 GEO=geometry(windows, dtype),
                 **constants,
+                # Filters in float64 take many registers: four warps spill.
+                num_warps=8 if dtype == torch.float64 and windows.shape[1] == 4 and not plan.channels_last else 4,
             )
     return outs
 
