@@ -279,7 +279,7 @@ def _check(name: str, argument: str, given: Any, shape: str) -> None:
 def _of_each_image(size: Any, like: Tensor) -> Any:
     """Pairs (height, width) of each image as a tensor; anything else as it is."""
     if isinstance(size, (list, tuple)) and len(size) > 0 and isinstance(size[0], (list, tuple)):
-        return torch.tensor([list(pair) for pair in size], device=like.device)
+        return constant([side for pair in size for side in pair], like, torch.int64).view(-1, 2)
     return size
 
 
