@@ -42,25 +42,21 @@ def weight_matrix(centre: Array, width: Array, extent: int, size: int) -> tuple[
     return tuple(np.where(lost, np.nan, m) for m in (weight, by_centre, by_width))  # type: ignore[return-value]
 
 
-def _axis(windows: Array, extent: int, size: int) -> list[scipy.sparse.csr_array]:
-    """The three matrices of `weight_matrix` `[m, size]`, of windows `[2, m]`, with what is read alone: what lies beside
-    it may be NaN. A lost window: NaN at the first pixel."""
+def _axis(windows: Array, extent: int, size: int) -> tuple[list[scipy.sparse.csr_array], NDArray]:
+    """The three matrices of `weight_matrix` `[m, size]`, of windows `[2, m]`, and which of these are lost, NaN.
+
+    Matrices hold what is read alone, for what lies beside it may be NaN, and nothing of lost windows.
+    """
     matrices = weight_matrix(windows[0], windows[1], extent, size)
-    lost = np.isnan(matrices[0]).all(1)
-    read = (matrices[0] > 0) | (matrices[1] != 0)
-    found = []
-    for matrix in matrices:
-        matrix = np.where(read, matrix, 0.0)
-        matrix[lost] = 0.0
-        matrix[lost, 0] = np.nan
-        found.append(scipy.sparse.csr_array(matrix))
-    return found
+    lost = np.isnan(windows[0]) & (windows[1] > 0)
+    read = ((matrices[0] > 0) | (matrices[1] != 0)) & ~lost[:, None]
+    return [scipy.sparse.csr_array(np.where(read, matrix, 0.0)) for matrix in matrices], lost
 
 
 def _each_image(
     batch: int, sizes: list[int], sources: list[int], windows: NDArray, source_valid: NDArray | None
-) -> Iterator[tuple[int, int, list[slice], list[list[scipy.sparse.csr_array]]]]:
-    """Yields (level, image, its windows of the y and of the x axis, their matrices)."""
+) -> Iterator[tuple[int, int, list[slice], list[tuple[list[scipy.sparse.csr_array], NDArray]]]]:
+    """Yields (level, image, its windows of the y and of the x axis, what `_axis` says of both)."""
     first = 0
     for level in range(len(sizes) // 2):
         (height, width), source = sizes[2 * level : 2 * level + 2], sources[2 * level : 2 * level + 2]
@@ -92,9 +88,11 @@ def resample(images: list[NDArray], windows: NDArray, sizes: list[int], source_v
         source_valid: extents of the sources `[1 or B, levels, 2]`, or None.
     """
     results = [np.zeros((*i.shape[:2], *sizes[2 * n : 2 * n + 2])) for n, i in enumerate(images)]
-    for level, b, _, (y, x) in _each_image(len(images[0]), sizes, _sides(images), windows, source_valid):
+    each = _each_image(len(images[0]), sizes, _sides(images), windows, source_valid)
+    for level, b, _, ((y, lost_y), (x, lost_x)) in each:
         values = _product(scipy.sparse.kron(y[0], x[0], "csr"), images[level][b])
         results[level][b] = values.reshape(results[level][b].shape)
+        results[level][b][:, lost_y[:, None] | lost_x] = np.nan
     return results
 
 
@@ -110,9 +108,10 @@ def resample_adjoint(
         source_valid: as for `resample`.
     """
     results = [np.zeros((*g.shape[:2], *source_sizes[2 * n : 2 * n + 2])) for n, g in enumerate(grads)]
-    for level, b, _, (y, x) in _each_image(len(grads[0]), _sides(grads), source_sizes, windows, source_valid):
+    each = _each_image(len(grads[0]), _sides(grads), source_sizes, windows, source_valid)
+    for level, b, _, ((y, lost_y), (x, lost_x)) in each:
         values = _product(scipy.sparse.kron(y[0], x[0], "csr").T, grads[level][b])
-        results[level][b] = values.reshape(results[level][b].shape)
+        results[level][b] = np.nan if lost_y.any() or lost_x.any() else values.reshape(results[level][b].shape)
     return results
 
 
@@ -122,12 +121,14 @@ def windows_gradient(
     """Gradient to the windows of `resample`; summed over the images where they share their windows."""
     batch = len(images[0])
     result = np.zeros((batch, 2, windows.shape[2]))
-    for level, b, at, (y, x) in _each_image(batch, _sides(grads), _sides(images), windows, source_valid):
+    each = _each_image(batch, _sides(grads), _sides(images), windows, source_valid)
+    for level, b, at, ((y, lost_y), (x, lost_x)) in each:
         grad = grads[level][b].astype(np.float64)
         for row in range(2):  # by the centres, by the half-widths
             pairs = [(y[1 + row], x[0]), (y[0], x[1 + row])]
             for axis, (by_y, by_x) in enumerate(pairs):
                 values = _product(scipy.sparse.kron(by_y, by_x, "csr"), images[level][b]).reshape(grad.shape)
+                values[:, lost_y[:, None] | lost_x] = np.nan
                 terms = np.where(values == 0, 0.0, grad * values)
                 result[b, row, at[axis]] = terms.sum((0, 2 - axis))
     return result if len(windows) == batch else result.sum(0, keepdims=True)

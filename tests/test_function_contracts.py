@@ -71,6 +71,16 @@ CALLS = {
         lambda i, y, x: F.separable_map_points(points_of(i), y, x, (90, 80), (50, 60), inverse=True),
         "image knots_y knots_x",
     ),
+    "separable_zoom_labels": (lambda c, y, x: F.separable_zoom_labels(c, y, x, (70, 140)), "labels knots_y knots_x"),
+    "separable_zoom_labels majority": (
+        lambda c, y, x: F.separable_zoom_labels(c, y, x, (30, 31), reduce="majority"),
+        "labels knots_y knots_x",
+    ),
+    "separable_unzoom_labels": (lambda c, y, x: F.separable_unzoom_labels(c, y, x, (70, 90)), "labels knots_y knots_x"),
+    "separable_zoom_soft_labels": (
+        lambda i, y, x: F.separable_zoom_soft_labels(i, y, x, (40, 61)),
+        "image knots_y knots_x",
+    ),
     "lz_mesh": (lambda s: F.lz_mesh(s, 5.0), "saliency"),
     "lz_mesh cropping": (lambda s: F.lz_mesh(s, 5.0, False), "saliency"),
     "mesh_zoom": (lambda i, m: F.mesh_zoom(i, m, (70, 140)), "image mesh"),
@@ -97,6 +107,9 @@ CALLS = {
         lambda f, m: F.mesh_zoom_frame(f, m, (30, 32), std=(4, 5, 6), antialias=True),
         "frame mesh",
     ),
+    "mesh_zoom_labels": (lambda c, m: F.mesh_zoom_labels(c, m, (30, 31), reduce="majority"), "labels mesh"),
+    "mesh_unzoom_labels": (lambda c, m: F.mesh_unzoom_labels(c, m, (70, 90)), "labels mesh"),
+    "mesh_zoom_soft_labels": (lambda i, m: F.mesh_zoom_soft_labels(i, m, (40, 61)), "image mesh"),
     "mesh_grid": (lambda m: F.mesh_grid(m, (9, 11)), "mesh"),
     "mesh_grid inverse": (lambda m: F.mesh_grid(m, (90, 110), inverse=True), "mesh"),
     "mesh_inside": (lambda m: F.mesh_inside(m, (9, 11)), "mesh"),
@@ -110,6 +123,7 @@ CALLS = {
 }
 
 NOT_DIFFERENTIABLE = ("separable_inside", "separable_magnification", "mesh_inside")
+NOT_DIFFERENTIABLE += tuple(name for name in CALLS if "labels" in name and "soft" not in name)
 
 calls = pytest.mark.parametrize("name", CALLS)
 
@@ -125,6 +139,7 @@ def call_inputs(names: str, dtype=torch.float32) -> list[torch.Tensor]:
         "places": torch.rand(2, 9, 2, dtype=dtype) * 1.2 - 0.1,
         "image": torch.rand(2, 8, 131, 127, dtype=dtype),
         "frame": torch.randint(0, 256, (2, 210, 220, 3), dtype=torch.uint8),
+        "labels": torch.randint(0, 9, (2, 131, 127), dtype=torch.uint8),
         "valid": torch.tensor([[100, 127], [131, 80]]),
     }
     return [made[name].requires_grad_(made[name].is_floating_point()) for name in names.split()]

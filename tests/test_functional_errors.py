@@ -25,6 +25,7 @@ MESH_NAN[0, 1, 2] = nan
 MIRRORED = MESH.flip(2)
 IMAGE = torch.rand(2, 3, 8, 9)
 FRAME = torch.zeros(6, 7, 3, dtype=torch.uint8)
+LABELS = torch.zeros(2, 8, 9, dtype=torch.uint8)
 SALIENCY = torch.rand(1, 3, 4)
 VALID = torch.tensor([[8, 9]])
 POINTS = torch.rand(1, 4, 2)
@@ -450,7 +451,22 @@ REST: list[Row] = [
     ("fastwarp.warmup(dtypes=[torch.int32])", Type, "image has dtype int32, expected uint8, float16"),
 ]
 
-BAD = [*for_kind(0, [*BOTH, *SEPARABLE]), *for_kind(1, [*BOTH, *MESHES_ONLY]), *REST]
+LABEL_ROWS: list[Row] = [
+    ("WARP.freeze((8, 0), (2, 2), [])", Value, "freeze: source_size is (8, 0)"),
+    ("F.KIND_zoom_labels(3, GEOMETRY, (2, 2))", Type, "KIND_zoom_labels: labels is int, expected a torch.Tensor"),
+    ("F.KIND_zoom_labels(IMAGE, GEOMETRY, (2, 2))", Type, "KIND_zoom_labels: labels has dtype float32"),
+    ("F.KIND_zoom_labels(LABELS, GEOMETRY, (2, 0))", Value, "KIND_zoom_labels: size is (2, 0)"),
+    ("F.KIND_zoom_labels(LABELS, GEOMETRY, (2, 2), 256)", Value, "KIND_zoom_labels: ignore_index is 256"),
+    ("F.KIND_zoom_labels(LABELS, GEOMETRY, (2, 2), reduce='mean')", Value, "KIND_zoom_labels: reduce is 'mean'"),
+    ("F.KIND_zoom_labels(LABELS, THREE, (2, 2))", Value, "KIND_zoom_labels: FIRST is a batch of 3"),
+    ("F.KIND_unzoom_labels(LABELS[0, 0], GEOMETRY)", Value, "KIND_unzoom_labels: labels is of shape [9]"),
+    ("F.KIND_unzoom_labels(LABELS, GEOMETRY, valid=VALID.float())", Type, "KIND_unzoom_labels: valid has dtype"),
+    ("F.KIND_zoom_soft_labels(LABELS[None], GEOMETRY, (2, 2))", Type, "KIND_zoom_soft_labels: labels has dtype uint8"),
+    ("WARP.zoom_labels(LABELS, 'a')", Type, "zoom_labels: size is 'a'"),
+    ("WARP.unzoom_labels(LABELS, 3.5)", Type, "unzoom_labels: size is 3.5"),
+    ("WARP.zoom_soft_labels(IMAGE[0], (2, 2))", Value, "zoom_soft_labels: labels is of shape [3, 8, 9]"),
+]
+BAD = [*for_kind(0, [*BOTH, *LABEL_ROWS, *SEPARABLE]), *for_kind(1, [*BOTH, *LABEL_ROWS, *MESHES_ONLY]), *REST]
 
 
 @pytest.mark.parametrize(("call", "error", "message"), BAD, ids=lambda value: value if isinstance(value, str) else "")

@@ -94,6 +94,9 @@ def separable_unzoom_labels(
         reduce: `"nearest"` or `"majority"`, of use where the warp magnified.
         valid: integer `[B, 2]`, the part of the result that the warp spans.
         source_valid: integer `[B, 2]`, the part of the zoomed labels that is not padding.
+
+    Returns:
+        The labels' shape with `size` for h, w, in their dtype.
     """
     name = "separable_unzoom_labels"
     images = _images(name, labels, ignore_index, reduce)
@@ -159,6 +162,9 @@ def mesh_zoom_labels(
         tile: see `mesh_zoom`.
         valid: integer `[B, 2]`, the part of the result that the warp spans.
         source_valid: integer `[B, 2]`, the part of each image that is not padding; padding has no vote.
+
+    Returns:
+        The labels' shape with `size` for H, W, in their dtype.
     """
     name = "mesh_zoom_labels"
     images = _images(name, labels, ignore_index, reduce)
@@ -189,6 +195,9 @@ def mesh_unzoom_labels(
         tile: see `mesh_zoom`.
         valid: integer `[B, 2]`, the part of the result that the warp spans.
         source_valid: integer `[B, 2]`, the part of the zoomed labels that is not padding.
+
+    Returns:
+        The labels' shape with `size` for h, w, in their dtype.
     """
     name = "mesh_unzoom_labels"
     images = _images(name, labels, ignore_index, reduce)
@@ -215,6 +224,9 @@ def mesh_zoom_soft_labels(
         tile: see `mesh_zoom`.
         valid: integer `[B, 2]`, the part of the result that the warp spans; elsewhere every class has 1 / K.
         source_valid: integer `[B, 2]`, the part of each image that is not padding.
+
+    Returns:
+        `[B, K, *size]`, as `mesh_zoom(..., antialias=True)`.
     """
     name = "mesh_zoom_soft_labels"
     check_tensor(name, "labels", labels, "[B, K, H, W]", floating=True)
