@@ -46,3 +46,14 @@ def unfold_like(size: int, result: Tensor, like: Tensor, dim: int | None) -> Ten
     result = unfold(size, result)
     shared = (like.shape[0] if dim is None else like.movedim(dim, 0).shape[1]) == 1
     return torch.sum(result, 1, keepdim=True) if shared and result.shape[1] > 1 else result
+
+
+def map_levels(op: str) -> None:
+    """Registers the rule of an op that returns a list of levels, images of one batch each."""
+    call = getattr(torch.ops.fastwarp, op)
+
+    def rule(info: Any, in_dims: Any, *args: Any) -> Any:
+        results = call(*fold(info.batch_size, batch_of(args, in_dims), args, in_dims))
+        return [unfold(info.batch_size, r) for r in results], [0] * len(results)
+
+    torch.library.register_vmap(f"fastwarp::{op}", rule)

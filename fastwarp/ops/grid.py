@@ -34,7 +34,7 @@ from fastwarp.ops._contract import (
     tensor,
 )
 from fastwarp.ops._levels import resized, sides
-from fastwarp.ops._vmap import batch_of, fold, unfold, unfold_like
+from fastwarp.ops._vmap import batch_of, fold, map_levels, unfold, unfold_like
 
 torch.library.define(
     "fastwarp::grid_resample", "(Tensor[] images, Tensor windows, SymInt[] sizes, Tensor? source_valid) -> Tensor[]"
@@ -110,11 +110,7 @@ def _resample_grad(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::grid_resample", _resample_grad, setup_context=_save_resample)
 
 
-@torch.library.register_vmap("fastwarp::grid_resample")
-def _(info: Any, in_dims: Any, *args: Any) -> Any:
-    folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
-    results = torch.ops.fastwarp.grid_resample(*folded)
-    return [unfold(info.batch_size, r) for r in results], [0] * len(results)
+map_levels("grid_resample")
 
 
 # --- resample_adjoint -------------------------------------------------------------------------------------------------
@@ -156,11 +152,7 @@ def _adjoint_grad(ctx: Any, cotangents: list[Tensor]) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::grid_resample_adjoint", _adjoint_grad, setup_context=_save_adjoint)
 
 
-@torch.library.register_vmap("fastwarp::grid_resample_adjoint")
-def _(info: Any, in_dims: Any, *args: Any) -> Any:
-    folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
-    results = torch.ops.fastwarp.grid_resample_adjoint(*folded)
-    return [unfold(info.batch_size, r) for r in results], [0] * len(results)
+map_levels("grid_resample_adjoint")
 
 
 # --- windows_gradient -------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from fastwarp.ops._contract import (
 )
 from fastwarp.ops._dense_label import rounded
 from fastwarp.ops._levels import resized, sides
-from fastwarp.ops._vmap import batch_of, fold, unfold
+from fastwarp.ops._vmap import map_levels
 from fastwarp.ops.grid import _extents
 
 torch.library.define(
@@ -129,11 +129,7 @@ def _nearest_grad(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::label_nearest", _nearest_grad, setup_context=_save_nearest)
 
 
-@torch.library.register_vmap("fastwarp::label_nearest")
-def _(info: Any, in_dims: Any, *args: Any) -> Any:
-    folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
-    results = torch.ops.fastwarp.label_nearest(*folded)
-    return [unfold(info.batch_size, r) for r in results], [0] * len(results)
+map_levels("label_nearest")
 
 
 # --- majority ---------------------------------------------------------------------------------------------------------
@@ -157,11 +153,7 @@ def _(labels: list[Tensor], windows: Tensor, separable: bool, sizes: list[int], 
     return resized(labels, sizes, windows)
 
 
-@torch.library.register_vmap("fastwarp::label_majority")
-def _(info: Any, in_dims: Any, *args: Any) -> Any:
-    folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
-    results = torch.ops.fastwarp.label_majority(*folded)
-    return [unfold(info.batch_size, r) for r in results], [0] * len(results)
+map_levels("label_majority")
 
 
 # --- sample: windows of a separable warp and the nearest labels in one call: half of a small one is spared ------------
@@ -199,8 +191,4 @@ def _(labels: list[Tensor], knots_y: Tensor, knots_x: Tensor, sizes: list[int], 
     return resized(labels, sizes)
 
 
-@torch.library.register_vmap("fastwarp::label_sample")
-def _(info: Any, in_dims: Any, *args: Any) -> Any:
-    folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
-    results = torch.ops.fastwarp.label_sample(*folded)
-    return [unfold(info.batch_size, r) for r in results], [0] * len(results)
+map_levels("label_sample")

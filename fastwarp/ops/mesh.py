@@ -16,7 +16,7 @@ from fastwarp.ops import _dense, _dense_mesh
 from fastwarp.ops._contract import IMAGE, REAL, Known, extents, fake, implement, indices, levels, pixels, sizes, tensor
 from fastwarp.ops._dense_mesh import level_extent
 from fastwarp.ops._levels import resized, sides
-from fastwarp.ops._vmap import batch_of, fold, unfold, unfold_like
+from fastwarp.ops._vmap import batch_of, fold, map_levels, unfold, unfold_like
 
 torch.library.define("fastwarp::lz_mesh", "(Tensor saliency, float fwhm, bool anti_crop) -> Tensor")
 torch.library.define(
@@ -365,8 +365,4 @@ def _sample_grad(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::mesh_sample", _sample_grad, setup_context=_save_sample)
 
 
-@torch.library.register_vmap("fastwarp::mesh_sample")
-def _(info: Any, in_dims: Any, *args: Any) -> Any:
-    folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
-    results = torch.ops.fastwarp.mesh_sample(*folded)
-    return [unfold(info.batch_size, r) for r in results], [0] * len(results)
+map_levels("mesh_sample")
