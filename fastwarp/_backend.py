@@ -35,7 +35,7 @@ def backend(name: str) -> Iterator[None]:
     Raises:
         FastwarpError: an unknown name.
 
-    Example:
+    Examples:
         >>> import torch, fastwarp
         >>> warp = fastwarp.SeparableWarp.identity(1, (5, 5))
         >>> with fastwarp.backend("reference"):

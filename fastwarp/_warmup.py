@@ -24,7 +24,7 @@ def warmup(
         dtypes: of the images; knots are float32, with float64 images float64.
         backward: also the kernels of the backward pass.
 
-    Example:
+    Examples:
         >>> import fastwarp
         >>> fastwarp.warmup(backward=False)
     """

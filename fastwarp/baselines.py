@@ -16,6 +16,8 @@ from fastwarp.functional.separable import Size
 from fastwarp.saliency import boundary_density
 from fastwarp.warp import MeshWarp, SeparableWarp
 
+__all__ = ["fovea_boxes", "lds_edge_loss", "lds_labels"]
+
 
 def fovea_boxes(warp: SeparableWarp | MeshWarp, boxes: Sequence[Tensor], source_size: Size, size: Size) -> list[Tensor]:
     """Predicted boxes of a network that ran on zoomed images, back in the source: FOVEA ("FOVEA: Foveated Image
@@ -33,7 +35,7 @@ def fovea_boxes(warp: SeparableWarp | MeshWarp, boxes: Sequence[Tensor], source_
     Raises:
         FastwarpError: another number of images than warps; see `fastwarp.SeparableWarp.zoom_boxes`.
 
-    Example:
+    Examples:
         >>> import torch, fastwarp
         >>> warp = fastwarp.SeparableWarp.identity(2)
         >>> found = [torch.tensor([[2.0, 2.0, 5.0, 7.0]]), torch.zeros(0, 4)]
@@ -59,7 +61,7 @@ def lds_labels(warp: SeparableWarp | MeshWarp, labels: Tensor, size: Size) -> Te
         FastwarpError: wrong shapes.
         TypeError: labels that are no integers.
 
-    Example:
+    Examples:
         >>> import torch, fastwarp
         >>> lds_labels(fastwarp.SeparableWarp.identity(), torch.tensor([[[1, 2], [3, 4]]]), (1, 4))
         tensor([[[1, 1, 2, 2]]])
@@ -92,7 +94,7 @@ def lds_edge_loss(saliency: Tensor, labels: Tensor, edge: float = 200.0, ignore_
         FastwarpError: wrong shapes.
         TypeError: wrong dtypes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> labels = torch.zeros(1, 8, 8, dtype=torch.uint8)
         >>> lds_edge_loss(torch.ones(1, 4, 4), labels)

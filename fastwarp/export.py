@@ -45,7 +45,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     Raises:
         NotImplementedError: from the functions: what standard operations cannot do, and what to do instead.
 
-    Example:
+    Examples:
         >>> import torch, fastwarp
         >>> zoom = fastwarp.nn.Zoom((6, 8), fastwarp.SeparableWarp.identity(1, (5, 5)))
         >>> program = torch.export.export(zoom, (torch.rand(1, 3, 12, 16),))

@@ -5,7 +5,7 @@ Every function draws into the axes it is given, or into a figure of its own, and
 `[H, W, 3]`, or `[3, H, W]`, or grey `[H, W]`, `[H, W, 1]` or `[1, H, W]`; floats of any width in [0, 1], or uint8. A
 warp is a `SeparableWarp` or a `MeshWarp`, of batch 1.
 
-Example:
+Examples:
     >>> import torch
     >>> from fastwarp import SeparableWarp, saliency, viz
     >>> image, boxes = torch.rand(60, 80, 3), torch.tensor([[50.0, 20.0, 60.0, 30.0]])
@@ -37,6 +37,18 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("fastwarp.viz needs matplotlib: pip install 'fastwarp[demo]'", name=error.name) from error
 
 from fastwarp.errors import check_size, fail
+
+__all__ = [
+    "montage",
+    "show_before_after",
+    "show_error",
+    "show_grid",
+    "show_image",
+    "show_magnification",
+    "show_saliency",
+    "show_warp",
+    "show_weights",
+]
 
 Image = np.ndarray | Tensor
 Panel = Callable[[Axes], Any]

@@ -61,7 +61,7 @@ def attach(
             submodules, or is wrapped; submodules that are not there; a scale that the network cannot run at.
         TypeError: wrong types.
 
-    Example:
+    Examples:
         >>> import torch, fastwarp
         >>> class Net(torch.nn.Module):
         ...     def __init__(self):

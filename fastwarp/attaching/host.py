@@ -63,7 +63,7 @@ class Host:
         FastwarpError: a divisor below 1.
         TypeError: names that are no text.
 
-    Example:
+    Examples:
         >>> Host(zoom="backbone", unzoom="neck").phase
         0.0
     """

@@ -70,7 +70,7 @@ def downsize_boxes(
             outside 0 .. B - 1 (on GPUs with `FASTWARP_CHECKS=1`); parameters for other than 4 taps.
         TypeError: wrong types or dtypes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> features = torch.arange(36.0).reshape(1, 1, 6, 6)
         >>> boxes = [torch.tensor([[0.5, 0.5, 4.5, 2.5]])]

@@ -35,7 +35,7 @@ def lz_knots(saliency: Tensor, fwhm: float = 13.0, anti_crop: bool = True) -> tu
         FastwarpError: wrong rank, fewer than 2 cells, fwhm not positive.
         TypeError: not a floating-point tensor.
 
-    Example:
+    Examples:
         >>> import torch
         >>> knots_y, knots_x = lz_knots(torch.ones(1, 3, 5))
         >>> knots_x
@@ -96,7 +96,7 @@ def cdf_knots(density: Tensor, knots: int | None = None) -> Tensor:
         FastwarpError: wrong rank or sizes.
         TypeError: not a floating-point tensor.
 
-    Example:
+    Examples:
         >>> import torch
         >>> cdf_knots(torch.tensor([[3.0, 1.0]]), 5)
         tensor([[0.0000, 0.1667, 0.3333, 0.5000, 1.0000]])
@@ -152,7 +152,7 @@ def axis_map(knots: Tensor, positions: Tensor, *, inverse: bool = False) -> Tens
         FastwarpError: wrong rank, batch sizes or devices.
         TypeError: wrong dtype.
 
-    Example:
+    Examples:
         >>> import torch
         >>> axis_map(torch.tensor([[0.0, 0.2, 1.0]]), torch.tensor([[0.25, 0.75]]))
         tensor([[0.1000, 0.6000]])
@@ -192,7 +192,7 @@ def limited_knots(knots: Tensor, minimum: float | None = None, maximum: float | 
         FastwarpError: wrong rank, limits out of range.
         TypeError: wrong types or dtypes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> limited_knots(torch.tensor([[0.0, 0.05, 0.5, 1.0]]), maximum=2.0)
         tensor([[0.0000, 0.1667, 0.5614, 1.0000]])

@@ -95,7 +95,7 @@ def downsize(
             too small; a result that the machine cannot hold; unknown options.
         TypeError: wrong types or dtypes, parameters of several dtypes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> image = torch.arange(16.0).reshape(1, 1, 4, 4)
         >>> downsize(image, [], [], torch.eye(4), torch.zeros(4), (2, 2)).round()
@@ -176,7 +176,7 @@ def relative_distance(
         FastwarpError: sizes under 1, unknown taps, a footprint that is too small.
         TypeError: wrong types.
 
-    Example:
+    Examples:
         >>> relative_distance((1, 2), (1, 3))[:, 0]
         tensor([[0.7500, 0.2500],
                 [0.2500, 0.7500],

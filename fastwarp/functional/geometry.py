@@ -154,7 +154,7 @@ def separable_map_points(
         FastwarpError: wrong ranks, sizes, batch sizes, devices.
         TypeError: wrong types or dtypes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> knots = torch.tensor([[0.0, 0.25, 1.0]])
         >>> separable_map_points(torch.tensor([[[5.5, 5.5]]]), knots, knots, (101, 101), (11, 11))

@@ -54,7 +54,7 @@ def separable_zoom_labels(
         FastwarpError: wrong ranks, sizes, batch sizes, devices; an `ignore_index` that the dtype does not have.
         TypeError: wrong types or dtypes. Masks of bool are zoomed with `mode="nearest"`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> knots = torch.tensor([[0.0, 1.0]])
         >>> labels = torch.tensor([[[5, 1, 1, 7, 9, 7, 7, 2, 2]]])

@@ -55,7 +55,7 @@ def lz_mesh(saliency: Tensor, fwhm: float = 13.0, anti_crop: bool = True) -> Ten
         FastwarpError: wrong rank, fewer than 2 cells, fwhm not positive.
         TypeError: not a floating-point tensor.
 
-    Example:
+    Examples:
         >>> import torch
         >>> lz_mesh(torch.ones(1, 3, 3))[0, 1]
         tensor([[0.0000, 0.5000],
@@ -142,7 +142,7 @@ def mesh_zoom(
         FastwarpError: wrong ranks, sizes, batch sizes, devices, an unknown tile.
         TypeError: wrong types or dtypes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> mesh = torch.tensor([[[[0.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 1.0]]]])
         >>> mesh_zoom(torch.arange(5.0).expand(1, 1, 5, 5), mesh, (1, 3))

@@ -44,7 +44,7 @@ def offset_mesh(offsets: Tensor, source_size: Size | None = None) -> Tensor:
         FastwarpError: wrong shape or size.
         TypeError: not a floating-point tensor.
 
-    Example:
+    Examples:
         >>> import torch
         >>> offset_mesh(torch.full((1, 2, 3, 2), 0.5))[0, 0, :, 0]
         tensor([0.2500, 0.7500, 1.2500])
@@ -86,7 +86,7 @@ def function_mesh(
         FastwarpError: wrong sizes, or the function returns another shape.
         TypeError: the function does not return a floating-point tensor.
 
-    Example:
+    Examples:
         >>> import torch
         >>> mirrored = function_mesh(lambda p: torch.stack([1 - p[..., 0], p[..., 1]], -1), (2, 3))
         >>> mirrored[0, 0, :, 0]
@@ -124,7 +124,7 @@ def control_point_mesh(zoomed: Tensor, source: Tensor, shape: Size = (31, 51)) -
         FastwarpError: wrong shapes, batch sizes, devices; on CPUs also points through which there is no such spline.
         TypeError: not floating-point tensors.
 
-    Example:
+    Examples:
         >>> import torch
         >>> corners = torch.tensor([[[0.0, 0], [1, 0], [0, 1], [1, 1], [0.5, 0.5]]])
         >>> moved = corners.clone()

@@ -112,7 +112,7 @@ def mesh_map(mesh: Tensor, positions: Tensor, *, inverse: bool = False, tile: Ti
         FastwarpError: wrong rank, batch sizes or devices, an unknown tile.
         TypeError: wrong dtype.
 
-    Example:
+    Examples:
         >>> import torch
         >>> mesh = torch.tensor([[[[0.0, 0.0], [1.0, 0.0]], [[0.0, 0.5], [1.0, 1.0]]]])
         >>> mesh_map(mesh, torch.tensor([[[0.5, 0.5]]]))
@@ -152,7 +152,7 @@ def mesh_map_points(
         FastwarpError: wrong ranks, sizes, batch sizes, devices, an unknown tile.
         TypeError: wrong types or dtypes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> mesh = torch.tensor([[[[0.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 1.0]]]])
         >>> mesh_map_points(torch.tensor([[[5.5, 5.5]]]), mesh, (101, 101), (11, 11))
@@ -219,7 +219,7 @@ def mesh_report(mesh: Tensor) -> MeshReport:
     Returns:
         Where they are. Corners closer than the rounding of the mesh's dtype count as one.
 
-    Example:
+    Examples:
         >>> import torch
         >>> mesh = torch.tensor([[[[0.0, 0.0], [1.0, 0.0]], [[1.0, 1.0], [0.0, 1.0]]]])
         >>> print(mesh_report(mesh))

@@ -150,7 +150,7 @@ def separable_zoom(
         FastwarpError: wrong ranks, sizes, batch sizes, devices.
         TypeError: wrong types or dtypes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> knots = torch.tensor([[0.0, 0.5, 1.0]])
         >>> separable_zoom(torch.arange(5.0).expand(1, 1, 5, 5), knots, knots, (1, 3))
@@ -310,7 +310,7 @@ def separable_zoom_frame(
         FastwarpError: wrong ranks, sizes, batch sizes, devices, a std of 0.
         TypeError: not a uint8 tensor; `dtype` not floating point.
 
-    Example:
+    Examples:
         >>> import torch
         >>> knots = torch.tensor([[0.0, 1.0]])
         >>> frame = torch.full((4, 4, 3), 7, dtype=torch.uint8)

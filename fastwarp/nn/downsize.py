@@ -67,7 +67,7 @@ class DownsizeNet(nn.Module):
         FastwarpError: settings that contradict each other or are out of range; on a call, see `functional.downsize`.
         TypeError: wrong types.
 
-    Example:
+    Examples:
         >>> import torch
         >>> net = DownsizeNet(scale_factor=0.5)
         >>> image = torch.rand(2, 3, 12, 16)
@@ -251,7 +251,7 @@ class DownsizeNet(nn.Module):
             scale: of it, for these parameters.
             weight_decay: for these parameters.
 
-        Example:
+        Examples:
             >>> net, task = DownsizeNet((8, 8)), torch.nn.Conv2d(3, 2, 1)
             >>> groups = [{"params": task.parameters()}, *net.param_groups(0.01)]
             >>> [group["lr"] for group in torch.optim.SGD(groups, lr=0.01, weight_decay=1e-4).param_groups]
@@ -301,7 +301,7 @@ class DownsizeNet(nn.Module):
         Raises:
             FastwarpError: a file that cannot be read, or is no DownsizeNet; a size and a scale factor.
 
-        Example:
+        Examples:
             >>> import os, tempfile
             >>> path = os.path.join(tempfile.mkdtemp(), "net.safetensors")
             >>> DownsizeNet((160, 160), layers=2).save(path)

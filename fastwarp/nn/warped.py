@@ -135,7 +135,7 @@ class Zoom(_Warped):
         FastwarpError: both a warp and a saliency; on a call, neither there nor here, or no size.
         TypeError: another type; an `AdaptiveSaliency`, whose maps are not made of images.
 
-    Example:
+    Examples:
         >>> import torch
         >>> zoom = Zoom((6, 8), saliency=torch.rand(1, 5, 5))
         >>> zoom(torch.rand(2, 3, 12, 16)).shape
@@ -209,7 +209,7 @@ class Unzoom(_Warped):
         FastwarpError: both a warp and a saliency; on a call, neither there nor here.
         TypeError: see `Zoom`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> unzoom = Unzoom(SeparableWarp.identity(1, (5, 5)))
         >>> {name: level.shape for name, level in unzoom({"p3": torch.rand(1, 8, 6, 8)}).items()}

@@ -63,7 +63,7 @@ def box_density(
             a GPU: there NaN gives NaN.
         TypeError: boxes that are not real tensors, sizes that are not pairs of integers.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastwarp.saliency import box_density
         >>> box_density(torch.tensor([[40.0, 40.0, 60.0, 60.0]]), image_size=(100, 100), shape=(3, 3))
@@ -112,7 +112,7 @@ def box_knots(
         FastwarpError: see `box_density`; fwhm not positive.
         TypeError: see `box_density`.
 
-    Example:
+    Examples:
         >>> import torch, fastwarp
         >>> from fastwarp.saliency import box_knots
         >>> boxes = torch.tensor([[300.0, 200.0, 340.0, 240.0]])

@@ -42,7 +42,7 @@ def project_boxes_3d(
             not positive.
         TypeError: not floating-point tensors.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastwarp.saliency import box_density, project_boxes_3d
         >>> car = torch.tensor([[10.0, 0.0, 0.0, 2.0, 4.0, 1.5, 1.0, 0.0, 0.0, 0.0]])  # 10 m ahead, x is forward

@@ -58,7 +58,7 @@ def cityscapes_prior(
             bits (others hold colours, or scaled or lossy ids), or has another size than those before it; nothing but
             void in all of them; unfit arguments.
 
-    Example:
+    Examples:
         >>> prior = cityscapes_prior("cityscapes")  # doctest: +SKIP
         >>> warp = fastwarp.SeparableWarp.from_saliency(prior.saliency[None], fwhm=15.0)  # doctest: +SKIP
     """

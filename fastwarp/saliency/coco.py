@@ -66,7 +66,7 @@ def coco_prior(
             category that is not there; images of several sizes; an inverted box, or one that reaches more than a pixel
             past its image; no boxes at all.
 
-    Example:
+    Examples:
         >>> prior = coco_prior("train.json", categories=["car"])  # doctest: +SKIP
         >>> warp = fastwarp.SeparableWarp.from_saliency(prior.saliency[None], fwhm=22.0)  # doctest: +SKIP
     """

@@ -62,7 +62,7 @@ def save_prior(prior: Prior, path: str | Path) -> None:
     Raises:
         FastwarpError: another ending, or a file that cannot be written.
 
-    Example:
+    Examples:
         >>> import os, tempfile
         >>> from fastwarp.saliency.files import Prior, load_prior, save_prior
         >>> path = os.path.join(tempfile.mkdtemp(), "prior.npz")

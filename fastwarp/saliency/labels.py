@@ -41,7 +41,7 @@ def boundary_density(
         FastwarpError: another rank, an image or a shape without pixels, negative or infinite weights.
         TypeError: labels that are no integers, weights that are no numbers.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastwarp.saliency import boundary_density
         >>> labels = torch.zeros(4, 8, dtype=torch.uint8)

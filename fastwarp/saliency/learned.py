@@ -32,7 +32,7 @@ class LearnedSaliency(nn.Module):
         FastwarpError: sizes under 2, numbers under 1, another activation, a floor outside (0, 1].
         TypeError: a shape that is no pair of integers.
 
-    Example:
+    Examples:
         >>> import torch, fastwarp
         >>> from fastwarp.saliency import LearnedSaliency
         >>> saliency = LearnedSaliency(shape=(15, 25))

@@ -81,7 +81,7 @@ def nuscenes_prior(
         FastwarpError: a table that cannot be read or is not JSON; a missing or unfit key (names record and key); tokens
             that nothing has; a camera or category that is not in the tables; cameras of several sizes; no boxes at all.
 
-    Example:
+    Examples:
         >>> prior = nuscenes_prior("nuscenes", cameras=["CAM_FRONT"])  # doctest: +SKIP
         >>> warp = fastwarp.SeparableWarp.from_saliency(prior.saliency[None], fwhm=10.0)  # doctest: +SKIP
     """

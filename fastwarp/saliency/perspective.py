@@ -64,7 +64,7 @@ def perspective_density(
         FastwarpError: sizes under 2, a far that is not positive, tensors of other shapes.
         TypeError: what is no number and no floating-point tensor.
 
-    Example:
+    Examples:
         >>> import torch, fastwarp
         >>> from fastwarp.saliency import perspective_density
         >>> ground = torch.tensor(3.0, requires_grad=True)
@@ -111,7 +111,7 @@ def perspective_mesh(
         FastwarpError: see `perspective_density`.
         TypeError: see `perspective_density`.
 
-    Example:
+    Examples:
         >>> from fastwarp.saliency import perspective_mesh
         >>> mesh = perspective_mesh((960.0, 500.0), (1200, 1920), lateral=2.0)
         >>> mesh.shape
@@ -147,7 +147,7 @@ class PerspectivePrior(nn.Module):
         FastwarpError: see `perspective_density`.
         TypeError: see `perspective_density`.
 
-    Example:
+    Examples:
         >>> from fastwarp.saliency import PerspectivePrior
         >>> prior = PerspectivePrior((960.0, 500.0), (1200, 1920))
         >>> sorted(name for name, _ in prior.named_parameters())

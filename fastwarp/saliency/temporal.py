@@ -28,7 +28,7 @@ class FixedSaliency(nn.Module):
         FastwarpError: another shape, fewer than 2 cells in a direction; on a CPU, NaN, infinite or negative values.
         TypeError: not a floating-point tensor.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastwarp.saliency import FixedSaliency, box_density
         >>> prior = FixedSaliency(box_density(torch.tensor([[400.0, 300.0, 700.0, 500.0]]), (1200, 1920)))
@@ -103,7 +103,7 @@ class AdaptiveSaliency(nn.Module):
             [0, 1]. What `box_density` raises, in its place.
         TypeError: a prior that is no floating-point tensor, options that are no numbers.
 
-    Example:
+    Examples:
         >>> import torch, fastwarp
         >>> from fastwarp.saliency import AdaptiveSaliency
         >>> saliency = AdaptiveSaliency((480, 640), threshold=0.3)
@@ -352,7 +352,7 @@ def jitter_boxes(
         FastwarpError: another last dimension than 4, a sigma that is negative or not finite.
         TypeError: not tensors; a sigma that is no number.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastwarp.saliency import jitter_boxes
         >>> moved = jitter_boxes(torch.tensor([[10.0, 20.0, 30.0, 60.0]]))
@@ -387,7 +387,7 @@ class CascadeSchedule:
     Raises:
         FastwarpError: not `0 <= last <= epochs`; when asked for an epoch that is not one of them.
 
-    Example:
+    Examples:
         >>> from fastwarp.saliency import CascadeSchedule
         >>> schedule = CascadeSchedule(epochs=3)
         >>> [schedule(epoch) for epoch in range(3)]

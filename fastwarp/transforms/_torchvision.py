@@ -89,7 +89,7 @@ class Warp(_Moving):
         FastwarpError: a batch of several warps; in use: images of several sizes.
         TypeError: not a warp; in use: images of a PIL mode or a dtype that cannot be interpolated.
 
-    Example:
+    Examples:
         >>> import fastwarp, torch  # doctest: +SKIP
         >>> from torchvision import tv_tensors
         >>> warp = fastwarp.SeparableWarp.from_saliency(torch.rand(1, 31, 51))
@@ -181,8 +181,17 @@ class RandomZoom(_ZoomToSome):
         FastwarpError: a wrong option.
     """
 
-    def __init__(self, size: Sequence[int] | None = None, *, regions: int = 3, **options: Any) -> None:
-        super().__init__(size, **options)
+    def __init__(
+        self,
+        size: Sequence[int] | None = None,
+        *,
+        regions: int = 3,
+        fwhm: float = 13.0,
+        anti_crop: bool = True,
+        kind: Literal["separable", "mesh"] = "separable",
+        antialias: bool = True,
+    ) -> None:
+        super().__init__(size, fwhm=fwhm, anti_crop=anti_crop, kind=kind, antialias=antialias)
         self.regions = check_count("RandomZoom", "regions", regions, 1)
 
     def _warp_of(self, inputs: list[Any], source_size: tuple[int, int]) -> AnyWarp:

@@ -42,7 +42,7 @@ class AttentionZoom:
         FastwarpError: options out of range; in use: see `__call__`.
         TypeError: wrong types.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from fastwarp.transforms import AttentionZoom
         >>> zoom = AttentionZoom((448, 448), min_magnification=0.3)

@@ -45,7 +45,7 @@ def zoom_annotations(
         TypeError: not lists of numbers.
         ModuleNotFoundError: RLE without pycocotools.
 
-    Example:
+    Examples:
         >>> import fastwarp
         >>> warp = fastwarp.SeparableWarp.identity()
         >>> fastwarp.transforms.zoom_annotations(warp, [{"bbox": [0, 0, 21, 11], "id": 7}], (41, 41), (41, 41))

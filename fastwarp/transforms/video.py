@@ -33,7 +33,7 @@ def zoom_video(warp: SeparableWarp | MeshWarp, video: Tensor, size: Any, **optio
         FastwarpError: wrong rank, another number of warps; see `warp.zoom`.
         TypeError: not a tensor; see `warp.zoom`.
 
-    Example:
+    Examples:
         >>> import torch, fastwarp
         >>> warp = fastwarp.SeparableWarp.from_saliency(torch.rand(8, 31, 51))
         >>> fastwarp.transforms.zoom_video(warp, torch.rand(2, 4, 3, 90, 160), (45, 80)).shape
@@ -102,7 +102,7 @@ class WarpFilter:
         FastwarpError: a number out of range; in use: a warp of another kind or size than the first.
         TypeError: not numbers, not a warp.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastwarp import SeparableWarp
         >>> smooth = WarpFilter((101, 101), alpha=0.5, start=4.0, stop=1.0)
@@ -178,7 +178,7 @@ def warp_jitter(warps: SeparableWarp | MeshWarp, source_size: Any, size: Any) ->
         FastwarpError: sizes under 1.
         TypeError: not a warp, not sizes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastwarp import SeparableWarp
         >>> still = SeparableWarp.identity(3)

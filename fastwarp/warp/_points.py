@@ -79,7 +79,7 @@ class Points:
             FastwarpError: wrong sizes or options; a map that no stride explains.
             TypeError: wrong types.
 
-        Example:
+        Examples:
             >>> import torch, fastwarp
             >>> warp = fastwarp.SeparableWarp.from_saliency(torch.rand(1, 31, 51))
             >>> frozen = warp.freeze((120, 192), (60, 96), [(8, 12), (4, 6)], image_size=(60, 96))

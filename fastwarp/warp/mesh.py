@@ -42,7 +42,7 @@ class MeshWarp(Points):
         FastwarpError: wrong rank or shape, an unknown tile.
         TypeError: not a tensor of one of the two dtypes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> saliency = torch.zeros(1, 31, 51)
         >>> saliency[:, 12:18, 20:30] = 1  # look here

@@ -37,7 +37,7 @@ class SeparableWarp(Points):
             they are used, on CPUs; on GPUs looking would wait for the device: use `check()` or `FASTWARP_CHECKS=1`.
         TypeError: not tensors of one of the two dtypes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> saliency = torch.zeros(1, 31, 51)
         >>> saliency[:, 12:18, 20:30] = 1  # look here
