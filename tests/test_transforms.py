@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -349,14 +348,3 @@ def test_rle_without_pycocotools_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     with pytest.raises(ModuleNotFoundError, match=re.escape("RLE needs pycocotools: pip install 'fastwarp[coco]'")):
         annotated(WARP, [{"segmentation": {"size": [9, 9], "counts": "0"}}])
-
-
-# --- docs/transforms.md -----------------------------------------------------------------------------------------------
-
-
-def test_the_page_runs():
-    """Its blocks in turn, as one script; those of torchvision run with the integrations."""
-    page = (Path(__file__).resolve().parent.parent / "docs" / "transforms.md").read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 5
-    exec(compile("\n".join(blocks), "docs/transforms.md", "exec"), {})

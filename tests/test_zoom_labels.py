@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
-from helpers import TESTS, assert_bitwise, random_warp
+from helpers import assert_bitwise, random_warp
 
 import fastwarp
 from fastwarp import FastwarpError, MeshWarp, SeparableWarp
@@ -172,11 +170,3 @@ def test_errors(mesh):
             method(labels, (2, 2), valid=torch.ones(3, 2, dtype=torch.int64))
     with pytest.raises(TypeError, match="int64, expected a floating-point dtype"):
         warp.zoom_soft_labels(torch.zeros(1, 3, 4, 4, dtype=torch.int64), (2, 2))
-
-
-def test_the_page_of_the_documentation():
-    page = (TESTS.parent / "docs" / "labels.md").read_text()
-    names = {}
-    exec(compile("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), "docs/labels.md", "exec"), names)
-    assert names["small"].shape == (2, 300, 480)
-    assert names["zoomed"].dtype == torch.bool

@@ -257,15 +257,6 @@ def test_bad_calls_are_named(call, error, message):
         call()
 
 
-def test_the_page_runs():
-    page = (ROOT / "docs" / "transforms.md").read_text()
-    (block,) = re.findall(r"^```python torchvision\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    scope = {}
-    exec(compile(block, "docs/transforms.md", "exec"), scope)
-    assert scope["moved"]["boxes"].canvas_size == (240, 320)
-    assert scope["augmented"].shape == (3, 480, 640)
-
-
 # --- pycocotools ------------------------------------------------------------------------------------------------------
 
 
