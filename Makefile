@@ -8,6 +8,9 @@ STAMP := $(VENV)/.installed
 # The frameworks that `fastwarp.attach` and `fastwarp.transforms` know, in an environment of their own.
 FRAMEWORKS := .venv-integrations
 FRAMEWORKS_STAMP := $(FRAMEWORKS)/.installed
+# What builds the documentation: it reads the sources and imports nothing of them, so there is no torch in it.
+DOCS := .venv-docs
+DOCS_STAMP := $(DOCS)/.installed
 # Results of `make bench` and `make gpu`, as JSON.
 OUT ?= bench/results
 # Further arguments, as in `make test ARGS="-k axis"` or `make demo ARGS="--image photo.jpg"`.
@@ -16,7 +19,7 @@ ARGS ?=
 SITE := build/site
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-integrations bench check gpu gpu-quick clean
+.PHONY: help demo test test-integrations bench check docs gpu gpu-quick clean
 
 help: ## list the targets
 	@grep -hE '^[a-z -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -61,6 +64,14 @@ check: $(STAMP) ## lint, format, types and doctests of the built wheel
 	cd build && PYTHONPATH=$(abspath $(SITE)) $(BIN)/pytest -c ../pyproject.toml --doctest-modules --pyargs fastwarp \
 		--ignore-glob='*/openmmlab.py' --ignore-glob='*/transforms/_[akt]*.py'  # whose libraries are not there
 
+$(DOCS_STAMP): docs/constraints.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --no-deps -r docs/constraints.txt
+	@touch $@
+
+docs: $(DOCS_STAMP) ## build the documentation site into build/docs; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+
 # Such a machine has its own torch and often no network: nothing is installed, and `python3` is used as it is. The rooms
 # are laid out under build/ as a wheel would, and pytest starts there because it puts its folder on sys.path.
 gpu gpu-quick: ## on a machine with a GPU and torch: ten minutes of checks and times, or the first three of them
@@ -71,6 +82,6 @@ gpu gpu-quick: ## on a machine with a GPU and torch: ten minutes of checks and t
 	cd build && TRITON_CACHE_DIR=$(abspath build/triton) PYTHONPATH=$(abspath $(SITE))$${PYTHONPATH:+:$$PYTHONPATH} \
 		$(PYTHON) ../bench/gpu.py $(if $(filter gpu-quick,$@),quick,all) --out $(abspath $(OUT)) $(ARGS)
 
-clean: ## remove what the other targets made, except the environments in .venv and .venv-integrations
+clean: ## remove what the other targets made, except the environments in .venv*
 	rm -rf build dist demo fastwarp.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -path './.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
