@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from cases import FWHM, MEAN, STD, Size
 from torch import Tensor
 
-from fastwarp import SeparableWarp, _plain_torch
+from fastwarp import SeparableWarp
+from fastwarp.demo import plain_torch
 
 # --- plain torch ------------------------------------------------------------------------------------------------------
 
@@ -36,17 +37,17 @@ def cached(grids: Sequence[Tensor], images: Sequence[Tensor]) -> list[Tensor]:
 
 def zoom(knots_y: Tensor, knots_x: Tensor, image: Tensor, size: Size) -> list[Tensor]:
     """The grid anew for each call."""
-    return [_plain_torch.zoom((knots_y, knots_x), image, size)]
+    return [plain_torch.zoom((knots_y, knots_x), image, size)]
 
 
 def unzoom(knots_y: Tensor, knots_x: Tensor, *levels: Tensor) -> list[Tensor]:
     """An exact inverse grid for each level and each call."""
-    return _plain_torch.unzoom((knots_y, knots_x), levels)
+    return plain_torch.unzoom((knots_y, knots_x), levels)
 
 
 def knots(saliency: Tensor) -> list[Tensor]:
     """Knots of the LZ warp."""
-    return list(_plain_torch.from_saliency(saliency, FWHM))
+    return list(plain_torch.from_saliency(saliency, FWHM))
 
 
 def box_density(boxes: Tensor, image_size: Size, shape: Size) -> Tensor:
@@ -70,7 +71,7 @@ def box_knots(boxes: Tensor, image_size: Size, shape: Size) -> list[Tensor]:
 def centres(knots_y: Tensor, knots_x: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
     """Centres `[B, sum(sizes)]`, in pixels, of the rows and columns of every unzoomed level."""
     axes = [
-        _plain_torch._inverse(axis, side) * (side - 1)
+        plain_torch._inverse(axis, side) * (side - 1)
         for size in sizes
         for axis, side in zip((knots_y, knots_x), size, strict=True)
     ]
@@ -79,8 +80,8 @@ def centres(knots_y: Tensor, knots_x: Tensor, sizes: Sequence[Size]) -> list[Ten
 
 def adaptive(saliency: Tensor, image: Tensor, *levels: Tensor, size: Size) -> list[Tensor]:
     """Saliency to knots, zoom, inverse, unzoom of every level."""
-    warp = _plain_torch.from_saliency(saliency, FWHM)
-    return [_plain_torch.zoom(warp, image, size), *_plain_torch.unzoom(warp, levels)]
+    warp = plain_torch.from_saliency(saliency, FWHM)
+    return [plain_torch.zoom(warp, image, size), *plain_torch.unzoom(warp, levels)]
 
 
 @functools.cache

@@ -9,19 +9,19 @@ import torch.nn.functional as F
 from cases import Size
 from torch import Tensor, nn
 
-from fastwarp import _plain_torch_downsize
+from fastwarp.demo import plain_torch_downsize
 
 
 def naive(source: Size, size: Size, like: Tensor) -> Callable[..., list[Tensor]]:
     """Every convolution on the whole image; the tables of the two sizes are made beforehand."""
-    at = _plain_torch_downsize.tables(source, size, like)
+    at = plain_torch_downsize.tables(source, size, like)
 
     def run(image: Tensor, *parameters: Tensor) -> list[Tensor]:
         *convolutions, fuse_weight, fuse_bias = (p.to(image.dtype) for p in parameters)
         layers = len(convolutions) // 2
         weights, biases = convolutions[:layers], convolutions[layers:]
-        found = _plain_torch_downsize.coefficients(image, weights, biases, fuse_weight, fuse_bias, at)
-        return [_plain_torch_downsize.interpolate(image, found, at)]
+        found = plain_torch_downsize.coefficients(image, weights, biases, fuse_weight, fuse_bias, at)
+        return [plain_torch_downsize.interpolate(image, found, at)]
 
     return run
 

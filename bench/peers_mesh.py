@@ -9,23 +9,23 @@ import torch.nn.functional as F
 from cases import FWHM, Size
 from torch import Tensor
 
-from fastwarp import _plain_torch_mesh
+from fastwarp.demo import plain_torch_mesh
 
 
 def mesh(saliency: Tensor) -> list[Tensor]:
     """Mesh of the LZ warp."""
-    return list(_plain_torch_mesh.from_saliency(saliency, FWHM))
+    return list(plain_torch_mesh.from_saliency(saliency, FWHM))
 
 
 def inverse(mesh: Tensor, size: Size) -> list[Tensor]:
     """The sampling grid of the unzoom."""
-    return [_plain_torch_mesh.inverse(mesh, size)]
+    return [plain_torch_mesh.inverse(mesh, size)]
 
 
 def adaptive(saliency: Tensor, image: Tensor, *levels: Tensor, size: Size) -> list[Tensor]:
     """Saliency to mesh, zoom, inverse, unzoom of every level."""
-    warp = _plain_torch_mesh.from_saliency(saliency, FWHM)
-    return [_plain_torch_mesh.zoom(warp, image, size), *_plain_torch_mesh.unzoom(warp, levels)]
+    warp = plain_torch_mesh.from_saliency(saliency, FWHM)
+    return [plain_torch_mesh.zoom(warp, image, size), *plain_torch_mesh.unzoom(warp, levels)]
 
 
 def griddata(mesh: np.ndarray, size: Size) -> np.ndarray:

@@ -23,7 +23,8 @@ from torch import Tensor
 
 import fastwarp
 from fastwarp import SeparableWarp
-from fastwarp.demo import FWHM, PHOTO_BOXES
+from fastwarp.demo.common import PHOTO_BOXES
+from fastwarp.demo.zoom import FWHM
 from fastwarp.functional import axis_map
 from fastwarp.saliency import box_density
 

@@ -8,8 +8,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 
-from fastwarp import MeshWarp, SeparableWarp, demo, demo_downsize, viz
-from fastwarp.demo import FWHM, PHOTO_BOXES, load_photo
+from fastwarp import MeshWarp, SeparableWarp, viz
+from fastwarp.demo import downsize, zoom
+from fastwarp.demo.common import PHOTO_BOXES, load_photo
+from fastwarp.demo.zoom import FWHM
 from fastwarp.functional import axis_map
 from fastwarp.saliency import box_density
 
@@ -57,5 +59,5 @@ def registration() -> None:
 if __name__ == "__main__":
     mesh()
     registration()
-    demo.run(out=IMAGES)
-    demo_downsize.run(out=IMAGES)
+    zoom.run(out=IMAGES)
+    downsize.run(out=IMAGES)

@@ -242,7 +242,7 @@ def _count(text: str) -> int:
 
 def _demo(arguments: argparse.Namespace) -> int:
     # Imported here: matplotlib, Pillow, rich and scikit-image are an extra, and doctor must work without them.
-    from fastwarp import demo, demo_downsize
+    from fastwarp.demo import downsize, zoom
 
     common: dict[str, Any] = {
         "image": arguments.image,
@@ -253,12 +253,12 @@ def _demo(arguments: argparse.Namespace) -> int:
         "threads": arguments.threads,
     }
     if not arguments.downsize:
-        demo.run(boxes=arguments.boxes, warp=arguments.warp or "separable", **common)
+        zoom.run(boxes=arguments.boxes, warp=arguments.warp or "separable", **common)
         return 0
     for option in ("boxes", "warp"):
         if getattr(arguments, option) is not None:
             raise FastwarpError(f"--{option} is of a zoom, not of --downsize")
-    demo_downsize.run(**common)
+    downsize.run(**common)
     return 0
 
 

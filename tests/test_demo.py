@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fastwarp import _plain_torch, _timing, demo
 from fastwarp.cli import main
+from fastwarp.demo import common, plain_torch, timing, zoom
+from fastwarp.errors import FastwarpError
 from fastwarp.reference import axis
 from fastwarp.warp import SeparableWarp
 
@@ -24,8 +25,8 @@ def noise(height: int, width: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def journey() -> demo.Journey:
-    return demo.travel(noise(80, 104), BOXES, SIZE, torch.device("cpu"))
+def journey() -> zoom.Journey:
+    return zoom.travel(noise(80, 104), BOXES, SIZE, torch.device("cpu"))
 
 
 def to_zoomed(knots: torch.Tensor, pixels: np.ndarray, source: int, target: int) -> np.ndarray:
@@ -74,11 +75,11 @@ def test_end_to_end(warp, tmp_path, capsys):
 
 
 def test_default_photo_is_in_the_installed_package():
-    photo = demo.load_photo(None)
+    photo = common.load_photo(None)
     assert (photo.shape, photo.dtype) == ((427, 640, 3), np.uint8)
-    demo.check_boxes(demo.PHOTO_BOXES, 640, 427)
+    common.check_boxes(common.PHOTO_BOXES, 640, 427)
     # Lamps: every box holds pixels that are nearly white, and the sky above has none.
-    assert all(photo[y1:y2, x1:x2].min(2).max() > 150 for x1, y1, x2, y2 in demo.PHOTO_BOXES)
+    assert all(photo[y1:y2, x1:x2].min(2).max() > 150 for x1, y1, x2, y2 in common.PHOTO_BOXES)
     assert photo[:100, 100:300].min(2).max() < 100
 
 
@@ -87,18 +88,18 @@ def test_photo_is_turned_upright(tmp_path):
     exif[0x0112] = 6  # turn by 90 degrees to see it upright
     pixels = noise(8, 12)
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(demo.load_photo(tmp_path / "turned.png"), np.rot90(pixels, -1))
+    np.testing.assert_array_equal(common.load_photo(tmp_path / "turned.png"), np.rot90(pixels, -1))
 
 
 def test_grey_photo_becomes_rgb(tmp_path):
     grey = noise(8, 12)[:, :, 0]
     Image.fromarray(grey).save(tmp_path / "grey.png")
-    np.testing.assert_array_equal(demo.load_photo(tmp_path / "grey.png"), np.stack([grey] * 3, 2))
+    np.testing.assert_array_equal(common.load_photo(tmp_path / "grey.png"), np.stack([grey] * 3, 2))
 
 
 @pytest.mark.parametrize("size", [(214, 320), (600, 960), (33, 1)])
 def test_pyramid_sizes_are_ceilings(size):
-    levels = demo.Pyramid()(torch.rand(1, 3, *size))
+    levels = zoom.Pyramid()(torch.rand(1, 3, *size))
     expected = [(1, 256, -(-size[0] // stride), -(-size[1] // stride)) for stride in (8, 16, 32, 64, 128)]
     assert [tuple(level.shape) for level in levels] == expected
     assert all(level.std() > 0 for level in levels if level.numel() > 256)
@@ -106,20 +107,20 @@ def test_pyramid_sizes_are_ceilings(size):
 
 def test_pyramid_is_the_same_every_time_and_leaves_the_generator_alone(journey):
     state = torch.get_rng_state()
-    again = demo.travel(noise(80, 104), BOXES, SIZE, torch.device("cpu"))
+    again = zoom.travel(noise(80, 104), BOXES, SIZE, torch.device("cpu"))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, b in zip(again.levels, journey.levels, strict=True))
 
 
 def test_journey_is_that_of_the_reference(journey):
-    y, x = axis.lz_knots(journey.saliency.numpy(), journey.saliency.mT.numpy(), demo.FWHM, True)
+    y, x = axis.lz_knots(journey.saliency.numpy(), journey.saliency.mT.numpy(), zoom.FWHM, True)
     np.testing.assert_allclose(journey.warp.knots_y.numpy(), y, atol=1e-6)
     np.testing.assert_allclose(journey.warp.knots_x.numpy(), x, atol=1e-6)
     there = journey.warp.zoom_boxes(journey.boxes, (80, 104), SIZE).numpy()
     corners = np.array(BOXES)
     np.testing.assert_allclose(there[:, 0::2], to_zoomed(journey.warp.knots_x, corners[:, 0::2], 104, 52), atol=1e-4)
     np.testing.assert_allclose(there[:, 1::2], to_zoomed(journey.warp.knots_y, corners[:, 1::2], 80, 40), atol=1e-4)
-    boxes, points = demo.round_trip_errors(journey)
+    boxes, points = zoom.round_trip_errors(journey)
     assert boxes < 1e-3
     assert points < 1e-3
 
@@ -130,34 +131,34 @@ def test_round_trip_error_is_not_blind(journey):
             return super().unzoom_points(*args) - 0.5
 
     shifted = journey._replace(warp=Shifted(journey.warp.knots_y, journey.warp.knots_x))
-    assert demo.round_trip_errors(shifted) == pytest.approx((0.5, 0.5), abs=1e-3)
+    assert zoom.round_trip_errors(shifted) == pytest.approx((0.5, 0.5), abs=1e-3)
 
 
 def test_busy_machine_is_said(monkeypatch):
-    monkeypatch.setattr(demo.os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(demo.os, "getloadavg", lambda: (2.0, 9.0, 9.0), raising=False)
-    assert demo.busy_note(2) == []
-    (note,) = demo.busy_note(3)
+    monkeypatch.setattr(common.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(common.os, "getloadavg", lambda: (2.0, 9.0, 9.0), raising=False)
+    assert common.busy_note(2) == []
+    (note,) = common.busy_note(3)
     assert "load 2.0 on 4 cores" in note
-    monkeypatch.delattr(demo.os, "getloadavg")  # as on Windows
-    assert demo.busy_note(4) == []
+    monkeypatch.delattr(common.os, "getloadavg")  # as on Windows
+    assert common.busy_note(4) == []
 
 
 def test_boxes_mask(journey):
     expected = np.zeros((80, 104), bool)
     for x1, y1, x2, y2 in BOXES:
         expected[int(y1) : int(y2), int(x1) : int(x2)] = True
-    np.testing.assert_array_equal(demo.boxes_mask(journey).numpy(), expected)
+    np.testing.assert_array_equal(zoom.boxes_mask(journey).numpy(), expected)
 
 
 def test_restoration_error(journey):
     brighter = journey.photo + torch.tensor([0.3, -0.6, 0.0]).view(1, 3, 1, 1)
-    torch.testing.assert_close(demo.restoration_error(journey, brighter), torch.full((80, 104), 0.3))
+    torch.testing.assert_close(zoom.restoration_error(journey, brighter), torch.full((80, 104), 0.3))
 
 
 def test_plain_torch_is_right():
     saliency = torch.rand(2, 9, 12, dtype=torch.float64) ** 4
-    knots = _plain_torch.from_saliency(saliency, 5.0)
+    knots = plain_torch.from_saliency(saliency, 5.0)
     expected = axis.lz_knots(saliency.numpy(), saliency.mT.numpy(), 5.0, True)
     for mine, theirs in zip(knots, expected, strict=True):
         np.testing.assert_allclose(mine.numpy(), theirs, atol=1e-5)  # the reference adds its floor of 1e-6
@@ -165,8 +166,8 @@ def test_plain_torch_is_right():
     for dim, side in ((0, 17), (1, 23)):
         ramp = torch.linspace(0, 1, side, dtype=torch.float64).view((-1, 1) if dim == 0 else (1, -1))
         ramp = ramp.expand(2, 1, 17, 23)
-        (there,) = _plain_torch.unzoom(knots, [ramp])
-        here = _plain_torch.zoom(knots, ramp, (17, 23))
+        (there,) = plain_torch.unzoom(knots, [ramp])
+        here = plain_torch.zoom(knots, ramp, (17, 23))
         for b in range(2):
             k, n = knots[dim][b].numpy(), knots[dim].shape[1]
             profiles = (y[b, 0].select(1 - dim, 3).numpy() for y in (here, there))
@@ -178,33 +179,33 @@ def test_plain_torch_is_right():
 def test_plain_torch_puts_a_single_pixel_in_the_middle():
     knots = torch.tensor([[0.0, 0.25, 1.0]]), torch.tensor([[0.0, 0.1, 0.4, 1.0]])
     ramp = torch.arange(5.0).view(1, 1, 5, 1).expand(1, 1, 5, 9)
-    assert _plain_torch.zoom(knots, ramp, (1, 1)).item() == pytest.approx(1)  # T~(0.5) = 0.25
-    (unzoomed,) = _plain_torch.unzoom(knots, [torch.arange(7.0).view(1, 1, 1, 7)])
+    assert plain_torch.zoom(knots, ramp, (1, 1)).item() == pytest.approx(1)  # T~(0.5) = 0.25
+    (unzoomed,) = plain_torch.unzoom(knots, [torch.arange(7.0).view(1, 1, 1, 7)])
     # T~^-1 of j / 6, j = 0 .. 6, in pixels of 7.
     expected = np.interp(np.arange(7) / 6, [0, 0.1, 0.4, 1], [0, 2, 4, 6])
     np.testing.assert_allclose(unzoomed.numpy().ravel(), expected, atol=1e-5)
 
 
 def test_times_are_taken_only_of_results_that_agree(journey, monkeypatch):
-    steps = _timing.Steps(journey.saliency, journey.photo, journey.levels, SIZE, demo.FWHM)
+    steps = timing.Steps(journey.saliency, journey.photo, journey.levels, SIZE, zoom.FWHM)
     steps.check()
     timings = list(steps.time(2))
     assert len(timings) == 8
     assert all(t.fastwarp > 0 and t.plain > 0 for t in timings)
 
-    honest = _plain_torch.zoom
-    monkeypatch.setattr(_plain_torch, "zoom", lambda *args: honest(*args) + 0.02)
+    honest = plain_torch.zoom
+    monkeypatch.setattr(plain_torch, "zoom", lambda *args: honest(*args) + 0.02)
     with pytest.raises(AssertionError, match="zoom: "):
         steps.check()
     # Right results whose gradient is wrong.
-    monkeypatch.setattr(_plain_torch, "zoom", lambda *args: honest(*args) * 1.1 - honest(*args).detach() * 0.1)
+    monkeypatch.setattr(plain_torch, "zoom", lambda *args: honest(*args) * 1.1 - honest(*args).detach() * 0.1)
     with pytest.raises(AssertionError, match="zoom: "):
         steps.check()
 
 
 @pytest.mark.parametrize("poison", [0.0, float("nan")])
 def test_every_result_is_compared(journey, monkeypatch, poison):
-    honest = _plain_torch.unzoom
+    honest = plain_torch.unzoom
     for level in range(5):
 
         def broken(knots, levels, level=level):
@@ -212,14 +213,14 @@ def test_every_result_is_compared(journey, monkeypatch, poison):
             results[level] = results[level] * poison
             return results
 
-        monkeypatch.setattr(_plain_torch, "unzoom", broken)
+        monkeypatch.setattr(plain_torch, "unzoom", broken)
         with pytest.raises(AssertionError, match="unzoom the pyramid: fastwarp and plain torch differ"):
-            _timing.Steps(journey.saliency, journey.photo, journey.levels, SIZE, demo.FWHM).check()
+            timing.Steps(journey.saliency, journey.photo, journey.levels, SIZE, zoom.FWHM).check()
 
 
 def test_medians_leave_out_preparation_and_warm_up(monkeypatch):
     clock = iter(range(1000))
-    monkeypatch.setattr(_timing.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
     log = []
 
     def prepare(name, ticks):
@@ -227,10 +228,10 @@ def test_medians_leave_out_preparation_and_warm_up(monkeypatch):
         return lambda: [log.append(f"run {name}"), *(next(clock) for _ in range(ticks))]
 
     prepared = [lambda: prepare("a", 4), lambda: prepare("b", 0)]
-    assert _timing.medians(prepared, 3, torch.device("cpu")) == [5000, 1000]
+    assert timing.medians(prepared, 3, torch.device("cpu")) == [5000, 1000]
     assert log == ["prepare a", "run a", "prepare b", "run b"] * 4
 
 
 def test_picture_that_cannot_be_written(journey, tmp_path: Path):
-    with pytest.raises(demo.FastwarpError, match=r"cannot write .*: No such file"):
-        demo.draw(journey, tmp_path / "missing" / "demo.png")
+    with pytest.raises(FastwarpError, match=r"cannot write .*: No such file"):
+        zoom.draw(journey, tmp_path / "missing" / "demo.png")

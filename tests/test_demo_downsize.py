@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from fastwarp import _plain_torch_downsize as plain
-from fastwarp import demo_downsize
 from fastwarp.cli import main
+from fastwarp.demo import common, downsize
+from fastwarp.demo import plain_torch_downsize as plain
 from fastwarp.nn import DownsizeNet
 
 SIZE = (14, 22)
@@ -26,17 +26,17 @@ def noise(height: int, width: int) -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
-    monkeypatch.setattr(demo_downsize, "STEPS", 12)
+    monkeypatch.setattr(downsize, "STEPS", 12)
 
 
 @pytest.fixture
 def photo() -> torch.Tensor:
-    return demo_downsize.as_tensor(noise(40, 62), torch.device("cpu"))
+    return common.as_tensor(noise(40, 62), torch.device("cpu"))
 
 
 def trained(photo: torch.Tensor) -> DownsizeNet:
-    net = demo_downsize.network(photo)
-    demo_downsize.train(net, photo, SIZE, lambda step: None)
+    net = downsize.network(photo)
+    downsize.train(net, photo, SIZE, lambda step: None)
     return net
 
 
@@ -63,7 +63,7 @@ def test_end_to_end(tmp_path, capsys):
     row = re.compile(r"│ (.+?) +│ +([\d.]+) │ +([\d.]+)x │ +([\d.]+) │ +([\d.]+)x │")
     rows = {name: [float(v) for v in values] for name, *values in row.findall(text)}
     ours = rows["DownsizeNet, fastwarp"]
-    assert list(rows)[:2] == [demo_downsize.OURS, demo_downsize.PLAIN]
+    assert list(rows)[:2] == [downsize.OURS, downsize.PLAIN]
     assert len(rows) == 6
     for there, ratio_there, back, ratio_back in rows.values():
         assert ratio_there == pytest.approx(there / ours[0], rel=0.05, abs=0.006)
@@ -86,7 +86,7 @@ def test_training_is_repeatable_and_leaves_the_generator_alone(photo):
 
 def test_weights_in_the_picture_are_those_of_the_result(photo):
     net = trained(photo)
-    outcome = demo_downsize.compare(net, demo_downsize.network(photo), photo, SIZE)
+    outcome = downsize.compare(net, downsize.network(photo), photo, SIZE)
     at = plain.tables((40, 62), SIZE, photo)
     torch.testing.assert_close(plain.interpolate(photo, outcome.weights, at), outcome.learned, rtol=0, atol=1e-5)
     torch.testing.assert_close(outcome.start, outcome.bilinear, rtol=0, atol=1e-4)
@@ -95,21 +95,21 @@ def test_weights_in_the_picture_are_those_of_the_result(photo):
 
 def test_wrong_results_and_gradients_are_found(photo, monkeypatch):
     net = trained(photo)
-    assert demo_downsize.check(net, photo, SIZE) < 1e-5
+    assert downsize.check(net, photo, SIZE) < 1e-5
     honest = plain.interpolate
     monkeypatch.setattr(plain, "interpolate", lambda *args: honest(*args) + 0.02)
     with pytest.raises(AssertionError, match="the small photo: fastwarp and plain torch differ"):
-        demo_downsize.check(net, photo, SIZE)
+        downsize.check(net, photo, SIZE)
     monkeypatch.setattr(plain, "interpolate", lambda *args: honest(*args) * 1.1 - honest(*args).detach() * 0.1)
     with pytest.raises(AssertionError, match=r"gradient \d+: fastwarp and plain torch differ"):
-        demo_downsize.check(net, photo, SIZE)
+        downsize.check(net, photo, SIZE)
 
 
 def test_large_photos_are_shrunk(monkeypatch):
-    monkeypatch.setattr(demo_downsize, "LARGEST_SIDE", 30)
-    assert demo_downsize.shrunk(noise(40, 62)).shape == (19, 30, 3)
+    monkeypatch.setattr(downsize, "LARGEST_SIDE", 30)
+    assert downsize.shrunk(noise(40, 62)).shape == (19, 30, 3)
     small = noise(20, 30)
-    assert demo_downsize.shrunk(small) is small
+    assert downsize.shrunk(small) is small
 
 
 @pytest.mark.parametrize(("source", "size"), [((9, 12), (4, 5)), ((7, 8), (7, 16)), ((1, 5), (1, 2)), ((6, 6), (1, 1))])

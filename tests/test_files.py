@@ -17,9 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from fastwarp import _files, demo, viz
+from fastwarp import _files, viz
 from fastwarp._files import shown, size_of, write_whole
 from fastwarp.cli import main
+from fastwarp.demo import common
 from fastwarp.errors import FastwarpError
 from fastwarp.nn import DownsizeNet
 from fastwarp.saliency.coco import coco_prior
@@ -128,7 +129,7 @@ def test_photos_of_every_form_are_read(tmp_path, form, first):
         photo = photo.quantize(2)
     path = tmp_path / ("photo.tiff" if form == "CMYK" else "photo.PNG")
     photo.convert(form).save(path)
-    array = demo.load_photo(path)
+    array = common.load_photo(path)
     assert (array.shape, array.dtype) == ((40, 60, 3), np.uint8)
     np.testing.assert_allclose(array[0, 0], first, atol=2)
 
@@ -270,7 +271,7 @@ def test_the_demos_picture_is_whole_or_not_there(tmp_path, monkeypatch):
     (tmp_path / "demo.png").write_bytes(b"an older one")
     monkeypatch.setattr(_files.os, "fsync", full)
     with pytest.raises(FastwarpError, match=r"^cannot write .*demo.png: No space left on device$"):
-        demo.write(viz.show_error(torch.rand(4, 5)), tmp_path / "demo.png")
+        common.write(viz.show_error(torch.rand(4, 5)), tmp_path / "demo.png")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"an older one"]
 
 
@@ -280,8 +281,8 @@ COMMANDS = {
     "coco": (("saliency", "coco", "x.json", "--out", "p.npz"), "fastwarp.saliency.command.make"),
     "show": (("saliency", "show", "p.npz"), "fastwarp.saliency.command.show"),
     "doctor": (("doctor",), "fastwarp.doctor.examine"),
-    "demo": (("demo",), "fastwarp.demo.run"),
-    "demo --downsize": (("demo", "--downsize"), "fastwarp.demo_downsize.run"),
+    "demo": (("demo",), "fastwarp.demo.zoom.run"),
+    "demo --downsize": (("demo", "--downsize"), "fastwarp.demo.downsize.run"),
 }
 
 

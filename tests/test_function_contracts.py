@@ -110,6 +110,8 @@ CALLS = {
     "mesh_zoom_labels": (lambda c, m: F.mesh_zoom_labels(c, m, (30, 31), reduce="majority"), "labels mesh"),
     "mesh_unzoom_labels": (lambda c, m: F.mesh_unzoom_labels(c, m, (70, 90)), "labels mesh"),
     "mesh_zoom_soft_labels": (lambda i, m: F.mesh_zoom_soft_labels(i, m, (40, 61)), "image mesh"),
+    "box_density": (lambda b: F.box_density(b, (131, 127)), "boxes"),
+    "box_knots": (lambda b: torch.cat(F.box_knots(b, (131, 127)), 1), "boxes"),
     "mesh_grid": (lambda m: F.mesh_grid(m, (9, 11)), "mesh"),
     "mesh_grid inverse": (lambda m: F.mesh_grid(m, (90, 110), inverse=True), "mesh"),
     "mesh_inside": (lambda m: F.mesh_inside(m, (9, 11)), "mesh"),
@@ -139,6 +141,7 @@ def call_inputs(names: str, dtype=torch.float32) -> list[torch.Tensor]:
         "places": torch.rand(2, 9, 2, dtype=dtype) * 1.2 - 0.1,
         "image": torch.rand(2, 8, 131, 127, dtype=dtype),
         "frame": torch.randint(0, 256, (2, 210, 220, 3), dtype=torch.uint8),
+        "boxes": (torch.rand(2, 5, 4, dtype=dtype) * 30).cumsum(-1),
         "labels": torch.randint(0, 9, (2, 131, 127), dtype=torch.uint8),
         "valid": torch.tensor([[100, 127], [131, 80]]),
     }

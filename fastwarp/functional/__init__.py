@@ -15,6 +15,7 @@ grids goes (x, y), as that of `F.grid_sample` does.
 
 from fastwarp.functional._downsize_boxes import downsize_boxes
 from fastwarp.functional.axis import axis_map, cdf_knots, limited_knots, lz_knots, lz_knots_from_marginals
+from fastwarp.functional.density import box_density, box_knots
 from fastwarp.functional.downsize import downsize, relative_distance
 from fastwarp.functional.geometry import (
     separable_grid,
@@ -46,6 +47,8 @@ from fastwarp.functional.separable import separable_unzoom, separable_windows, s
 __all__ = [
     "MeshReport",
     "axis_map",
+    "box_density",
+    "box_knots",
     "cdf_knots",
     "control_point_mesh",
     "downsize",

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastwarp.saliency.boxes import box_density
+from fastwarp.functional.density import box_density
 
 BLOCK = 1024
 """Images at a time."""

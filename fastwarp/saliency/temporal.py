@@ -13,7 +13,7 @@ from fastwarp._checks import as_geometry, check_count, check_number, rebuild
 from fastwarp._precision import keeping_precision
 from fastwarp.errors import check_devices, check_tensor, fail
 from fastwarp.functional import lz_knots
-from fastwarp.saliency.boxes import Boxes, box_density, box_knots, check_boxes
+from fastwarp.functional.density import Boxes, box_density, box_knots, check_boxes
 
 
 class FixedSaliency(nn.Module):

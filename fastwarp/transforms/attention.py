@@ -12,7 +12,7 @@ from torch import Tensor
 from fastwarp import functional as F
 from fastwarp._checks import LEAST, MOST, as_geometry, check_number, check_sides
 from fastwarp.errors import check_devices, check_size, check_tensor, fail
-from fastwarp.saliency.boxes import box_density
+from fastwarp.functional.density import box_density
 from fastwarp.transforms._images import unpacked
 from fastwarp.warp import SeparableWarp
 

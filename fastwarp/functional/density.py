@@ -1,4 +1,4 @@
-"""Saliency from bounding boxes: the kernel density estimate of FOVEA and LZU."""
+"""Boxes to saliency, and to the knots of its warp: the kernel density estimate of FOVEA and LZU."""
 
 from __future__ import annotations
 

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import itertools
-import os
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from torch import Tensor, nn
 
 from fastwarp import viz
 from fastwarp._backend import backend_for
-from fastwarp._files import shown, size_of, unreadable, write_whole
-from fastwarp._timing import Steps, Timing
+from fastwarp._files import shown
+from fastwarp.demo.common import (
+    COMPILING,
+    PHOTO_BOXES,
+    Box,
+    as_tensor,
+    busy_note,
+    check_boxes,
+    check_size,
+    hardware,
+    limited_threads,
+    load_photo,
+    pick_device,
+    picture_path,
+    progress_of,
+    write,
+)
+from fastwarp.demo.timing import Steps, Timing
 from fastwarp.doctor import usual_defaults, versions
-from fastwarp.errors import FastwarpError
 from fastwarp.saliency import box_density
 from fastwarp.warp import MeshWarp, SeparableWarp
 
@@ -34,20 +43,10 @@ FWHM = 10.0
 
 LARGEST_SIDE = 8192
 
-LARGEST_PHOTO = 1 << 26
-"""Pixels of a photo: a small file may claim any number."""
-
-COMPILING = "compiling kernels (the first run of an installation takes longest) …"
-
 LATTICE = 256
 """Cells on a side of the lattice whose points go there and back."""
 
 WARPS: dict[str, type[SeparableWarp] | type[MeshWarp]] = {"separable": SeparableWarp, "mesh": MeshWarp}
-
-Box = tuple[float, float, float, float]
-
-PHOTO_BOXES: list[Box] = [(138, 364, 164, 390), (180, 382, 208, 410), (350, 384, 378, 412), (420, 382, 446, 408)]
-"""In the default photo: four lamps near the horizon."""
 
 
 class Pyramid(nn.Module):
@@ -156,116 +155,6 @@ def run(
     return picture
 
 
-def progress_of(console: Console) -> Progress:
-    """A line that says what is being done, on terminals only."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-def hardware(device: torch.device, threads: int) -> str:
-    """What times are taken on."""
-    return f"{threads} CPU threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
-
-
-def busy_note(threads: int) -> list[str]:
-    """A line that warns of the times if other programs leave fewer than `threads` cores.
-
-    It is torch that would be wronged: its OpenMP threads wait for each other, so that each parallel operator takes a
-    time slice (10 ms and more) once a thread has lost its core.
-    """
-    load, cores = (os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0), os.cpu_count() or 1
-    if load + threads <= cores:
-        return []
-    return [f"note: other programs are busy (load {load:.1f} on {cores} cores): CPU times, torch's above all, are off"]
-
-
-@contextlib.contextmanager
-def limited_threads(threads: int) -> Iterator[None]:
-    """Lets torch and fastwarp use `threads` CPU threads in the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def load_photo(path: Path | None) -> np.ndarray:
-    """The photo at `path`, or the default one, as `[H, W, 3]` uint8.
-
-    Raises:
-        FastwarpError: there is no image that Pillow can read, or it is thinner than two pixels.
-    """
-    if path is None:
-        from skimage.data import rocket
-
-        return rocket().copy()  # torch warns of arrays that cannot be written to
-    size_of(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                if file.width * file.height > LARGEST_PHOTO:
-                    raise FastwarpError(
-                        f"{path} has {file.width} x {file.height} pixels, expected at most {LARGEST_PHOTO} in all"
-                    )
-                if file.mode.startswith(("I", "F")):  # Pillow would cut them off at 255
-                    raise FastwarpError(f"{path} has pixels of mode {file.mode}, expected channels of 8 bits")
-                photo = np.array(ImageOps.exif_transpose(file).convert("RGB"))
-    except FastwarpError:
-        raise
-    except UnidentifiedImageError:
-        raise FastwarpError(f"{path} is not an image that Pillow can read") from None
-    except Exception as error:  # Pillow has many for broken files
-        raise unreadable(path, error) from None
-    if min(photo.shape[:2]) < 2:
-        raise FastwarpError(f"{path} has {photo.shape[1]} x {photo.shape[0]} pixels, at least 2 x 2 are needed")
-    return photo
-
-
-def check_boxes(boxes: Sequence[Box], width: int, height: int) -> None:
-    """Raises FastwarpError unless every box lies inside the photo and has an area."""
-    for box in boxes:
-        x1, y1, x2, y2 = box
-        text = ",".join(f"{value:g}" for value in box)
-        if not (x1 < x2 and y1 < y2):
-            raise FastwarpError(f"box {text} has no area: x1,y1,x2,y2 with x1 < x2 and y1 < y2 is expected")
-        if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
-            raise FastwarpError(f"box {text} lies outside the picture, which is {width} pixels wide and {height} high")
-
-
-def check_size(size: tuple[int, int], largest: int) -> tuple[int, int]:
-    """`size`, or FastwarpError if a side is not in 1 .. largest."""
-    if min(size) < 1 or max(size) > largest:
-        raise FastwarpError(f"size is {size[0]} {size[1]}, expected a height and a width from 1 to {largest}")
-    return size
-
-
-def picture_path(out: Path, name: str) -> Path:
-    """Where the picture `name` goes, in a folder that exists and can be written to when this returns."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FastwarpError(f"cannot make the folder {out}: {error.strerror or error}") from None
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise FastwarpError(f"cannot write to the folder {out}: permission denied")
-    return out / name
-
-
-def pick_device(device: str) -> torch.device:
-    """The device for "auto", "cpu" or "cuda"."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise FastwarpError("device cuda: torch sees no GPU")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
-
-
-def as_tensor(photo: np.ndarray, device: torch.device) -> Tensor:
-    """`[H, W, 3]` uint8 -> `[1, 3, H, W]` in [0, 1]."""
-    return torch.from_numpy(photo).to(device).permute(2, 0, 1)[None].float().contiguous() / 255
-
-
 def travel(
     photo: np.ndarray, boxes: Sequence[Box], size: tuple[int, int], device: torch.device, kind: str = "separable"
 ) -> Journey:
@@ -304,17 +193,6 @@ def draw(journey: Journey, path: Path) -> None:
     note = f", in the boxes {error:.3f} (uniform {uniform:.3f})"
     figure = viz.show_before_after(photo, journey.warp, journey.size, journey.boxes, journey.saliency[0], note=note)
     write(figure, path)
-
-
-def write(figure: Any, path: Path) -> None:
-    """Writes a picture.
-
-    Raises:
-        FastwarpError: it cannot be written.
-    """
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    write_whole({path: buffer.getvalue()})
 
 
 def boxes_mask(journey: Journey) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fastwarp import _plain_torch, _plain_torch_mesh
+from fastwarp.demo import plain_torch, plain_torch_mesh
 from fastwarp.warp import MeshWarp, SeparableWarp
 
 Function = Callable[..., list[Tensor]]
@@ -100,7 +100,7 @@ class Steps:
 
 
 class _Fastwarp:
-    """This library in the form of `_plain_torch`: functions of the tensors that make a warp."""
+    """This library in the form of `plain_torch`: functions of the tensors that make a warp."""
 
     def __init__(self, kind: Any) -> None:
         self.kind = kind
@@ -115,7 +115,7 @@ class _Fastwarp:
         return self.kind(*geometry).unzoom(list(levels))
 
 
-PLAIN: dict[Any, Any] = {SeparableWarp: _plain_torch, MeshWarp: _plain_torch_mesh}
+PLAIN: dict[Any, Any] = {SeparableWarp: plain_torch, MeshWarp: plain_torch_mesh}
 
 
 def _functions(side: Any, size: tuple[int, int], fwhm: float, count: int) -> tuple[Function, ...]:

@@ -15,12 +15,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from fastwarp import _plain_torch_downsize as plain
 from fastwarp import viz
 from fastwarp._backend import backend_for
 from fastwarp._files import shown
-from fastwarp._timing import TOLERANCE, backward, forward, medians
-from fastwarp.demo import (
+from fastwarp.demo import plain_torch_downsize as plain
+from fastwarp.demo.common import (
     COMPILING,
     as_tensor,
     busy_note,
@@ -33,6 +32,7 @@ from fastwarp.demo import (
     progress_of,
     write,
 )
+from fastwarp.demo.timing import TOLERANCE, backward, forward, medians
 from fastwarp.doctor import usual_defaults, versions
 from fastwarp.functional import downsize
 from fastwarp.nn import DownsizeNet
