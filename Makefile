@@ -53,6 +53,7 @@ test-integrations: $(FRAMEWORKS_STAMP) ## the tests of fastwarp.attach and trans
 bench: $(STAMP) ## time the operators and their peers on two CPU threads
 	mkdir -p $(OUT)
 	OMP_NUM_THREADS=2 $(BIN)/pytest bench -m "not gpu" --benchmark-json=$(OUT)/cpu.json $(ARGS)
+	$(BIN)/python bench/page.py
 
 check: $(STAMP) ## lint, format, types and doctests of the built wheel
 	$(BIN)/ruff check

@@ -21,14 +21,14 @@ def main() -> None:
 
 def _report(run: dict[str, Any]) -> Iterator[str]:
     cases = [case for case in run["benchmarks"] if "contenders" in case.get("extra_info", {})]
-    yield from _machine(run, cases)
+    yield from machine(run, cases)
     yield from _targets(cases)
-    yield from _losses(cases)
-    yield from _kept(cases)
+    yield from losses(cases)
+    yield from kept(cases)
     yield from _times(cases)
 
 
-def _machine(run: dict[str, Any], cases: list[dict[str, Any]]) -> Iterator[str]:
+def machine(run: dict[str, Any], cases: list[dict[str, Any]]) -> Iterator[str]:
     machine = run["machine_info"]
     cpu = machine.get("cpu", {}).get("brand_raw", machine.get("machine"))
     gpu = f"; {machine['gpu']['name']}, CUDA {machine['versions']['cuda']}" if machine.get("gpu") else ""
@@ -55,28 +55,26 @@ def _targets(cases: list[dict[str, Any]]) -> Iterator[str]:
         info = case["extra_info"]
         for name, target in info["targets"].items():
             times = info["contenders"][name]
-            row = [_name(case), name, f"{target:.2f}x", f"{times['ratio']:.2f}x", f"{times['ratio_of_fastest']:.2f}x"]
+            row = [title(case), name, f"{target:.2f}x", f"{times['ratio']:.2f}x", f"{times['ratio_of_fastest']:.2f}x"]
             row.append(f"{info['first_calls'][name]['ratio']:.2f}x" if info["first_calls"] else "")
             yield f"| {' | '.join(row)} | {'yes' if times['ratio'] >= target else '**no**'} |"
     yield ""
 
 
-def _losses(cases: list[dict[str, Any]]) -> Iterator[str]:
+def losses(cases: list[dict[str, Any]]) -> Iterator[str]:
     yield "## Slower than a peer\n"
     for state, key in (("", "contenders"), ("in its first call, ", "first_calls")):
         found = False
         for case in cases:
             info = case["extra_info"]
             for name, times in info[key].items():
-                # Peers returned the same results, so they have a difference from ours, or are there to be beaten.
-                peer = info["contenders"][name]["apart"] is not None or name in info["targets"]
-                if peer and times["ratio"] < 1 and not name.startswith(OURS):
+                if is_peer(info, name) and times["ratio"] < 1:
                     found = True
-                    yield f"- {state}{_name(case)}: {name} takes {times['ratio']:.2f} of fastwarp's time"
+                    yield f"- {state}{title(case)}: {name} takes {times['ratio']:.2f} of fastwarp's time"
         yield "" if found else f"- {state}none\n"
 
 
-def _kept(cases: list[dict[str, Any]]) -> Iterator[str]:
+def kept(cases: list[dict[str, Any]]) -> Iterator[str]:
     cases = [case for case in cases if "kept" in case["extra_info"]]
     if not cases:
         return
@@ -91,7 +89,7 @@ def _kept(cases: list[dict[str, Any]]) -> Iterator[str]:
         peaks = {name: info["contenders"][name]["peak"] for name in info["kept"]}
         for name in info["kept"]:
             first = name == OURS
-            row = [_name(case) if first else "", f"**{name}**" if first else name]
+            row = [title(case) if first else "", f"**{name}**" if first else name]
             for values in (info["kept"], peaks):
                 peer = max(values[other] or 0 for other in values if other != OURS)
                 row.append("" if values[name] is None else f"{values[name] / MIB:.1f}")
@@ -131,7 +129,7 @@ def _times(cases: list[dict[str, Any]]) -> Iterator[str]:
         for name, times in info["contenders"].items():
             first = name == OURS
             row = [
-                _name(case) if first else "",
+                title(case) if first else "",
                 f"{info['moved'] / MIB:.2f}" if first else "",
                 f"**{name}**" if first else name,
                 f"{1e3 * times['median']:.3f}",
@@ -149,7 +147,12 @@ def _times(cases: list[dict[str, Any]]) -> Iterator[str]:
     yield ""
 
 
-def _name(case: dict[str, Any]) -> str:
+def is_peer(info: dict[str, Any], name: str) -> bool:
+    """Peers returned the same results, so they have a difference from ours, or are there to be beaten."""
+    return not name.startswith(OURS) and (info["contenders"][name]["apart"] is not None or name in info["targets"])
+
+
+def title(case: dict[str, Any]) -> str:
     return case["name"].removeprefix("test_")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pages
 import pytest
@@ -35,3 +37,21 @@ def test_api_pages_have_every_public_name():
     ]
     assert len(documented) == len(set(documented))
     assert set(documented) - {"fastwarp.attaching.adapter.Adapter"} == expected
+
+
+def test_benchmarks_are_those_of_the_results():
+    """In docs/performance.md and in the README: `python bench/page.py` writes them."""
+    subprocess.run([sys.executable, pages.ROOT / "bench" / "page.py", "--check"], check=True, timeout=60)
+
+
+def test_readme_is_short():
+    assert len((pages.ROOT / "README.md").read_text().split()) <= 900
+
+
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+
+
+def test_links_of_the_readme_lead_somewhere():
+    # Those of docs/ are looked at by `make docs`.
+    for link in LINK.findall((pages.ROOT / "README.md").read_text()):
+        assert (pages.ROOT / link).exists(), link
