@@ -9,6 +9,7 @@ from types import ModuleType
 
 import torch
 
+from fastwarp import _compiling
 from fastwarp.errors import FastwarpError
 
 NAMES = ("auto", "triton", "numba", "reference")
@@ -77,6 +78,8 @@ def launchers(name: str, family: str) -> ModuleType:
     """The module of launchers of `family` in the backend of that name."""
     room = {"numba": "fastwarp.kernels.cpu", "triton": "fastwarp.kernels.gpu", "reference": "fastwarp.ops._reference"}
     try:
+        if name == "numba":
+            _compiling.watch()
         return importlib.import_module(f"{room[name]}.{family}")
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] in ("triton", "numba", "scipy"):

@@ -1,13 +1,28 @@
 """Compiling the kernels before they are needed."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastwarp import _compiling
 from fastwarp import saliency as saliency_sources
 from fastwarp.functional import downsize
 from fastwarp.warp import MeshWarp, SeparableWarp
+
+
+class Step(NamedTuple):
+    """Calls whose kernels are compiled together."""
+
+    name: str
+    """For people."""
+    seconds: float
+    """To compile its kernels on a CPU, forward and backward, in float32: measured once, on an idle core of an AMD EPYC
+    virtual machine. Says how long, roughly, a wait will be."""
+    run: Callable[[], None]
 
 
 def warmup(
@@ -15,52 +30,100 @@ def warmup(
     dtypes: Sequence[torch.dtype] = (torch.float32,),
     *,
     backward: bool = True,
+    progress: Callable[[str, int, int], object] | None = None,
 ) -> None:
     """Compiles (or loads from the disk cache) every kernel that the given dtypes use, so that no first call waits for
     it. GPUs compile `downsize` for each number of channels and taps: here for those of `nn.DownsizeNet()`.
+    `fastwarp warmup` is the same as a command.
 
     Args:
         device: whose kernels.
         dtypes: of the images; knots are float32, with float64 images float64.
         backward: also the kernels of the backward pass.
+        progress: called before each step with its name, the number of steps done, and that of all; at the end once
+            more, with an empty name.
 
-    Examples:
+    Example:
         >>> import fastwarp
         >>> fastwarp.warmup(backward=False)
     """
-    for dtype in dtypes:
-        knots = torch.float64 if dtype == torch.float64 else torch.float32
-        trainable = backward and dtype.is_floating_point
-        saliency = torch.ones(2, 3, 3, dtype=knots, device=device, requires_grad=trainable)
-        image = torch.ones(2, 2, 16, 16, device=device).to(dtype).requires_grad_(trainable)
-        points = torch.ones(2, 1, 2, dtype=knots, device=device, requires_grad=trainable)
-        boxes = torch.ones(2, 1, 4, dtype=knots, device=device, requires_grad=trainable)
-        _finish(saliency_sources.box_density(boxes, (16, 16), (3, 3)), trainable)
-        _finish(torch.cat(saliency_sources.box_knots(boxes, (16, 16), (3, 3))), trainable)
-        for kind in (SeparableWarp, MeshWarp):
-            for antialias in (False, True):
-                warp = kind.from_saliency(saliency)
-                small = warp.zoom(image, (12, 12), antialias=antialias)
-                (back,) = warp.unzoom([small], antialias=antialias)
-                _finish(back, trainable)
-            nearest = warp.zoom(image, (12, 12), mode="nearest")
-            _finish(warp.unzoom(nearest, mode="nearest"), trainable)
-            _finish(warp.detach().unzoom_points(points, (16, 16), (12, 12)), trainable)
-            if not trainable:
-                frame = torch.zeros(2, 16, 16, 3, dtype=torch.uint8, device=device)
-                warp.zoom_frame(frame, (12, 12))
-        if dtype.is_floating_point:
-            _finish(_downsized(image, trainable), trainable)
+    steps = [step for dtype in dtypes for step in steps_of(torch.device(device), dtype, backward)]
+    for done, step in enumerate(steps):
+        if progress is not None:
+            progress(step.name, done, len(steps))
+        step.run()
+    if progress is not None:
+        progress("", len(steps), len(steps))
 
 
-def _downsized(image: Tensor, trainable: bool) -> Tensor:
-    """By what `nn.DownsizeNet()` has, without drawing random numbers for it."""
-    colour = image.detach()[:, :1].expand(-1, 3, -1, -1).contiguous().requires_grad_(trainable)
-    shapes = [(16, 3, 3, 3), (16, 16, 3, 3), (16, 16, 3, 3), (16,), (16,), (16,), (4, 20), (4,)]
-    parameters = [torch.zeros(shape, device=image.device, requires_grad=trainable) for shape in shapes]
-    return downsize(colour, parameters[:3], parameters[3:6], parameters[6], parameters[7], (8, 8))
+class _WouldCompileError(Exception):
+    """Ends a call that needs a kernel which is neither loaded nor on disk."""
 
 
-def _finish(result: Tensor, trainable: bool) -> None:
-    if trainable:
-        result.float().sum().backward()
+def missing(dtype: torch.dtype = torch.float32) -> list[Step]:
+    """The steps of a warm-up for CPUs whose kernels are not all on disk. Compiles nothing."""
+
+    def refuse(kernel: str, seconds: float | None) -> None:
+        if seconds is None:
+            raise _WouldCompileError(kernel)
+
+    found = []
+    for step in steps_of(torch.device("cpu"), dtype, True):
+        try:
+            with _compiling.observed(refuse):
+                step.run()
+        except _WouldCompileError:
+            found.append(step)
+    return found
+
+
+def steps_of(device: torch.device, dtype: torch.dtype, backward: bool) -> list[Step]:
+    """What there is to compile for images of `dtype`."""
+    knots = torch.float64 if dtype == torch.float64 else torch.float32
+    trainable = backward and dtype.is_floating_point
+
+    def tensor(*shape: int, dtype: torch.dtype = knots) -> Tensor:
+        return torch.ones(shape, device=device).to(dtype).requires_grad_(trainable)
+
+    def boxes() -> Iterator[Tensor]:
+        yield saliency_sources.box_density(tensor(2, 1, 4), (16, 16), (3, 3))
+        yield torch.cat(saliency_sources.box_knots(tensor(2, 1, 4), (16, 16), (3, 3)))
+
+    def resampling(kind: type[SeparableWarp] | type[MeshWarp], antialias: bool) -> Iterator[Tensor]:
+        warp = kind.from_saliency(tensor(2, 3, 3))
+        small = warp.zoom(tensor(2, 2, 16, 16, dtype=dtype), (12, 12), antialias=antialias)
+        yield warp.unzoom([small], antialias=antialias)[0]
+
+    def others(kind: type[SeparableWarp] | type[MeshWarp]) -> Iterator[Tensor]:
+        warp = kind.from_saliency(tensor(2, 3, 3))
+        nearest = warp.zoom(tensor(2, 2, 16, 16, dtype=dtype), (12, 12), mode="nearest")
+        yield warp.unzoom(nearest, mode="nearest")
+        yield warp.detach().unzoom_points(tensor(2, 1, 2), (16, 16), (12, 12))
+        if not trainable:
+            warp.zoom_frame(torch.zeros(2, 16, 16, 3, dtype=torch.uint8, device=device), (12, 12))
+
+    def downsized() -> Iterator[Tensor]:
+        # By what `nn.DownsizeNet()` has, without drawing random numbers for it.
+        shapes = [(16, 3, 3, 3), (16, 16, 3, 3), (16, 16, 3, 3), (16,), (16,), (16,), (4, 20), (4,)]
+        parameters = [torch.zeros(shape, device=device, requires_grad=trainable) for shape in shapes]
+        image = tensor(2, 3, 16, 16, dtype=dtype)
+        yield downsize(image, parameters[:3], parameters[3:6], parameters[6], parameters[7], (8, 8))
+
+    def step(name: str, seconds: float, results: Callable[[], Iterator[Tensor]]) -> Step:
+        def run() -> None:
+            for result in results():
+                if trainable:
+                    result.float().sum().backward()
+
+        return Step(f"{name}, {str(dtype).removeprefix('torch.')}", seconds, run)
+
+    steps = [
+        step("boxes", 5, boxes),
+        step("separable warp", 20, lambda: resampling(SeparableWarp, False)),
+        step("separable warp, antialiased", 15, lambda: resampling(SeparableWarp, True)),
+        step("separable warp: nearest, points", 5, lambda: others(SeparableWarp)),
+        step("mesh warp", 20, lambda: resampling(MeshWarp, False)),
+        step("mesh warp, antialiased", 15, lambda: resampling(MeshWarp, True)),
+        step("mesh warp: nearest, points", 5, lambda: others(MeshWarp)),
+    ]
+    return [*steps, step("DownsizeNet", 25, downsized)] if dtype.is_floating_point else steps

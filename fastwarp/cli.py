@@ -8,11 +8,12 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import fastwarp
+from fastwarp import _compiling
 from fastwarp._files import shown
 from fastwarp.errors import FastwarpError
 
@@ -82,7 +83,7 @@ def _abandon_output() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fastwarp", description="Zoom and unzoom operators for vision networks.")
     parser.add_argument("--version", action="version", version=f"fastwarp {fastwarp.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="demo | doctor | saliency | bench")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="demo | doctor | warmup | saliency | bench")
 
     demo = commands.add_parser(
         "demo",
@@ -118,10 +119,11 @@ def _parser() -> argparse.ArgumentParser:
         "doctor",
         help="versions, devices, kernels, and a self-check",
         description="Prints versions, devices, the kernels each device gets and why, and checks them against the "
-        "float64 reference. Exit code 1 if a check fails.",
+        "float64 reference; says what is still to be compiled, and how long that takes. Exit code 1 if a check fails.",
     )
     doctor.add_argument("--json", action="store_true", help="print the report as JSON")
     doctor.set_defaults(run=_doctor)
+    _add_warmup(commands)
     _add_saliency(commands)
 
     bench = commands.add_parser(
@@ -144,6 +146,20 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     bench.set_defaults(run=_bench)
     return parser
+
+
+def _add_warmup(commands: argparse._SubParsersAction) -> None:
+    warmup = commands.add_parser(
+        "warmup",
+        help="compile the kernels before they are needed",
+        description="Compiles every kernel that images of the given dtypes use, and keeps them on disk, so that no "
+        "first call waits for it.",
+    )
+    dtypes = ("float32", "float16", "bfloat16", "float64", "uint8")
+    warmup.add_argument("--dtype", choices=dtypes, nargs="+", default=["float32"], help="of images (default: float32)")
+    warmup.add_argument("--forward", action="store_true", help="leave out the kernels of the backward pass")
+    warmup.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    warmup.set_defaults(run=_warmup)
 
 
 def _add_saliency(commands: argparse._SubParsersAction) -> None:
@@ -282,13 +298,70 @@ def _bench(arguments: argparse.Namespace) -> int:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise FastwarpError("--device cuda: torch sees no GPU")
     torch.set_num_threads(arguments.threads)
-    print(report(arguments.model, arguments.size, arguments.saliency, arguments.rounds, arguments.device))
+    with _compile_line():
+        text = report(arguments.model, arguments.size, arguments.saliency, arguments.rounds, arguments.device)
+    print(text)
     return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from fastwarp import doctor
 
-    report = doctor.examine()
+    with _compile_line():
+        report = doctor.examine()
     print(json.dumps(report, indent=2) if arguments.json else doctor.text(report))
     return 0 if report["ok"] else 1
+
+
+def _warmup(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from fastwarp import doctor
+
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise FastwarpError("--device cuda: torch sees no GPU")
+    dtypes = [getattr(torch, name) for name in arguments.dtype]
+    tally = _compiling.Tally()
+    with _compile_line() as say, _compiling.observed(tally):
+        fastwarp.warmup(
+            arguments.device,
+            dtypes,
+            backward=not arguments.forward,
+            progress=lambda name, done, steps: say(f"{done} of {steps} done; {name}: " if name else ""),
+        )
+    if arguments.device == "cuda":
+        print("compiled, or found on disk, in Triton's cache")
+        return 0
+    place = doctor.cache()["directory"]
+    kept = f"kept in {shown(place)}" if place else "not kept: no folder can be written to; set NUMBA_CACHE_DIR"
+    done = f"{tally.kernels} kernels compiled in {tally.seconds:.0f} s" if tally.kernels else "nothing to compile"
+    print(f"{', '.join(arguments.dtype)}: {done}; {kept}")
+    return 0
+
+
+@contextlib.contextmanager
+def _compile_line() -> Iterator[Callable[[str], None]]:
+    """A line on a terminal that says which kernel is being compiled, behind what the function says that this gives."""
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    task, tally = "", _compiling.Tally()
+
+    def write(text: str) -> None:
+        print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
+
+    def say(text: str) -> None:
+        nonlocal task
+        task = text
+        write(task)
+
+    def observe(kernel: str, seconds: float | None) -> None:
+        tally(kernel, seconds)
+        if seconds is None:
+            write(f"{task}compiling {kernel} ({tally.kernels} kernels so far, {tally.seconds:.0f} s)")
+
+    try:
+        with _compiling.observed(observe):
+            yield say
+    finally:
+        write("")

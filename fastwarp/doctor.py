@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import fastwarp
+from fastwarp import _compiling, _warmup
 from fastwarp._backend import backend, backend_for
 from fastwarp.errors import FastwarpError
 from fastwarp.functional import downsize
@@ -60,7 +61,8 @@ def examine() -> dict[str, Any]:
         "cpu": _cpu_name(),
         "threads": torch.get_num_threads(),
         "devices": devices,
-        "cache": _cache(),
+        "cache": cache(),
+        "to_compile": _to_compile(),
     }
 
 
@@ -78,11 +80,19 @@ def text(report: dict[str, Any]) -> str:
     else:
         state = "writable" if cache["writable"] else "NOT writable: kernels are compiled again by every process"
         lines.append(f"{'cache':<10}{cache['directory']} ({state})")
+    steps = report["to_compile"]
+    if steps is not None:
+        parts = ", ".join(f"{step['name']} ({step['seconds']:.0f} s)" for step in steps)
+        total = sum(step["seconds"] for step in steps)
+        todo = f"about {total:.0f} s in all by `fastwarp warmup`, or by first calls: {parts}"
+        lines.append(f"{'compiler':<10}{todo if steps else 'nothing to do: kernels for float32 are on disk'}")
     for device in report["devices"]:
         lines.append(f"{device['device']:<10}{device['name']}: {device['backend'] or 'no backend'} ({device['why']})")
         error = "" if device["max_error"] is None else f", largest error {device['max_error']:.1e}"
         detail = f": {device['message']}" if device["message"] else ""
         lines.append(f"{'':<10}self-check against the float64 reference {device['check']}{error}{detail}")
+        if device["compiled"]:
+            lines.append(f"{'':<10}compiled {device['compiled']} kernels for it, in {device['compile_seconds']:.0f} s")
     return "\n".join(lines)
 
 
@@ -97,12 +107,16 @@ def _examine_device(device: torch.device) -> dict[str, Any]:
         "max_error": None,
         "message": "",
     }
+    tally = _compiling.Tally()
     try:
         found["backend"] = backend_for(device)
-        found["max_error"] = _self_check(device)
+        with _compiling.observed(tally):
+            found["max_error"] = _self_check(device)
     except Exception as error:  # whatever is broken here is the finding
         found["message"] = f"{type(error).__name__}: {error}"
         return found
+    finally:
+        found |= {"compiled": tally.kernels, "compile_seconds": tally.seconds}
     if found["max_error"] <= TOLERANCE:  # also false for NaN
         found["check"] = "OK"
     return found
@@ -147,7 +161,7 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _cache() -> dict[str, Any]:
+def cache() -> dict[str, Any]:
     """Where numba keeps the machine code of the CPU kernels."""
     try:
         kernels = vars(importlib.import_module("fastwarp.kernels.cpu.separable")).values()
@@ -158,6 +172,17 @@ def _cache() -> dict[str, Any]:
     if directory is None:
         return {"directory": None, "writable": False, "why": "no folder can be written to; set NUMBA_CACHE_DIR"}
     return {"directory": directory, "writable": os.access(_existing(Path(directory)), os.W_OK), "why": ""}
+
+
+@usual_defaults()
+def _to_compile() -> list[dict[str, Any]] | None:
+    """What first calls in float32 would compile on this CPU, with seconds, roughly; None where numba does not run."""
+    try:
+        if backend_for(torch.device("cpu")) != "numba":
+            return None
+        return [{"name": step.name, "seconds": step.seconds} for step in _warmup.missing()]
+    except Exception:  # the self-check has said what is broken
+        return None
 
 
 def _existing(path: Path) -> Path:

@@ -61,7 +61,7 @@ def test_help(capsys, words):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "required: demo | doctor | saliency | bench"),
+        ((), "required: demo | doctor | warmup | saliency | bench"),
         (("bench", "nowhere.models.Net"), "nowhere is not installed"),
         (("bench", "resnet50"), "'resnet50' is no dotted name, as torchvision.models.detection.retinanet_resnet50_fpn"),
         (("bench", "torch.nn.Zoom"), "torch.nn has no Zoom"),

@@ -14,16 +14,15 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
+from fastwarp import _compiling
 from fastwarp._files import size_of, unreadable, write_whole
 from fastwarp.errors import FastwarpError
 
 LARGEST_PHOTO = 1 << 26
 """Pixels of a photo: a small file may claim any number."""
-
-COMPILING = "compiling kernels (the first run of an installation takes longest) …"
 
 Box = tuple[float, float, float, float]
 
@@ -31,10 +30,18 @@ PHOTO_BOXES: list[Box] = [(138, 364, 164, 390), (180, 382, 208, 410), (350, 384,
 """In the default photo: four lamps near the horizon."""
 
 
-def progress_of(console: Console) -> Progress:
-    """A line that says what is being done, on terminals only."""
+@contextlib.contextmanager
+def progress_of(console: Console) -> Iterator[tuple[Progress, TaskID]]:
+    """A line that says what is being done, and which kernel is being compiled; on terminals only."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading the photo …", total=None)
+
+        def compiling(kernel: str, seconds: float | None) -> None:
+            progress.update(task, description=f"compiling {kernel} (once in an installation) …")
+
+        with _compiling.observed(compiling):
+            yield progress, task
 
 
 def hardware(device: torch.device, threads: int) -> str:

@@ -20,7 +20,6 @@ from fastwarp._backend import backend_for
 from fastwarp._files import shown
 from fastwarp.demo import plain_torch_downsize as plain
 from fastwarp.demo.common import (
-    COMPILING,
     as_tensor,
     busy_note,
     check_size,
@@ -104,8 +103,7 @@ def run(
     place = pick_device(device)
     busy = busy_note(threads)
 
-    with limited_threads(threads), progress_of(console) as progress:
-        task = progress.add_task(COMPILING, total=None)
+    with limited_threads(threads), progress_of(console) as (progress, task):
         source = as_tensor(photo, place)
         net, start = network(source), network(source)
         train(net, source, size, lambda step: progress.update(task, description=f"training: step {step} of {STEPS}"))

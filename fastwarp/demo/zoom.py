@@ -18,7 +18,6 @@ from fastwarp import viz
 from fastwarp._backend import backend_for
 from fastwarp._files import shown
 from fastwarp.demo.common import (
-    COMPILING,
     PHOTO_BOXES,
     Box,
     as_tensor,
@@ -137,8 +136,7 @@ def run(
     place = pick_device(device)
     busy = busy_note(threads)
 
-    with limited_threads(threads), progress_of(console) as progress:
-        task = progress.add_task(COMPILING, total=None)
+    with limited_threads(threads), progress_of(console) as (progress, task):
         journey = travel(photo, boxes, size, place, warp)
         steps = Steps(journey.saliency, journey.photo, journey.levels, size, FWHM, WARPS[warp])
         steps.check()
