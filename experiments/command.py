@@ -1,0 +1,73 @@
+"""The command line that all experiments share."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import camvid
+import detector
+import pages
+import runs
+import segmenter
+import torch
+from pages import Page
+from presets import PRESETS
+
+KINDS = {"camvid.jsonl": segmenter.Setup, "scenes.jsonl": detector.Setup}
+
+
+def store(file: str, results: Path = runs.RESULTS) -> runs.Store:
+    """The runs of a file in `results/`."""
+    return runs.Store(results / file, KINDS[file])
+
+
+def main(page: Callable[[str], Page], argv: Sequence[str] | None = None) -> None:
+    """Does what is missing of an experiment, and writes its page.
+
+    Args:
+        page: of a preset.
+        argv: arguments; None: of the command.
+    """
+    parser = argparse.ArgumentParser(description=page("small").title)
+    parser.add_argument("--data", type=Path, help="folder of the CamVid layout; without: generated scenes alone")
+    parser.add_argument("--preset", choices=PRESETS, default="small")
+    parser.add_argument("--seeds", type=int, default=5, help="trainings of each set-up")
+    parser.add_argument("--part", default="1/1", help="k/n: the k-th of n processes that share the trainings")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--device", default="cpu", help="where segmenters train")
+    parser.add_argument("--checkpoints", type=Path, help="folder for the state of unfinished trainings")
+    parser.add_argument("--results", type=Path, default=runs.RESULTS, help="folder of the runs")
+    parser.add_argument("--pages", type=Path, default=pages.PAGES, help="folder of the page")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    content = page(options.preset)
+    for section in content.sections:
+        function = trainer(section.file, options)
+        if function is None:
+            print(f"{section.heading}: no --data, nothing is trained")
+            continue
+        runs.do(
+            store(section.file, options.results), section.setups.values(), range(options.seeds), function, options.part
+        )
+    kept = {section.file: store(section.file, options.results).runs() for section in content.sections}
+    pages.write(content, kept, options.pages)
+
+
+def trainer(file: str, options: argparse.Namespace) -> Callable[[Any, int], dict[str, Any]] | None:
+    """What trains a set-up with a seed, and measures it on the test split."""
+    if file == "scenes.jsonl":
+        return functools.partial(detector.train, checkpoints=options.checkpoints)
+    if options.data is None:
+        return None
+    return functools.partial(segmenter.train, experiment(options.data, options.device, options.checkpoints))
+
+
+@functools.lru_cache(maxsize=1)
+def experiment(data: Path, device: str, checkpoints: Path | None) -> segmenter.Experiment:
+    """The splits of a folder."""
+    tests = {"test": camvid.load(data, "test")}
+    return segmenter.Experiment(camvid.load(data, "train"), tests, checkpoints, device)

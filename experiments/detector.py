@@ -1,0 +1,297 @@
+"""Trains and measures a small detector of centres on zoomed images of generated scenes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import io
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from runs import Checkpoint
+from segmenter import STRIDES, Pyramid
+from torch import Tensor, nn
+
+from fastwarp import SeparableWarp
+from fastwarp.saliency import box_density
+
+sys.path.append(str(Path(__file__).parent.parent / "examples"))
+from data import Scenes
+
+PAPER_WIDTH = 1920  # pixels of Argoverse-HD, to which LZU's bandwidth and motion refer
+BANDWIDTH, MOTION = 64.0, (7.5, 3.0)  # LZU appendix A.6
+MOST = 30  # detections of an image
+# Objects by the square root of their area in pixels of the source. COCO's limits are for images of 640 pixels.
+SIZES = {"small": (0, 12), "medium": (12, 32), "large": (32, 1e5)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a training is determined by, but for its seed.
+
+    Attributes:
+        size: (height, width) that the network runs at.
+        source: of the scenes.
+        steps: of training.
+        rate: largest learning rate.
+        batch: images of a step.
+        length: training images.
+        tests: images that are measured.
+        pitch: how much the horizon varies, see `Scenes`.
+        width: channels of the feature pyramid.
+        warp: "uniform"; "fixed", by all boxes of the training set; "adaptive", by the boxes of a simulated previous
+            frame: in training the objects', in tests those that a first pass with the fixed warp detects, both moved.
+        fwhm: of the attraction kernel, in cells.
+        registered: whether unzoom knows where cells are, or takes cell i of n to be at i / (n - 1), as released.
+        antialias: whether zooms average where they reduce.
+    """
+
+    size: tuple[int, int]
+    steps: int
+    rate: float
+    source: tuple[int, int] = (192, 320)
+    batch: int = 8
+    length: int = 600
+    tests: int = 200
+    pitch: float = 0.0
+    width: int = 32
+    warp: str = "uniform"
+    fwhm: float = 10.0
+    registered: bool = True
+    antialias: bool = True
+
+
+class Model(nn.Module):
+    """A detector in the manner of CenterNet ("Objects as Points"), at stride 4 of a feature pyramid.
+
+    Its maps have a channel for each class, logits of centres; then x and y of the centre from the cell, and the
+    logarithms of width and height, in cells.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__()
+        self.setup = setup
+        self.network = Pyramid(setup.width, Scenes.classes + 4).to(memory_format=torch.channels_last)
+        nn.init.constant_(self.network.head[-1].bias[: Scenes.classes], -4.6)  # type: ignore[index, union-attr]
+
+    def forward(self, images: Tensor, warp: SeparableWarp | None, registered: bool) -> Tensor:
+        """Maps `[B, 7, h / 4, w / 4]`, as of uniformly resized images, of images `[B, 3, H, W]`; no warp: uniform."""
+        by = SeparableWarp.identity() if warp is None else warp
+        small = by.zoom(images.float() / 255, self.setup.size, antialias=self.setup.antialias)
+
+        def unzoom(levels: list[Tensor]) -> list[Tensor]:
+            if warp is None:
+                return levels
+            options: dict[str, Any] = {"image_size": self.setup.size} if registered else {}
+            return warp.unzoom(levels, padding_mode="border", **options)
+
+        small = (small - 0.5) / 0.25
+        return self.network(small.contiguous(memory_format=torch.channels_last), unzoom)
+
+
+class Cached:
+    """Scenes in memory: images `[N, 3, H, W]`, uint8, boxes and labels."""
+
+    def __init__(self, length: int, source: tuple[int, int], seed: int, pitch: float) -> None:
+        items = [Scenes(length, source, seed, pitch)[index] for index in range(length)]
+        self.images = torch.stack([(image * 255).round().to(torch.uint8) for image, _ in items])
+        self.boxes = [target["boxes"] for _, target in items]
+        self.labels = [target["labels"] for _, target in items]
+
+    @functools.cached_property
+    def prior(self) -> Tensor:
+        """Mean saliency `[1, 31, 51]` of the images' boxes, and of their mirror images."""
+        size = tuple(self.images.shape[2:])
+        mean = density([boxes for boxes in self.boxes if len(boxes)], size).mean(0, keepdim=True)
+        return (mean + mean.flip(2)) / 2
+
+
+@functools.lru_cache(maxsize=4)
+def scenes(length: int, source: tuple[int, int], seed: int, pitch: float) -> Cached:
+    """A set of scenes, made once."""
+    return Cached(length, source, seed, pitch)
+
+
+def density(boxes: list[Tensor], size: tuple[int, ...]) -> Tensor:
+    """Saliency `[B, 31, 51]` of boxes, with the paper's bandwidth for images of its width."""
+    return box_density(boxes, (size[0], size[1]), bandwidth=BANDWIDTH * size[1] / PAPER_WIDTH)
+
+
+def moved(boxes: Tensor, width: int, generator: torch.Generator) -> Tensor:
+    """Boxes as they were a frame before: each moved by the paper's motion."""
+    shift = torch.randn(len(boxes), 2, generator=generator) * torch.tensor(MOTION) * width / PAPER_WIDTH
+    return boxes + shift.repeat(1, 2)
+
+
+def warp_of(setup: Setup, prior: Tensor, boxes: list[Tensor] | None) -> SeparableWarp | None:
+    """The warp of a batch: of its boxes, or of the prior where there are none."""
+    if setup.warp == "uniform":
+        return None
+    saliency = prior
+    if boxes is not None:
+        some = torch.tensor([len(one) > 0 for one in boxes])
+        saliency = torch.where(some[:, None, None], density(boxes, setup.source), prior)
+    return SeparableWarp.from_saliency(saliency, setup.fwhm)
+
+
+def cells(boxes: Tensor, setup: Setup, back: bool = False) -> Tensor:
+    """Boxes in pixels of the source as corners between cells of stride 4, or `back`. A pixel's middle is at a half, a
+    cell's at its number; first and last pixels of source and image are at the same places."""
+    scale = torch.tensor([(a - 1) / (b - 1) for a, b in zip(setup.size[::-1], setup.source[::-1], strict=True)] * 2)
+    scale = scale / STRIDES[0]
+    return boxes / scale + 0.5 if back else (boxes - 0.5) * scale
+
+
+def loss(maps: Tensor, boxes: list[Tensor], labels: list[Tensor]) -> Tensor:
+    """Focal loss of centres (CenterNet eq. 1), smooth L1 of the boxes at the cells around them, by object.
+
+    Args:
+        maps: of the model.
+        boxes: of each image, in cells.
+        labels: likewise.
+    """
+    count, height, width = len(maps), *maps.shape[2:]
+    image = torch.repeat_interleave(torch.arange(count), torch.tensor([len(one) for one in boxes]))
+    box, label = torch.cat(boxes), torch.cat(labels)
+    middle, size = (box[:, :2] + box[:, 2:]) / 2, box[:, 2:] - box[:, :2]
+    y, x = torch.arange(height), torch.arange(width)
+    spread = (size / 6).clamp(min=0.4)  # of the peak, in cells
+    bell = torch.exp(
+        -((y[None, :, None] - middle[:, 1, None, None]) ** 2) / (2 * spread[:, 1, None, None] ** 2)
+        - (x[None, None] - middle[:, 0, None, None]) ** 2 / (2 * spread[:, 0, None, None] ** 2)
+    )
+    wanted = torch.zeros_like(maps[:, : Scenes.classes])
+    for i in range(len(box)):
+        wanted[image[i], label[i]] = torch.maximum(wanted[image[i], label[i]], bell[i])
+    at = middle.round().long()
+    at = torch.stack([at[:, 0].clamp(0, width - 1), at[:, 1].clamp(0, height - 1)], 1)
+    wanted[image, label, at[:, 1], at[:, 0]] = 1
+    logits = maps[:, : Scenes.classes]
+    share, positive = logits.sigmoid(), (wanted == 1).float()
+    focal = positive * (1 - share) ** 2 * F.logsigmoid(logits)
+    focal = focal + (1 - positive) * (1 - wanted) ** 4 * share**2 * F.logsigmoid(-logits)
+    found, goals = [], []
+    for shift in [(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)]:  # cells beside the centre say the same box, if in it
+        near = at + torch.tensor(shift)
+        fits = ((near >= 0) & (near < torch.tensor([width, height]))).all(1)
+        if shift != (0, 0):
+            fits &= ((near > box[:, :2]) & (near < box[:, 2:])).all(1)
+        found.append(maps[image[fits], Scenes.classes :, near[fits, 1], near[fits, 0]])
+        goals.append(torch.cat([middle - near, size.log()], 1)[fits])
+    regression = F.smooth_l1_loss(torch.cat(found), torch.cat(goals), beta=0.1, reduction="sum") / 4
+    return (regression - focal.sum()) / max(len(box), 1)
+
+
+def decode(maps: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Boxes in cells, scores and labels of each image: the highest peaks."""
+    share = maps[:, : Scenes.classes].sigmoid()
+    peaks = share * (share == F.max_pool2d(share, 3, 1, 1))
+    scores, order = peaks.flatten(1).topk(MOST)
+    height, width = maps.shape[2:]
+    labels, y, x = order // (height * width), order // width % height, order % width
+    shape = maps[:, Scenes.classes :].flatten(2).gather(2, (y * width + x)[:, None].expand(-1, 4, -1))
+    middle, half = torch.stack([x, y], 2) + shape[:, :2].mT, shape[:, 2:].clamp(max=5).exp().mT / 2
+    boxes = torch.cat([middle - half, middle + half], 2)
+    return list(zip(boxes, scores, labels, strict=True))
+
+
+def train(setup: Setup, seed: int, checkpoints: Path | None = None, split: int = 2) -> dict[str, Any]:
+    """Trains a detector, and measures it on other scenes: average precisions in percent, `swapped` ones with the other
+    registration after training. `split` is the seed of these scenes: 1 to choose hyperparameters, 2 for results."""
+    torch.manual_seed(seed)
+    model = Model(setup)
+    data = scenes(setup.length, setup.source, 0, setup.pitch)
+    optimizer = torch.optim.AdamW(model.parameters(), setup.rate, weight_decay=0.01)
+    checkpoint = Checkpoint(checkpoints, f"{setup} {seed}", [model, optimizer])
+    generator, width = torch.Generator(), setup.source[1]
+    for step in range(checkpoint.load(), setup.steps):
+        # Everything random of a step depends on seed and step alone: it is the same for all set-ups, and after a kill.
+        generator.manual_seed(1_000_003 * seed + step)
+        chosen = torch.randint(setup.length, (setup.batch,), generator=generator)
+        flip = torch.rand(setup.batch, generator=generator) < 0.5
+        images = data.images[chosen]
+        images[flip] = images[flip].flip(3)
+        boxes = [data.boxes[index] for index in chosen.tolist()]
+        boxes = [mirrored(b, width) if turned else b for b, turned in zip(boxes, flip.tolist(), strict=True)]
+        before = [moved(one, width, generator) for one in boxes]
+        warp = warp_of(setup, data.prior, before if setup.warp == "adaptive" else None)
+        for group in optimizer.param_groups:
+            part = (1 + math.cos(math.pi * step / setup.steps)) / 2
+            group["lr"] = setup.rate * min((step + 1) / (0.1 * setup.steps), part)
+        labels = [data.labels[index] for index in chosen.tolist()]
+        value = loss(model(images, warp, setup.registered), [cells(b, setup) for b in boxes], labels)
+        optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        checkpoint.save(step + 1)
+    tests = scenes(setup.tests, setup.source, split, setup.pitch)
+    metrics: dict[str, Any] = measure(model, tests, data.prior, setup.registered)
+    if setup.warp != "uniform":
+        metrics["swapped"] = measure(model, tests, data.prior, not setup.registered)
+    checkpoint.remove()
+    return metrics
+
+
+def mirrored(boxes: Tensor, width: int) -> Tensor:
+    """Boxes of the mirror image."""
+    return torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
+
+
+@torch.no_grad()
+def measure(model: Model, data: Cached, prior: Tensor, registered: bool) -> dict[str, float]:
+    """COCO's average precisions in percent."""
+    model.eval()
+    setup, generator = model.setup, torch.Generator().manual_seed(0)
+    found: list[list[float]] = []
+    for start in range(0, len(data.images), 20):
+        images = data.images[start : start + 20]
+        results = decode(model(images, warp_of(setup, prior, None), registered))
+        if setup.warp == "adaptive":
+            seen = [cells(boxes[scores > 0.3], setup, back=True) for boxes, scores, _ in results]
+            warp = warp_of(setup, prior, [moved(boxes, setup.source[1], generator) for boxes in seen])
+            results = decode(model(images, warp, registered))
+        for index, (boxes, scores, labels) in enumerate(results, start):
+            boxes = cells(boxes, setup, back=True)
+            for (x1, y1, x2, y2), score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True):
+                found.append([index, x1, y1, x2 - x1, y2 - y1, score, label])
+    return average_precision(data, found)
+
+
+def average_precision(data: Cached, found: list[list[float]]) -> dict[str, float]:
+    """AP, AP50, AP75 and AP by size of detections (image, x, y, width, height, score, label), by pycocotools."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    truth = []
+    for index, (boxes, labels) in enumerate(zip(data.boxes, data.labels, strict=True)):
+        for (x1, y1, x2, y2), label in zip(boxes.tolist(), labels.tolist(), strict=True):
+            box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
+            truth.append({"id": len(truth) + 1, "image_id": index, "category_id": label, **box})
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = {
+            "images": [{"id": index} for index in range(len(data.images))],
+            "annotations": truth,
+            "categories": [{"id": label} for label in range(Scenes.classes)],
+        }
+        coco.createIndex()
+        results = [{"image_id": r[0], "bbox": r[1:5], "score": r[5], "category_id": r[6]} for r in found]
+        measured = COCOeval(coco, coco.loadRes(results), "bbox")
+        measured.params.areaRng = [[0, 1e10], *([low**2, high**2] for low, high in SIZES.values())]
+        measured.params.areaRngLbl = ["all", *SIZES]
+        measured.evaluate()
+        measured.accumulate()
+    precision = measured.eval["precision"][..., -1]  # thresholds, recalls, classes, sizes
+
+    def mean(values: np.ndarray) -> float:
+        return round(100 * float(values[values > -1].mean()), 3) if (values > -1).any() else math.nan
+
+    result = {"AP": mean(precision[..., 0]), "AP50": mean(precision[0, ..., 0]), "AP75": mean(precision[5, ..., 0])}
+    return result | {name: mean(precision[..., i]) for i, name in enumerate(SIZES, 1)}

@@ -1,0 +1,71 @@
+"""What the experiments train: set-ups by name, for each preset. Experiments that share a set-up share its runs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import detector
+import segmenter
+
+PRESETS = ("smoke", "small", "full")
+
+# Learning rate, fwhm and edge: chosen on the validation split (results/tuning.jsonl). Steps: what there was time for.
+SEGMENTERS = {
+    "smoke": segmenter.Setup((32, 48), steps=3, rate=5e-3, edge=50.0, batch=2, width=16),
+    "small": segmenter.Setup((72, 96), steps=400, rate=5e-3, edge=50.0, source=2),
+    "full": segmenter.Setup((180, 240), steps=8000, rate=5e-3, edge=50.0, batch=16, width=64),
+}
+OTHER_SIZES = {"smoke": [], "small": [(48, 64), (120, 160)], "full": [(60, 80), (96, 128), (240, 320)]}
+# The learning rate is that of segmentation, the warp that of examples/train_detector.py: none was tuned.
+DETECTORS = {
+    "smoke": detector.Setup((64, 96), steps=3, rate=5e-3, source=(96, 160), batch=2, length=6, tests=4),
+    "small": detector.Setup((96, 160), steps=300, rate=5e-3),
+    "full": detector.Setup((192, 320), steps=6000, rate=5e-3, source=(384, 640), length=2000, tests=1000),
+}
+
+
+def segmenters(preset: str, *names: str, size: tuple[int, int] | None = None) -> dict[str, segmenter.Setup]:
+    """Set-ups of segmentation by name."""
+    base = SEGMENTERS[preset]
+    if size is not None:
+        base = dataclasses.replace(base, size=size)
+    changes = {
+        "uniform": {},
+        "fixed": {"warp": "fixed"},
+        "adaptive": {"warp": "adaptive"},
+        "learned": {"warp": "learned"},
+        "fixed, i / (n - 1)": {"warp": "fixed", "registered": False},
+        "adaptive, i / (n - 1)": {"warp": "adaptive", "registered": False},
+        "fixed, plain": {"warp": "fixed", "antialias": False},
+        "fixed, antialiased unzoom": {"warp": "fixed", "antialias": False, "unzoom_antialias": True},
+        "fixed, both antialiased": {"warp": "fixed", "unzoom_antialias": True},
+        "fixed, logits unzoomed": {"warp": "fixed", "level": "logits"},
+        "uniform, plain": {"antialias": False},
+    }
+    return {name: dataclasses.replace(base, **changes[name]) for name in names}
+
+
+def resizers(preset: str, *names: str) -> dict[str, segmenter.Setup]:
+    """Set-ups of segmentation whose images, halved by averaging, are made small without a warp."""
+    base = dataclasses.replace(SEGMENTERS[preset], source=2)
+    changes = {
+        "bilinear": {"resize": "bilinear"},
+        "area": {"resize": "area"},
+        "antialiased": {},
+        "DownsizeNet": {"resize": "downsize"},
+        "texture alone": {"resize": "texture"},
+    }
+    return {name: dataclasses.replace(base, **changes[name]) for name in names}
+
+
+def detectors(preset: str, *names: str, pitch: float = 0.0) -> dict[str, detector.Setup]:
+    """Set-ups of detection by name."""
+    base = dataclasses.replace(DETECTORS[preset], pitch=pitch)
+    changes = {
+        "uniform": {},
+        "fixed": {"warp": "fixed"},
+        "adaptive": {"warp": "adaptive"},
+        "fixed, i / (n - 1)": {"warp": "fixed", "registered": False},
+        "adaptive, i / (n - 1)": {"warp": "adaptive", "registered": False},
+    }
+    return {name: dataclasses.replace(base, **changes[name]) for name in names}

@@ -1,0 +1,64 @@
+"""Does exact registration matter? `python experiments/registration.py --data FOLDER --preset small`."""
+
+from __future__ import annotations
+
+from command import main
+from pages import Comparison, Page, Section
+from presets import detectors, segmenters
+
+SAYS = """
+Nothing: LZU (eq. 6-7) and its release unzoom each map by its own grid, cell i of n at i / (n - 1) of the width. A
+strided network has cell i at pixel `stride * i`, up to a cell beside that (see [registration](../registration.md)).
+"""
+RAN = """
+The same trainings twice: with unzoom by each map's own grid, and with exact strides and phase. All else is equal:
+seeds, batches, warps, the places of logits and anchors. Fixed warps are those of the training set; adaptive ones
+follow the boundaries of a first pass, or the detections of a simulated previous frame. "Other unzoom" is the same
+trained network with the other unzoom in its place, without further training: that is what attaching to a published
+checkpoint does.
+"""
+OWN = "i / (n - 1)"
+OTHER = "other unzoom"
+
+
+def comparisons(*measures: str) -> list[Comparison]:
+    """Both trained, then both networks with the unzoom that they were not trained with."""
+    found = [
+        Comparison(name, f"{name}, {OWN}", one, headline=one == measures[0])
+        for name in ("fixed", "adaptive")
+        for one in measures
+    ]
+    for name in ("fixed", f"fixed, {OWN}", "adaptive", f"adaptive, {OWN}"):
+        found.append(Comparison(name, name, f"{measures[0]}, {OTHER}", "", measures[0]))
+    return found
+
+
+def page(preset: str) -> Page:
+    """The experiment."""
+    names = [name for pair in ("fixed", "adaptive") for name in (pair, f"{pair}, {OWN}")]
+    sections = [
+        Section(
+            "Segmentation of CamVid",
+            "camvid.jsonl",
+            segmenters(preset, *names),
+            {"mIoU": lambda m: m["test"]["mIoU"], f"mIoU, {OTHER}": lambda m: m["test"].get("swapped")},
+            comparisons("mIoU"),
+        ),
+        Section(
+            "Detection on generated scenes",
+            "scenes.jsonl",
+            detectors(preset, *names),
+            {
+                "AP": lambda m: m["AP"],
+                "AP50": lambda m: m["AP50"],
+                "AP small": lambda m: m["small"],
+                f"AP, {OTHER}": lambda m: m["swapped"]["AP"],
+            },
+            comparisons("AP", "AP50", "AP small"),
+        ),
+    ]
+    return Page("registration", "Does it matter where unzoom takes cells to be?", SAYS, RAN, sections)
+
+
+if __name__ == "__main__":
+    main(page)

@@ -1,0 +1,53 @@
+"""Is a less destructive unzoom worth it? `python experiments/unzoom.py --data FOLDER --preset small`."""
+
+from __future__ import annotations
+
+from command import main
+from pages import Comparison, Page, Section
+from presets import segmenters
+
+SAYS = """
+LZU zooms and unzooms by plain bilinear sampling, and asks for "alternatives to the 'unzoom' formulation that are
+perhaps less destructive than simple resampling of features" (section 6).
+"""
+RAN = """
+Segmentation of CamVid with and without `antialias=True`, which averages over what a target covers, in zoom, in unzoom
+and in both. Uniform resizing has the same choice. "fixed" and "uniform" alone average in the zoom, as on the other
+pages.
+"""
+NAMES = (
+    "uniform, plain",
+    "uniform",
+    "fixed, plain",
+    "fixed",
+    "fixed, antialiased unzoom",
+    "fixed, both antialiased",
+    "fixed, logits unzoomed",
+)
+PAIRS = (
+    ("uniform", "uniform, plain"),
+    ("fixed, plain", "uniform, plain"),
+    ("fixed", "uniform"),
+    ("fixed", "fixed, plain"),
+    ("fixed, antialiased unzoom", "fixed, plain"),
+    ("fixed, both antialiased", "fixed"),
+    ("fixed, logits unzoomed", "fixed"),
+    ("fixed, logits unzoomed", "uniform"),
+)
+HEADLINES = (PAIRS[3], PAIRS[5], PAIRS[6], PAIRS[7])
+
+
+def page(preset: str) -> Page:
+    """The experiment."""
+    section = Section(
+        "Segmentation of CamVid",
+        "camvid.jsonl",
+        segmenters(preset, *NAMES),
+        {"mIoU": lambda m: m["test"]["mIoU"]},
+        [Comparison(*pair, "mIoU", headline=pair in HEADLINES) for pair in PAIRS],
+    )
+    return Page("unzoom", "Is a less destructive unzoom worth it?", SAYS, RAN, [section])
+
+
+if __name__ == "__main__":
+    main(page)

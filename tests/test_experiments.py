@@ -1,0 +1,78 @@
+"""The experiments: their statistics, and that kept runs are kept."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+
+
+@pytest.fixture
+def modules(monkeypatch):
+    """Imports modules of the experiments, whose folder is on the path as if one of them was run; forgets them after."""
+    before, threads = set(sys.modules), torch.get_num_threads()
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    yield importlib.import_module
+    torch.set_num_threads(threads)
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent.name in ("experiments", "examples"):
+            del sys.modules[name]
+
+
+def test_intervals_are_those_of_scipy(modules):
+    intervals = modules("intervals")
+    random = np.random.default_rng(0)
+    for pairs in (2, 5, 12):
+        a, b = random.normal(1.0, 1.0, (2, pairs))
+        expected = stats.ttest_rel(a, b).confidence_interval(0.95)
+        found = intervals.difference(a, b)
+        np.testing.assert_allclose([found.low, found.high], expected, rtol=1e-9)
+        assert found.mean == pytest.approx((a - b).mean())
+        assert found.claimed == (stats.ttest_rel(a, b).pvalue < 0.05)
+    assert np.isnan(intervals.difference([1.0], [0.5]).low)
+
+
+def folder(root: Path) -> Path:
+    """Four training and two test images of two classes and unlabelled pixels."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 4), ("test", 2)):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for number in range(count):
+            label = np.zeros((48, 64), np.uint8)
+            label[20:, : random.integers(16, 48)] = 8
+            label[:2] = 11
+            pixels = (label[..., None] * 20 + random.integers(0, 60, (48, 64, 3))).astype(np.uint8)
+            Image.fromarray(pixels).save(root / "images" / split / f"{number}.jpg")
+            Image.fromarray(label).save(root / "labels" / split / f"{number}.png")
+    return root
+
+
+def test_an_experiment_goes_on_from_its_runs(tmp_path, modules):
+    data, out = folder(tmp_path / "data"), tmp_path / "out"
+    command, unzoom = modules("command"), modules("unzoom")
+
+    def run(seeds: int) -> list[str]:
+        folders = ["--data", str(data), "--results", str(out), "--pages", str(out)]
+        command.main(unzoom.page, ["--preset", "smoke", "--seeds", str(seeds), *folders])
+        return (out / "camvid.jsonl").read_text().splitlines()
+
+    first = run(1)
+    assert len(first) == 6
+    (out / "camvid.jsonl").write_text("\n".join(first[:5]) + "\n" + first[5][:40])  # killed while it wrote the last
+    second = run(2)
+    assert second[:5] == first[:5]
+    runs = [json.loads(line) for line in second if line.endswith("}")]
+    assert len(runs) == 12
+    again = next(run for run in runs[5:] if run["seed"] == 0)
+    assert again["metrics"] == json.loads(first[5])["metrics"]  # trainings repeat
+    assert "fixed, both antialiased - fixed, mIoU | 2 |" in (out / "unzoom.md").read_text()
