@@ -13,7 +13,9 @@ import torch
 # Triton's own functions become interpreted, or not, when they are imported: here, before torch's compiler does it.
 if importlib.util.find_spec("triton") and not torch.cuda.is_available():
     with patch.dict(os.environ, {"TRITON_INTERPRET": "1"}):
-        import triton.language  # noqa: F401
+        import fast_interpreter
+
+        fast_interpreter.install()
 
 # The same examples in every run; `make test ARGS=--hypothesis-profile=explore` looks for new ones.
 hypothesis.settings.register_profile("fixed", derandomize=True)

@@ -1,73 +1,30 @@
 """Triton kernels: against the reference (on a GPU, else in Triton's interpreter), and compiled for GPUs."""
 
-import importlib
-import importlib.util
-from collections.abc import Iterator
-from importlib.metadata import version
-
 import pytest
 import torch
-from helpers import assert_bitwise, random_knots, tensors
-from tolerances import EPSB, assert_close_to, errors
+from gpu_helpers import (
+    DEVICE,
+    array,
+    assert_right,
+    format_of,
+    interpreter,
+    on_device,
+    poisoned_memory,  # noqa: F401
+    run,
+)
+from helpers import random_knots
 from torch import Tensor
 
 from fastwarp.reference import axis as axis_reference
 from fastwarp.reference import separable as reference
 
-if importlib.util.find_spec("triton") is None or tuple(map(int, version("triton").split(".")[:2])) < (3, 6):
-    pytest.skip("needs Triton 3.6", allow_module_level=True)
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-with pytest.MonkeyPatch.context() as patch:  # a kernel becomes an interpreted one when it is defined
-    if DEVICE == "cpu":
-        patch.setenv("TRITON_INTERPRET", "1")
-    from fastwarp.kernels.gpu import _launch, _windows, axis, separable
+with interpreter():
+    from fastwarp.kernels.gpu import _windows, axis, separable
 
 pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-
-
-@pytest.fixture(autouse=True)
-def _interpreter_and_poisoned_memory(monkeypatch) -> Iterator[None]:
-    """Every new tensor holds NaN, so that an element that no kernel writes shows."""
-    if DEVICE == "cpu":
-        monkeypatch.setenv("TRITON_INTERPRET", "1")
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def array(value):
-    if not isinstance(value, Tensor):
-        return [array(v) for v in value] if isinstance(value, list) else value
-    return value.detach().cpu().to(torch.float64 if value.is_floating_point() else value.dtype).numpy()
-
-
-def on_device(value):
-    if isinstance(value, list):
-        return [on_device(v) for v in value]
-    return value.to(DEVICE) if isinstance(value, Tensor) else value
-
-
-def assert_right(results, expected, quantity: str, dtype: torch.dtype | None = None) -> None:
-    """Every result is on the device and as near to its reference as the table of tolerances says (row `dtype`)."""
-    if isinstance(results, Tensor):
-        results, expected = [results], [expected]
-    for result, wanted in zip(results, expected, strict=True):
-        assert result.device.type == DEVICE
-        if result.dtype == torch.bfloat16 and _launch.INTERPRETED:  # the interpreter truncates where a GPU rounds
-            assert errors(wanted, result, result.dtype, quantity)[1] <= 2.02 * EPSB
-        else:
-            assert_close_to(wanted, result, dtype or result.dtype, quantity)
-
-
-def run(function, *args):
-    """Calls a launcher twice: the results, which are the same to the bit."""
-    args = [on_device(a) for a in args]
-    first, second = function(*args), function(*args)
-    assert_bitwise(tensors(first), tensors(second))
-    return first
 
 
 def check_axis(name: str, quantity: str, *args):
@@ -152,10 +109,6 @@ def test_windows_of_nan_knots():
 
 
 # --- separable --------------------------------------------------------------------------------------------------------
-
-
-def format_of(t: Tensor) -> torch.memory_format:
-    return torch.contiguous_format if t.is_contiguous() else torch.channels_last
 
 
 def windows_for(batch, sizes, sources, antialias, dtype=torch.float32, source_valid=None) -> Tensor:

@@ -10,7 +10,7 @@ from numba.core.errors import TypingError
 from numba.cpython.unsafe.tuple import tuple_setitem
 
 from fastwarp.kernels.cpu import _vector as v
-from fastwarp.kernels.cpu._parallel import inline
+from fastwarp.kernels.cpu._parallel import jit
 
 LANES = 8
 REALS = (np.float32, np.float64)
@@ -24,7 +24,7 @@ def numbers(dtype, count=2 * LANES, seed=0):
     return values.astype(dtype)
 
 
-@inline
+@jit
 def arithmetic(a, b, factor, out):
     x, y = v.load(a, 0, 8), v.load(b, 0, 8)
     v.store(x + y, out, 0)
@@ -51,7 +51,7 @@ def test_arithmetic_is_that_of_numpy(dtype):
     np.testing.assert_allclose(out, np.concatenate(expected), rtol=tolerance, atol=tolerance * 1e3)
 
 
-@inline
+@jit
 def divide(a, b, out):
     x = v.load(a, 0, 8)
     v.store(x / v.load(b, 0, 8), out, 0)
@@ -66,7 +66,7 @@ def test_division_and_square_root_are_those_of_numpy(dtype):
     np.testing.assert_array_equal(out, np.concatenate([a / b, 1 / a, np.sqrt(a * a)]).astype(dtype))
 
 
-@inline
+@jit
 def compare(a, b, out):
     x, y, one, zero = v.load(a, 0, 8), v.load(b, 0, 8), a.dtype.type(1), a.dtype.type(0)
     masks = (x < y, x <= y, x > y, x >= y, x == y, x != y, (x < y) & (y > 0), (x < 0) | (y < 0), ~(x < y))
@@ -88,7 +88,7 @@ def test_comparisons_and_selections_are_those_of_numpy(dtype):
     np.testing.assert_array_equal(out, np.concatenate(expected))
 
 
-@inline
+@jit
 def bits(a, out, real, whole):
     x = v.load(a, 0, 8)
     v.store((x & 12) | 1, out, 0)
@@ -106,7 +106,7 @@ def test_bits_are_those_of_numpy(dtype, real):
     np.testing.assert_array_equal(back.view(dtype), a)
 
 
-@inline
+@jit
 def move(source, out, stored, like, at):
     """Loads at any place, as vectors and as numbers, and stores what was loaded."""
     zeros = v.full(like, 8)
@@ -144,7 +144,7 @@ def _bits(values, storage):
     )
 
 
-@inline
+@jit
 def narrow(values, out):
     for i in range(0, len(values), 8):
         v.store(v.load(values, i, 8), out, i)
@@ -187,7 +187,7 @@ def test_storage_types_are_rounded_half_to_even(storage, real):
     torch.testing.assert_close(found, expected.to(STORED[storage]).repeat(2), rtol=0, atol=0, equal_nan=True)
 
 
-@inline
+@jit
 def by_address(address, like, out):
     source = v.pointer(address, like)
     v.prefetch(source, 1 << 40)
@@ -204,14 +204,14 @@ def test_memory_is_an_array_or_an_address(dtype):
     np.testing.assert_array_equal(out, [1, 2, 3, 4, 5, 1, 3, 3, 4, 1, 2, 3])
 
 
-@inline
+@jit
 def converted(x, a, like, out):
     v.store(v.convert(x, like), out, 0)
     v.store(v.convert(a[0], v.full(like, 2)), out, 8)
     v.store(v.lane_numbers(v.convert(x, like)), out, 9)
 
 
-@inline
+@jit
 def converted_to_all(a, f32, f64, i32, i64):
     x = v.load(a, 0, 8)
     converted(x, a, f32[0], f32)
@@ -232,7 +232,7 @@ every_other = v.shuffle(0, 2, 4, 6, 8, 10, 12, 14)
 first_twice = v.shuffle(0, 0)
 
 
-@inline
+@jit
 def arranged(a, index, out):
     x, y, where = v.load(a, 0, 8), v.load(a, 8, 8), v.load(index, 0, 8)
     v.store(every_other(x, y), out, 0)
@@ -260,7 +260,7 @@ def test_lanes_are_arranged_as_numpy_would(dtype):
     np.testing.assert_array_equal(out[32:].reshape(8, 8), rows.T)
 
 
-@inline
+@jit
 def sums(a, out):
     v.store(v.total(v.load(a, 0, 8)), out, 0)
     v.store(v.total(v.load(a, 0, 16)), out, 1)

@@ -14,28 +14,30 @@ import torch
 
 from fastwarp.kernels.cpu import _thread_pool
 from fastwarp.kernels.cpu._cache import keep
+from fastwarp.kernels.cpu._helper import Helper
 
 SMALL = 1 << 14
 """Values (taps read or written) a thread must have to pay for it."""
 
 
+# Not `fastmath=True`: NaN must come through, which "nnan" would allow to be dropped.
+_FLAGS: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
+
+
 def jit(function: Callable[..., Any]) -> Any:
     """Compiles with numba on first call, without the GIL, and keeps the machine code on disk (see `_cache`)."""
-    return keep(inline(function))
+    return keep(numba.njit(**_FLAGS)(function))
 
 
 def inline(function: Callable[..., Any]) -> Any:
-    """Compiles a helper that kernels call.
-
-    Not `fastmath=True`: NaN must come through, which "nnan" would allow to be dropped.
-    """
-    return numba.njit(nogil=True, fastmath={"contract", "nsz"}, error_model="numpy")(function)
+    """Compiles a helper into the kernels that call it; Python cannot call it (see `_helper`)."""
+    return Helper(function, **_FLAGS)
 
 
 def exact(function: Callable[..., Any]) -> Any:
     """Compiles a helper without fused multiply-adds: each operation rounds as IEEE 754 says, the same on every
     machine. Flags that are not set would be those of the caller."""
-    return numba.njit(nogil=True, fastmath=False, error_model="numpy")(function)
+    return Helper(function, **_FLAGS | {"fastmath": False})
 
 
 def parallel(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -312,7 +312,7 @@ def _is_real(type_: ir.Type) -> bool:
     return isinstance(type_.element, (ir.FloatType, ir.DoubleType))
 
 
-def _arithmetic(real: str | None, integer: str | None) -> Callable[..., Any]:
+def _arithmetic(real: str, integer: str) -> Callable[..., Any]:
     def lower(context, builder, signature, args):
         name = real if _is_real(args[0].type) else integer
         return getattr(builder, name)(*args)
@@ -367,10 +367,10 @@ def _negative(context, builder, signature, args):
 _binary((operator.add, operator.iadd), (types.Float, types.Integer), False, _arithmetic("fadd", "add"))
 _binary((operator.sub, operator.isub), (types.Float, types.Integer), False, _arithmetic("fsub", "sub"))
 _binary((operator.mul, operator.imul), (types.Float, types.Integer), False, _arithmetic("fmul", "mul"))
-_binary((operator.truediv, operator.itruediv), (types.Float,), False, _arithmetic("fdiv", None))
-_binary((operator.and_, operator.iand), (types.Integer, types.Boolean), False, _arithmetic(None, "and_"))
-_binary((operator.or_, operator.ior), (types.Integer, types.Boolean), False, _arithmetic(None, "or_"))
-_binary((operator.lshift, operator.ilshift), (types.Integer,), False, _arithmetic(None, "shl"))
+_binary((operator.truediv, operator.itruediv), (types.Float,), False, _arithmetic("fdiv", ""))
+_binary((operator.and_, operator.iand), (types.Integer, types.Boolean), False, _arithmetic("", "and_"))
+_binary((operator.or_, operator.ior), (types.Integer, types.Boolean), False, _arithmetic("", "or_"))
+_binary((operator.lshift, operator.ilshift), (types.Integer,), False, _arithmetic("", "shl"))
 for _function, _symbol in (
     (operator.lt, "<"),
     (operator.le, "<="),
@@ -511,7 +511,7 @@ def join(typingctx, a, b):
     """The lanes of `a`, then those of `b`."""
 
     def codegen(context, builder, signature, args):
-        return _shuffled(builder, *args, range(2 * a.lanes))
+        return _shuffled(builder, args[0], args[1], range(2 * a.lanes))
 
     return Vector(a.dtype, 2 * a.lanes)(a, a), codegen
 
@@ -521,7 +521,7 @@ def shuffle(*lanes: int) -> Any:
 
     def shuffled(typingctx, a, b):
         def codegen(context, builder, signature, args):
-            return _shuffled(builder, *args, lanes)
+            return _shuffled(builder, args[0], args[1], lanes)
 
         return Vector(a.dtype, len(lanes))(a, a), codegen
 

@@ -1,0 +1,47 @@
+"""Helpers: numba functions that are compiled as parts of kernels alone.
+
+What `numba.njit` makes can be called from Python: each function is translated to machine code and given a wrapper that
+unpacks Python's arguments, although a kernel that calls it is translated with a copy of it. Helpers stop at LLVM's
+optimised code, which a kernel takes over.
+"""
+
+from typing import Any
+
+from numba.core import codegen, compiler, registry, sigutils
+
+
+class _Library(codegen.JITCodeLibrary):
+    """LLVM's code of a function, never translated by itself."""
+
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+
+class _Compiler(compiler.Compiler):
+    def define_pipelines(self) -> Any:
+        self.state.flags.no_compile = True
+        self.state.library = _Library(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
+        return super().define_pipelines()
+
+
+class Helper(registry.CPUDispatcher):
+    """As what `numba.njit(**options)` makes of a function, for callers that numba compiles."""
+
+    def __init__(self, function: Any, **options: Any) -> None:
+        options |= {"nopython": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+        super().__init__(function, targetoptions=options, pipeline_class=_Compiler)
+
+    def add_overload(self, cres: Any) -> None:
+        """Makes a version known to callers: by its descriptor, where others have the function that Python calls."""
+        self.targetctx.insert_user_function(cres.fndesc, cres.fndesc, [cres.library])
+        self.overloads[tuple(cres.signature.args)] = cres
+
+    def get_overload(self, sig: Any) -> Any:
+        """The descriptor of the version for a signature."""
+        args, _ = sigutils.normalize_signature(sig)
+        version: Any = self.overloads[tuple(args)]
+        return version.fndesc
+
+    def _compile_for_args(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"{self.py_func.__qualname__} is a helper, which only compiled functions can call")
