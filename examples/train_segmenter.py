@@ -4,7 +4,7 @@
     python examples/train_segmenter.py --resize downsize --start runs/a/resizer.safetensors --freeze
 
 The second line is transfer ("DownsizeNet" section 5.3): a resizer that learned with one network is frozen and serves
-another. The loop, the checkpoints and the options are those of train_detector.py.
+another. The loop, the checkpoints and the options are those of training.py.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from data import Scenes
+from retinanet import block
 from torch import Tensor, nn
-from train_detector import block, common, fit, start
+from training import common, fit, start
 
 import fastwarp
 
