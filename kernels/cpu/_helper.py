@@ -1,8 +1,8 @@
 """Helpers: numba functions that are compiled as parts of kernels alone.
 
 What `numba.njit` makes can be called from Python: each function is translated to machine code and given a wrapper that
-unpacks Python's arguments, although a kernel that calls it is translated with a copy of it. Helpers stop at LLVM's
-optimised code, which a kernel takes over.
+unpacks Python's arguments, although a kernel that calls it is optimised and translated with a copy of it. Helpers stop
+at LLVM's code, which a kernel takes over.
 """
 
 from typing import Any
@@ -11,7 +11,10 @@ from numba.core import codegen, compiler, registry, sigutils
 
 
 class _Library(codegen.JITCodeLibrary):
-    """LLVM's code of a function, never translated by itself."""
+    """LLVM's code of a function, which is optimised and translated with its callers alone."""
+
+    def _optimize_final_module(self) -> None:
+        pass
 
     def _finalize_final_module(self) -> None:
         self._finalize_dynamic_globals()

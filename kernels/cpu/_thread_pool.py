@@ -52,6 +52,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic as _intrinsic
 
 from fastwarp.kernels.cpu._cache import keep
+from fastwarp.kernels.cpu._helper import Helper
 
 MOST = 256
 """Threads that a job can have, the caller's included."""
@@ -283,12 +284,15 @@ def _call_kernel(context: Any, builder: Any, kernel: Any, values: Any) -> Any:
 # --- the protocol -----------------------------------------------------------------------------------------------------
 
 
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
+
 def _inline(function: Any) -> Any:
-    return numba.njit(nogil=True, error_model="numpy")(function)
+    return Helper(function, **_OPTIONS)
 
 
 def _kept(function: Any) -> Any:
-    return keep(_inline(function))
+    return keep(numba.njit(**_OPTIONS, no_cfunc_wrapper=True)(function))
 
 
 @_inline
