@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -10,9 +11,12 @@ import runs
 import torch
 import torch.nn.functional as F
 from pages import PAGES, table
+from presets import DETECTORS
+from segmenter import STRIDES
 from torch import Tensor
 
 from fastwarp import SeparableWarp
+from fastwarp.functional import axis_map
 from fastwarp.saliency import box_density
 
 SIZE = (600, 960)  # of the network's image, LZU at half size
@@ -49,6 +53,13 @@ Mean and largest distance in pixels between the warp (knots {fine} times as dens
 h x w of its knots; and the share of the largest magnification of an axis that is left.
 
 {knots}
+
+## Each map's own grid
+
+The fixed warp of the [detection](detection.md) experiment, unzoomed by each map's own grid: mean and largest
+distance, in cells of the map, between where a cell is and the place that it shows, by axis.
+
+{cells}
 
 ## What agrees, what does not
 
@@ -111,9 +122,29 @@ def knots() -> list[dict[str, Any]]:
     return rows
 
 
+def cells() -> list[dict[str, Any]]:
+    """What a cell shows, from where it is, for each stride and axis."""
+    setup = dataclasses.replace(DETECTORS["small"], warp="fixed")
+    scenes = detector.scenes(setup.length, setup.source, 0, setup.pitch)
+    warp = detector.warp_of(setup, scenes.prior.double(), None)
+    assert warp is not None
+    rows = []
+    for stride in STRIDES:
+        row: dict[str, Any] = {"stride": stride}
+        for name, knots, pixels in zip("yx", (warp.knots_y, warp.knots_x), setup.size, strict=True):
+            count = -(-pixels // stride)
+            cell = torch.arange(count, dtype=torch.float64)[None]
+            read = axis_map(knots, cell / (count - 1), inverse=True) * (count - 1)
+            shown = axis_map(knots, (stride * read / (pixels - 1)).clamp(max=1)) * (pixels - 1)
+            error = (shown / stride - cell).abs()
+            row[name] = [error.mean().item(), error.max().item()]
+        rows.append(row)
+    return rows
+
+
 def main() -> None:
     """Writes results/geometry.json and the page."""
-    result = {"image": SIZE, "levels": levels(), "knots": knots()}
+    result = {"image": SIZE, "levels": levels(), "knots": knots(), "cells": cells()}
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     write(result)
 
@@ -129,7 +160,12 @@ def write(result: dict[str, Any]) -> None:
         ["{} x {}".format(*r["knots"]), f"{r['mean']:.3f}", f"{r['max']:.3f}", f"{100 * r['magnification']:.1f} %"]
         for r in result["knots"]
     ]
-    tables = {"levels": table(head, errors), "knots": table(["h x w", "mean", "largest", "magnification"], few)}
+    off = [[str(r["stride"]), *("{:.2f}, {:.2f}".format(*r[axis]) for axis in "yx")] for r in result["cells"]]
+    tables = {
+        "cells": table(["stride", "vertical", "horizontal"], off),
+        "levels": table(head, errors),
+        "knots": table(["h x w", "mean", "largest", "magnification"], few),
+    }
     PAGES.mkdir(parents=True, exist_ok=True)
     (PAGES / "geometry.md").write_text(TEXT.format(fine=FINE, **tables))
 
