@@ -71,7 +71,7 @@ $(DOCS_STAMP): docs/constraints.txt
 	@touch $@
 
 docs: $(DOCS_STAMP) ## build the documentation site into build/docs; warnings are errors
-	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build
 
 # Such a machine has its own torch and often no network: nothing is installed, and `python3` is used as it is. The rooms
 # are laid out under build/ as a wheel would, and pytest starts there because it puts its folder on sys.path.
