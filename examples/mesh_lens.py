@@ -33,12 +33,10 @@ def lens(at: Tensor, radius: float, times: float, aspect: float) -> fastwarp.Mes
     stretch = torch.tensor([aspect, 1.0])  # so that the lens is round on the image
 
     def read(zoomed: Tensor) -> Tensor:
-        offset = (zoomed - at) * stretch
-        share = (offset.norm(dim=-1, keepdim=True) / radius).clamp(max=1)
-        # Distances shrink by 1 / times in the middle and by nothing at the rim, where the slope is continuous. That the
-        # distance in the source grows with that in the zoomed image, for all `times`, keeps the mesh from folding.
-        factor = 1 - (1 - 1 / times) * (1 - share**2) ** 2
-        return at + offset * factor / stretch
+        share = (((zoomed - at) * stretch).norm(dim=-1, keepdim=True) / radius).clamp(max=1)
+        # Distances from the centre shrink to 1 / times of what they are in the middle, and not at all at the rim, where
+        # the slope is continuous. They grow from the middle to the rim in the source, too, so the mesh does not fold.
+        return zoomed - (zoomed - at) * (1 - 1 / times) * (1 - share**2) ** 2
 
     return fastwarp.MeshWarp.from_function(read, (65, 97))
 
