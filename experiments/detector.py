@@ -202,8 +202,12 @@ def decode(maps: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
 
 
 def train(setup: Setup, seed: int, checkpoints: Path | None = None, split: int = 2) -> dict[str, Any]:
-    """Trains a detector, and measures it on other scenes: average precisions in percent, `swapped` ones with the other
-    registration after training. `split` is the seed of these scenes: 1 to choose hyperparameters, 2 for results."""
+    """Trains a detector, and measures it on other scenes: average precisions in percent.
+
+    `swapped` ones are with the other registration after training, `plugged` and `plugged, own grid` ones with a fixed
+    zoom around a network that was trained without, registered or not. `split` is the seed of the scenes: 1 to choose
+    hyperparameters, 2 for results.
+    """
     torch.manual_seed(seed)
     model = Model(setup)
     data = scenes(setup.length, setup.source, 0, setup.pitch)
@@ -232,9 +236,13 @@ def train(setup: Setup, seed: int, checkpoints: Path | None = None, split: int =
         optimizer.step()
         checkpoint.save(step + 1)
     tests = scenes(setup.tests, setup.source, split, setup.pitch)
-    metrics: dict[str, Any] = measure(model, tests, data.prior, setup.registered)
-    if setup.warp != "uniform":
-        metrics["swapped"] = measure(model, tests, data.prior, not setup.registered)
+    metrics: dict[str, Any] = measure(model, tests, data.prior, setup)
+    other = dataclasses.replace(setup, registered=not setup.registered)
+    if setup.warp == "uniform":
+        for name, changed in (("plugged", setup), ("plugged, own grid", other)):
+            metrics[name] = measure(model, tests, data.prior, dataclasses.replace(changed, warp="fixed"))
+    else:
+        metrics["swapped"] = measure(model, tests, data.prior, other)
     checkpoint.remove()
     return metrics
 
@@ -245,18 +253,18 @@ def mirrored(boxes: Tensor, width: int) -> Tensor:
 
 
 @torch.no_grad()
-def measure(model: Model, data: Cached, prior: Tensor, registered: bool) -> dict[str, float]:
-    """COCO's average precisions in percent."""
+def measure(model: Model, data: Cached, prior: Tensor, setup: Setup) -> dict[str, float]:
+    """COCO's average precisions in percent, with the zoom of a set-up: the training's, or another."""
     model.eval()
-    setup, generator = model.setup, torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     found: list[list[float]] = []
     for start in range(0, len(data.images), 20):
         images = data.images[start : start + 20]
-        results = decode(model(images, warp_of(setup, prior, None), registered))
+        results = decode(model(images, warp_of(setup, prior, None), setup.registered))
         if setup.warp == "adaptive":
             seen = [cells(boxes[scores > 0.3], setup, back=True) for boxes, scores, _ in results]
             warp = warp_of(setup, prior, [moved(boxes, setup.source[1], generator) for boxes in seen])
-            results = decode(model(images, warp, registered))
+            results = decode(model(images, warp, setup.registered))
         for index, (boxes, scores, labels) in enumerate(results, start):
             boxes = cells(boxes, setup, back=True)
             for (x1, y1, x2, y2), score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True):

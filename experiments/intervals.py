@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import t
 
+FEWEST = 5  # pairs that a claim needs
+
 
 class Difference(NamedTuple):
     """Mean of paired differences, its 95 % interval, and the number of pairs."""
@@ -20,8 +22,8 @@ class Difference(NamedTuple):
 
     @property
     def claimed(self) -> bool:
-        """Whether the interval excludes zero: what is not claimed may be chance."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval excludes zero, of enough pairs: what is not claimed may be chance."""
+        return self.pairs >= FEWEST and (self.low > 0 or self.high < 0)
 
     def __str__(self) -> str:
         bold = "**" if self.claimed else ""

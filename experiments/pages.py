@@ -40,8 +40,8 @@ class Comparison:
     def title(self) -> str:
         """For tables and plots."""
         if self.better == self.worse:
-            return f"{self.better}: {self.measure} - {self.worse_measure}"
-        return f"{self.better} - {self.worse}, {self.measure}"
+            return f"{self.better}: {self.measure} against {self.worse_measure}"
+        return f"{self.measure}: {self.better} against {self.worse}"
 
 
 @dataclasses.dataclass(frozen=True)

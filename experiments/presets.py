@@ -34,8 +34,8 @@ def segmenters(preset: str, *names: str, size: tuple[int, int] | None = None) ->
         "fixed": {"warp": "fixed"},
         "adaptive": {"warp": "adaptive"},
         "learned": {"warp": "learned"},
-        "fixed, i / (n - 1)": {"warp": "fixed", "registered": False},
-        "adaptive, i / (n - 1)": {"warp": "adaptive", "registered": False},
+        "fixed, own grid": {"warp": "fixed", "registered": False},
+        "adaptive, own grid": {"warp": "adaptive", "registered": False},
         "fixed, plain": {"warp": "fixed", "antialias": False},
         "fixed, antialiased unzoom": {"warp": "fixed", "antialias": False, "unzoom_antialias": True},
         "fixed, both antialiased": {"warp": "fixed", "unzoom_antialias": True},
@@ -65,7 +65,7 @@ def detectors(preset: str, *names: str, pitch: float = 0.0) -> dict[str, detecto
         "uniform": {},
         "fixed": {"warp": "fixed"},
         "adaptive": {"warp": "adaptive"},
-        "fixed, i / (n - 1)": {"warp": "fixed", "registered": False},
-        "adaptive, i / (n - 1)": {"warp": "adaptive", "registered": False},
+        "fixed, own grid": {"warp": "fixed", "registered": False},
+        "adaptive, own grid": {"warp": "adaptive", "registered": False},
     }
     return {name: dataclasses.replace(base, **changes[name]) for name in names}

@@ -17,7 +17,7 @@ follow the boundaries of a first pass, or the detections of a simulated previous
 trained network with the other unzoom in its place, without further training: that is what attaching to a published
 checkpoint does.
 """
-OWN = "i / (n - 1)"
+OWN = "own grid"
 OTHER = "other unzoom"
 
 
@@ -29,7 +29,7 @@ def comparisons(*measures: str) -> list[Comparison]:
         for one in measures
     ]
     for name in ("fixed", f"fixed, {OWN}", "adaptive", f"adaptive, {OWN}"):
-        found.append(Comparison(name, name, f"{measures[0]}, {OTHER}", "", measures[0]))
+        found.append(Comparison(name, name, f"{measures[0]}, {OTHER}", "", measures[0], headline="fixed" in name))
     return found
 
 
@@ -51,10 +51,27 @@ def page(preset: str) -> Page:
             {
                 "AP": lambda m: m["AP"],
                 "AP50": lambda m: m["AP50"],
+                "AP75": lambda m: m["AP75"],
                 "AP small": lambda m: m["small"],
                 f"AP, {OTHER}": lambda m: m["swapped"]["AP"],
             },
-            comparisons("AP", "AP50", "AP small"),
+            comparisons("AP", "AP50", "AP75", "AP small"),
+        ),
+        Section(
+            "A zoom around a detector that was trained without",
+            "scenes.jsonl",
+            detectors(preset, "uniform"),
+            {
+                "AP": lambda m: m["AP"],
+                "AP, zoomed": lambda m: m.get("plugged", {}).get("AP"),
+                f"AP, zoomed, {OWN}": lambda m: m.get("plugged, own grid", {}).get("AP"),
+            },
+            [
+                Comparison("uniform", "uniform", "AP, zoomed", "", "AP", headline=True),
+                Comparison("uniform", "uniform", f"AP, zoomed, {OWN}", "", "AP"),
+                Comparison("uniform", "uniform", "AP, zoomed", "", f"AP, zoomed, {OWN}", headline=True),
+            ],
+            "The fixed zoom and unzoom of `fixed`, without further training.",
         ),
     ]
     return Page("registration", "Does it matter where unzoom takes cells to be?", SAYS, RAN, sections)

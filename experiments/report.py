@@ -14,6 +14,7 @@ import pages
 import registration
 import segmentation
 import unzoom
+from intervals import FEWEST
 from pages import Found, table
 from presets import PRESETS
 
@@ -54,7 +55,7 @@ def summary(found: list[Found]) -> str:
     """The headlines: a table."""
     rows = []
     for one in found:
-        if one.comparison.headline:
+        if one.comparison.headline and one.difference.pairs >= FEWEST:
             title = f"[{one.page.title}]({one.page.name}.md)"
             rows.append(
                 [title, one.section.heading, one.comparison.title, str(one.difference), one.comparison.paper or "-"]
