@@ -43,7 +43,7 @@ def warmup(
         progress: called before each step with its name, the number of steps done, and that of all; at the end once
             more, with an empty name.
 
-    Example:
+    Examples:
         >>> import fastwarp
         >>> fastwarp.warmup(backward=False)
     """

@@ -76,3 +76,9 @@ def test_commands_exist(page):
             assert any(words[1] in target.split() for target in targets), line
         scripts = [word for word in words if re.fullmatch(r"[a-z]+/\w+\.py", word)]
         assert all((pages.ROOT / script).exists() for script in scripts), line
+
+
+def test_docstrings_have_sections_that_the_site_knows():
+    # It takes "Example:" for prose, and its code for a quotation.
+    for file in sorted(Path(fastwarp.__file__).parent.rglob("*.py")):
+        assert not re.search(r"^ +(Example|Return|Raise|Arg|Attribute):$", file.read_text(), re.MULTILINE), file
