@@ -93,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
         "errors.",
     )
     demo.add_argument("--downsize", action="store_true", help="downsize the photo by DownsizeNet, trained on it")
+    demo.add_argument(
+        "--model",
+        metavar="NAME",
+        help="zoom inside a network of torchvision or transformers, see fastwarp bench, and print what that costs",
+    )
     demo.add_argument("--image", type=Path, metavar="PATH", help="a photo (default: one that comes with scikit-image)")
     demo.add_argument(
         "--boxes",
@@ -258,7 +263,7 @@ def _count(text: str) -> int:
 
 def _demo(arguments: argparse.Namespace) -> int:
     # Imported here: matplotlib, Pillow, rich and scikit-image are an extra, and doctor must work without them.
-    from fastwarp.demo import downsize, zoom
+    from fastwarp.demo import attached, downsize, zoom
 
     common: dict[str, Any] = {
         "image": arguments.image,
@@ -268,6 +273,12 @@ def _demo(arguments: argparse.Namespace) -> int:
         "repeats": arguments.repeats,
         "threads": arguments.threads,
     }
+    if arguments.model is not None:
+        for option in ("downsize", "warp"):
+            if getattr(arguments, option):
+                raise FastwarpError(f"--{option} does not go with --model")
+        attached.run(arguments.model, boxes=arguments.boxes, **common)
+        return 0
     if not arguments.downsize:
         zoom.run(boxes=arguments.boxes, warp=arguments.warp or "separable", **common)
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -235,3 +236,18 @@ def test_medians_leave_out_preparation_and_warm_up(monkeypatch):
 def test_picture_that_cannot_be_written(journey, tmp_path: Path):
     with pytest.raises(FastwarpError, match=r"cannot write .*: No such file"):
         zoom.draw(journey, tmp_path / "missing" / "demo.png")
+
+
+@pytest.mark.parametrize("framework", ["torchvision", "transformers"])
+def test_a_framework_that_is_absent_is_named_with_its_extra(framework, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, framework, None)
+    assert main(["demo", "--model", f"{framework}.Net", "--out", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"fastwarp demo: error: {framework} is not installed: pip install 'fastwarp[{framework}]'\n"
+
+
+@pytest.mark.parametrize("option", [["--downsize"], ["--warp", "mesh"]])
+def test_a_network_has_its_own_zoom(option, tmp_path, capsys):
+    assert main(["demo", "--model", "a.b", "--out", str(tmp_path), *option]) == 2
+    assert f"{option[0]} does not go with --model" in capsys.readouterr().err

@@ -28,6 +28,8 @@ KINDS: dict[str, Callable[[tuple[int, int]], Any]] = {
     "learned": lambda size: LearnedSaliency(),
 }
 """Saliencies that are measured, by what `fastwarp bench --saliency` calls them."""
+EXTRAS = ("torchvision", "transformers")
+"""Frameworks that are extras of fastwarp, of the same names."""
 WARMUP = 2
 """Rounds that are not counted: the first compile."""
 
@@ -185,7 +187,8 @@ def _named(name: str) -> Any:
                 raise FastwarpError(f"{module} has no {'.'.join(parts[count:])}")
             found = getattr(found, part)
         return found
-    raise FastwarpError(f"{parts[0]} is not installed")
+    install = f": pip install 'fastwarp[{parts[0]}]'" if parts[0] in EXTRAS else ""
+    raise FastwarpError(f"{parts[0]} is not installed{install}")
 
 
 def runner(model: Any, image: Tensor) -> Callable[[], Any]:
