@@ -19,7 +19,7 @@ ARGS ?=
 SITE := build/site
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-integrations bench check docs gpu gpu-quick clean
+.PHONY: help demo test test-integrations bench check docs gpu gpu-quick release clean
 
 help: ## list the targets
 	@grep -hE '^[a-z -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -82,6 +82,11 @@ gpu gpu-quick: ## on a machine with a GPU and torch: ten minutes of checks and t
 	cp -R kernels reference $(SITE)/fastwarp/
 	cd build && TRITON_CACHE_DIR=$(abspath build/triton) PYTHONPATH=$(abspath $(SITE))$${PYTHONPATH:+:$$PYTHONPATH} \
 		$(PYTHON) ../bench/gpu.py $(if $(filter gpu-quick,$@),quick,all) --out $(abspath $(OUT)) $(ARGS)
+
+release: ## tag a version, date the changelog, build and check sdist and wheel: make release VERSION=0.2.0
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install --quiet --upgrade build twine
+	.venv-release/bin/python .ci/release.py "$(VERSION)"
 
 clean: ## remove what the other targets made, except the environments in .venv*
 	rm -rf build dist demo fastwarp.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
