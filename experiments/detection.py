@@ -12,11 +12,25 @@ LZU at half size on Argoverse-HD, a RetinaNet on a ResNet-50 (table 1): AP 22.6 
 """
 RAN = """
 Generated scenes (`examples/data.py`, which knows nothing of warps): textured objects that shrink towards a horizon,
-320 x 192, detected at half size by the small RetinaNet of `examples/train_detector.py`, with the learning rate and
-the strength of the warp that this file has. AP is in percent, by pycocotools, on 200 other scenes. Small objects are
-those under 12 pixels of the source, large ones those over 32. The adaptive zoom sees the objects of the frame before:
-in training the true ones, moved as in the paper; in tests those that a first pass with the fixed zoom detects, moved
-likewise. That is the paper's adaptive zoom without cascade.
+320 x 192, detected at half size by a small detector of centres in the manner of CenterNet, at stride 4 of a feature
+pyramid that is unzoomed level by level. 300 steps of 8 images, of 600 scenes. The learning rate is uniform's best on
+the validation scenes, of three; the strength of the warp is that of `examples/train_detector.py`, and was not tuned.
+AP is in percent, by pycocotools, on 200 other scenes. Small objects are those under 12 pixels of the source, large
+ones those over 32.
+
+The adaptive zoom sees the objects of the frame before: in training the true ones, moved as in the paper; in tests
+those that a first pass with the fixed zoom detects, moved likewise. That is the paper's adaptive zoom without
+cascade.
+"""
+FOUND = """
+The gain on small objects shows, for the fixed and the adaptive zoom, and is larger than the paper's: these scenes
+have their small objects all at one horizon, and classes that are textures, which a uniform resize to half destroys
+first. Means over all sizes point the same way; where they are not bold, it is because a training of 300 steps from
+scratch ends anywhere between 9 and 35 AP. The paper's loss on large objects does not show. The adaptive zoom, here
+without the cascade that the paper needs, varies least between seeds.
+
+This is one kind of scene, made for objects that shrink to a horizon. It shows that the method does what it is meant
+to do where its premise holds, and not by how much it would on a road.
 """
 # LZU table 1 at 0.5x, less uniform.
 PAPER = {
@@ -49,7 +63,7 @@ def page(preset: str) -> Page:
             for one in measures
         ],
     )
-    return Page("detection", "Does a zoom help detection?", SAYS, RAN, [section])
+    return Page("detection", "Does a zoom help detection?", SAYS, RAN, [section], FOUND)
 
 
 if __name__ == "__main__":

@@ -46,20 +46,20 @@ python experiments/report.py  # all pages again, from the kept runs
 `--seeds 10` adds seeds to those that are there, `--part 1/2` and `--part 2/2` share the work between two processes,
 `--preset full` is larger, `--checkpoints FOLDER` lets a killed training go on. A run that is kept is not done again.
 
-Not run yet: tables 1 and 2 of LZU at other scales, its cascade, FOVEA and nonseparable warps; DownsizeNet with other
-networks, tasks and numbers of layers; DownsizeNet under a zoom.
+Not run yet: LZU's tables 1 and 2 at other scales, its cascade, FOVEA and nonseparable warps; sizes other than one in
+segmentation; DownsizeNet beyond a first training; varying pitch; detection on CamVid; the full preset.
 """
 
 
 def summary(found: list[Found]) -> str:
     """The headlines: a table."""
-    rows = []
+    rows, last = [], ""
     for one in found:
         if one.comparison.headline and one.difference.pairs >= FEWEST:
-            title = f"[{one.page.title}]({one.page.name}.md)"
-            rows.append(
-                [title, one.section.heading, one.comparison.title, str(one.difference), one.comparison.paper or "-"]
-            )
+            title = "" if one.page.title == last else f"[{one.page.title}]({one.page.name}.md)"
+            last = one.page.title
+            paper = one.comparison.paper or "-"
+            rows.append([title, one.section.heading, one.comparison.title, str(one.difference), paper])
     return table(["question", "where", "difference", "mean [95 % interval]", "the paper's"], rows)
 
 
