@@ -171,7 +171,8 @@ def test_a_terminal_sees_which_kernel_is_compiled(capsys, monkeypatch):
     few_steps(monkeypatch, lambda: kernel()(1))
     assert main(["warmup"]) == 0
     lines = capsys.readouterr().err.split("\r\x1b[2K")
-    assert "1 of 2 done; torch.float32: compiling invented (1 kernels so far, 0 s)" in lines
+    shown = re.compile(r"1 of 2 done; torch\.float32: compiling invented \(1 kernels so far, \d+ s\)")
+    assert any(shown.fullmatch(line) for line in lines)
     assert lines[-1] == ""  # wiped
 
 
