@@ -289,3 +289,25 @@ def test_what_would_be_wrong_is_an_error():
     ):
         with pytest.raises(TypingError):
             numba.njit(wrong)(a, b, half)
+
+
+@jit
+def lines(a, out, powers):
+    source = v.elements(a)
+    zero = v.full_line(a.dtype.type(0))
+    v.store(v.load_as(source, 1, zero) + 1.0, out, 0)
+    v.store(v.power_of_two(v.load_as(source, 0, v.full(a.dtype.type(0), 8))), powers, 0)
+    rows = v.copies(v.load(source, 0, 4))
+    for i, row in enumerate(v.transpose(rows)):
+        v.store(row, out, 64 // a.itemsize + 4 * i)
+
+
+@pytest.mark.parametrize("dtype", REALS)
+def test_lines_powers_and_copies(dtype):
+    values = np.array([-126, 127, -1, 0, 1, 2, 10, 100, *range(16)], dtype)
+    lanes = 64 // values.itemsize
+    out, powers = np.full(lanes + 16, np.nan, dtype), np.full(8, np.nan, dtype)
+    lines(values, out, powers)
+    np.testing.assert_array_equal(out[:lanes], values[1 : lanes + 1] + 1)
+    np.testing.assert_array_equal(out[lanes:].reshape(4, 4), np.tile(values[:4, None], 4))
+    np.testing.assert_array_equal(powers, 2.0 ** values[:8].astype(np.float64))

@@ -13,10 +13,17 @@ that they can be read around a place that has no gradient: what lies outside the
 import numpy as np
 
 from fastwarp.kernels.cpu._downsize_gradient import target_row
-from fastwarp.kernels.cpu._downsize_gradient_simd import add_outer_products, add_pixels, multiply, pass_positive
-from fastwarp.kernels.cpu._downsize_simd import add_products, convolve_row
+from fastwarp.kernels.cpu._downsize_products import (
+    Matrix,
+    Pixels,
+    add_outer_products,
+    add_pixels,
+    add_texture,
+    convolve,
+    pass_positive,
+)
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._simd import flat, load, store
+from fastwarp.kernels.cpu._vector import load_as, pointer, store
 
 _FLUSH = 16  # rows of a tile whose products are summed in the type of the activations; sums of those are float64
 _WHOLE = 16  # values of a vector, at most
@@ -104,15 +111,12 @@ def _activate(layer, y, tile, net, lanes, counts, rings, buffer, other):
     first, last = lanes[0, layer, 0], lanes[0, layer, n - 1]
     dense = layer < layers and last - first == n - 1
     target, where = (buffer, at + first * strides[layer]) if dense else (other, 0)
-    convolve_row(
-        *(buffer, rows[0], rows[1], rows[2], strides[layer - 1], widths[layer - 1], lanes[1, layer, :n]),
-        weight[weight_at[layer] : weight_at[layer + 1]],
-        bias[bias_at[layer] : bias_at[layer + 1]],
-        *(True, target, where),
-    )
+    matrix = Matrix(weight, weight_at[layer], strides[layer])
+    of_layer = (strides[layer - 1], widths[layer - 1], matrix, bias[bias_at[layer] :])
+    convolve(buffer, rows, 3, lanes[1, layer, :n], *of_layer, True, target, where)
     if not dense and layer < layers:
         buffer[at : at + length] = 0
-        add_pixels(other, 0, strides[layer], buffer, at, strides[layer], lanes[0, layer, :n])
+        add_pixels(other, 0, strides[layer], Pixels(buffer, at, strides[layer], lanes[0, layer, :n]))
 
 
 @inline
@@ -120,7 +124,7 @@ def _pull(layer, y, tile, bounds, net, back, lanes, counts, rings, every, buffer
     """Row y of the gradient to a layer, not the last one, before its ReLU: from the gradient to the next."""
     anchors, low, high, height = tile
     widths, strides = net[:2]
-    weight, weight_at, _ = back
+    weight, weight_at, _, zeros = back
     layers = len(widths) - 1
     at, length, stride = _line(rings, 1, layer, y), rings[1, layer, 2], strides[layer]
     inside = bounds[0] <= y < bounds[1] and 0 <= y < height
@@ -128,32 +132,26 @@ def _pull(layer, y, tile, bounds, net, back, lanes, counts, rings, every, buffer
         buffer[at : at + length] = 0
         return
     following = layer + 1
-    matrix = weight[weight_at[following] : weight_at[following + 1]]
     if following == layers:
         buffer[at : at + length] = 0
         size = 3 * widths[layers] * stride
         n = counts[layers, 0]
-        row = np.empty(1, np.int64)
         for dy in range(3):
             from_y = y + 1 - dy
             if _near(anchors, low, high, from_y, 0):
-                row[0] = _line(rings, 1, layers, from_y)
-                some = matrix[dy * size : (dy + 1) * size]
-                multiply(
-                    *(buffer, row, strides[layers], widths[layers], lanes[0, layers, :n], some, 3 * stride, other, 0)
-                )
-                add_pixels(other, 0, 3 * stride, buffer, at, stride, lanes[1, layers, :n])
-        pass_positive(buffer, at, stride, buffer, _line(rings, 0, layer, y), buffer, at, every)
+                matrix = Matrix(weight, weight_at[layers] + dy * size, 3 * stride)
+                of_layer = (strides[layers], widths[layers], matrix, zeros)
+                row = (_line(rings, 1, layers, from_y),)
+                convolve(buffer, row, 1, lanes[0, layers, :n], *of_layer, False, other, 0)
+                add_pixels(other, 0, 3 * stride, Pixels(buffer, at, stride, lanes[1, layers, :n]))
+        pass_positive(buffer, at, Pixels(buffer, _line(rings, 0, layer, y), stride, every), buffer, at)
     else:
         begin, end = counts[layer, 1], counts[layer, 2]
         rows = (_line(rings, 1, following, y - 1), _line(rings, 1, following, y), _line(rings, 1, following, y + 1))
-        zeros = np.zeros(stride, buffer.dtype)
-        convolve_row(
-            *(buffer, rows[0], rows[1], rows[2], strides[following], widths[following], lanes[1, layer, begin:end]),
-            *(matrix, zeros, False, other, 0),
-        )
-        some = lanes[0, layer, begin:end]
-        pass_positive(other, 0, stride, buffer, _line(rings, 0, layer, y), buffer, at, some)
+        of_layer = (strides[following], widths[following], Matrix(weight, weight_at[following], stride), zeros)
+        convolve(buffer, rows, 3, lanes[1, layer, begin:end], *of_layer, False, other, 0)
+        activation = Pixels(buffer, _line(rings, 0, layer, y), stride, lanes[0, layer, begin:end])
+        pass_positive(other, 0, activation, buffer, at)
 
 
 @inline
@@ -162,32 +160,27 @@ def _add_row(layer, y, height, strides, lanes, counts, rings, buffer, ones, sums
     begin, end = counts[layer, 3], counts[layer, 4]
     before, stride = strides[layer - 1], strides[layer]
     places, left = lanes[0, layer, begin:end], lanes[1, layer, begin:end]
-    grad = _line(rings, 1, layer, y)
+    grad = Pixels(buffer, _line(rings, 1, layer, y), stride, places)
     for dy in range(3):
         if 0 <= y + dy - 1 < height:
             at = sums_at[layer] + 3 * dy * before * stride
             source = _line(rings, 0, layer - 1, y + dy - 1)
-            add_outer_products(buffer, source, before, 3 * before, left, buffer, grad, stride, places, sums, at)
+            add_outer_products(Pixels(buffer, source, before, left), 3 * before, grad, sums, at)
     at = sums_at[layer] + 9 * before * stride
-    add_outer_products(ones, 0, 0, 1, left, buffer, grad, stride, places, sums, at)
+    add_outer_products(Pixels(ones, 0, 0, left), 1, grad, sums, at)
 
 
 @inline
 def _image_row(y, columns, base, net, back, rings, every, buffer, other, scale, target, target_at, strides):
     """Row y of the image's gradient through the convolutions, from three lines of the gradient to the first layer."""
     widths, steps = net[:2]
-    weight, weight_at, across = back
+    weight, weight_at, across, zeros = back
     channels, begin, end = widths[0], columns[0], columns[1]
-    rows = np.empty(3, np.int64)
-    for dy in range(3):
-        rows[dy] = _line(rings, 1, 1, y + dy - 1)
-    matrix = weight[weight_at[1] : weight_at[2]]
-    wide = len(matrix) // (3 * across * widths[1])
-    if across == 1:
-        multiply(buffer, rows, steps[1], widths[1], every[begin - 1 - base : end + 1 - base], matrix, wide, other, 0)
-    else:
-        zeros, left = np.zeros(wide, buffer.dtype), every[begin - 1 - base : end - 1 - base]
-        convolve_row(buffer, rows[0], rows[1], rows[2], steps[1], widths[1], left, matrix, zeros, False, other, 0)
+    rows = (_line(rings, 1, 1, y - 1), _line(rings, 1, 1, y), _line(rings, 1, 1, y + 1))
+    wide = (weight_at[2] - weight_at[1]) // (3 * across * widths[1])
+    left = every[begin - 1 - base : end - base + (1 if across == 1 else -1)]
+    of_layer = (steps[1], widths[1], Matrix(weight, weight_at[1], wide), zeros)
+    convolve(buffer, rows, across, left, *of_layer, False, other, 0)
     for c in range(channels):
         place, factor = target_at + c * strides[1] + y * strides[2], scale[c]
         for x in range(end - begin):
@@ -205,13 +198,12 @@ def _load_line(source, first, strides, columns, base, mean, scale, buffer, at):
         start, shift, factor = first + c * strides[1], mean[c], scale[c]
         for x in range(columns[0], columns[1]):
             place = at + (x - base) * channels + c
-            buffer[place] = (load(source, start + x * strides[3], shift) - shift) * factor
+            buffer[place] = (load_as(source, start + x * strides[3], shift) - shift) * factor
 
 
 @parallel
 def sweep(
     addresses,
-    lengths,
     shape,
     strides_image,
     strides_grad,
@@ -253,7 +245,6 @@ def sweep(
 
     Args:
         addresses: of image, gradient, and the image's gradient through the convolutions.
-        lengths: of their memories, in values.
         shape: `[B, C, H, W]`.
         strides_image: of the image.
         strides_grad: of the gradient.
@@ -299,8 +290,8 @@ def sweep(
     margin = halo + layers + 1
     length = (width + tiles[1] - 1) // tiles[1] + 2 * margin
     rings, total = _rings(layers, strides, length, has_gradient)
-    source, grads = flat(addresses[0], lengths[0], like), flat(addresses[1], lengths[1], like)
-    target = flat(addresses[2], lengths[2], part_like)
+    source, grads = pointer(addresses[0], like), pointer(addresses[1], like)
+    target = pointer(addresses[2], part_like)
     buffer = np.zeros(total, real.dtype)
     other = np.empty((length + 2) * max(3 * strides.max(), 3 * widths[0] + _WHOLE), real.dtype)
     ones = real[1:]
@@ -315,10 +306,10 @@ def sweep(
         *(np.zeros(taps * step, real.dtype), np.zeros(taps * step, real.dtype)),
         *(np.zeros(taps * step, real.dtype), np.zeros(step, real.dtype), step),
     )
-    start = np.zeros(1, np.int64)
+    zeros = np.zeros(max(3 * strides.max(), 3 * widths[0] + _WHOLE), real.dtype)
     sums = np.zeros(sums_at[-1] if to_parameters else 0, real.dtype)
     anchor_of = np.empty(targets, np.int32)
-    net, turned = (widths, strides, weight, bias, weight_at, bias_at), (back, back_at, back_across)
+    net, turned = (widths, strides, weight, bias, weight_at, bias_at), (back, back_at, back_across, zeros)
     tables = (logits, rows, columns, normalise)
     taps_strides = (strides_image[1], strides_image[2], strides_image[3], shape[1])
     batch = images[1] - images[0]
@@ -361,7 +352,7 @@ def sweep(
                     if layers > 0:
                         _activate(layers, y, tile, net, lanes, counts, rings, buffer, features)
                         scores[:] = 0
-                        add_products(features, n, widths[layers], strides[layers], texture, scores, whole)
+                        add_texture(features, n, widths[layers], strides[layers], texture, scores, whole)
                         by_anchor[:] = 0
                     some = own if top <= y < bottom else (0, 0)
                     kept, added = (values, image - images[0]), (to_logits, run)
@@ -373,13 +364,13 @@ def sweep(
                     if has_gradient:
                         if to_parameters and top <= y < bottom:
                             mine = every[counts[layers, 3] : counts[layers, 4]]
-                            add_outer_products(
-                                *(by_anchor, 0, taps, taps, mine, features, 0, strides[layers], mine),
-                                *(sums, sums_at[layers + 1]),
-                            )
-                        multiply(by_anchor, start, taps, taps, every[:n], texture, strides[layers], other, 0)
-                        pass_positive(other, 0, strides[layers], features, 0, other, 0, every[:n])
-                        add_pixels(other, 0, strides[layers], buffer, at, strides[layers], lanes[0, layers, :n])
+                            grad = Pixels(features, 0, strides[layers], mine)
+                            where = sums_at[layers + 1]
+                            add_outer_products(Pixels(by_anchor, 0, taps, mine), taps, grad, sums, where)
+                        of_texture = (taps, taps, Matrix(texture, 0, strides[layers]), zeros)
+                        convolve(by_anchor, (0,), 1, every[:n], *of_texture, False, other, 0)
+                        pass_positive(other, 0, Pixels(features, 0, strides[layers], every[:n]), other, 0)
+                        add_pixels(other, 0, strides[layers], Pixels(buffer, at, strides[layers], lanes[0, layers, :n]))
                 if not has_gradient:
                     continue
                 for layer in range(layers, 0, -1):

@@ -6,19 +6,16 @@ line is made when the next layer asks for it. So nothing but the result is as la
 
 import numpy as np
 
+from fastwarp.kernels.cpu._downsize_coefficients import PAIRS, add_pairs, coefficients, interleave
 from fastwarp.kernels.cpu._downsize_plan import needed, span, strips
-from fastwarp.kernels.cpu._downsize_simd import (
-    add_pairs,
-    add_products,
-    coefficients,
-    convolve_row,
-    interleave,
-    prefetch,
-)
+from fastwarp.kernels.cpu._downsize_products import Matrix, add_texture, convolve
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._simd import LANES, flat, load, store
+from fastwarp.kernels.cpu._vector import load_as, pointer, prefetch, store
 
 SIGMOID, SOFTMAX, SIGNED = range(3)
+
+PADDING = PAIRS
+"""Columns behind the last target's that are read, and have no effect."""
 
 _RING = 3
 _LINES = _RING + 1  # of zeros: above and below the image
@@ -62,7 +59,7 @@ def _load_line(source, base, strides, columns, mean, scale, buffer, at):
     for j in range(len(columns)):
         first = base + columns[j] * strides[3]
         for c in range(channels):
-            value = load(source, first + c * strides[1], mean[c])
+            value = load_as(source, first + c * strides[1], mean[c])
             buffer[at + j * channels + c] = (value - mean[c]) * scale[c]
 
 
@@ -103,12 +100,10 @@ def _convolve_line(
     upper = start + k % _RING * length[above] if place[layer, i] > 0 else zeros
     middle = start + (k + 1) % _RING * length[above]
     lower = start + (k + 2) % _RING * length[above] if place[layer, i] < height - 1 else zeros
-    convolve_row(
-        *(buffer, upper, middle, lower, strides[above], widths[above], left_columns[layer, lo[layer] : hi[layer]]),
-        weight[weight_at[layer] : weight_at[layer + 1]],
-        bias[bias_at[layer] : bias_at[layer + 1]],
-        *(True, buffer, at[layer] + i % _RING * length[layer] + strides[layer]),
-    )
+    columns, matrix = left_columns[layer, lo[layer] : hi[layer]], Matrix(weight, weight_at[layer], strides[layer])
+    out = at[layer] + i % _RING * length[layer] + strides[layer]
+    of_layer = (strides[above], widths[above], matrix, bias[bias_at[layer] :])
+    convolve(buffer, (upper, middle, lower), 3, columns, *of_layer, True, buffer, out)
 
 
 @inline
@@ -146,7 +141,7 @@ def _targets(
     real,
 ):
     """The targets `which` of one row, no more than fit into `line`."""
-    across, width = len(columns), columns.shape[1] - LANES
+    across, width = len(columns), columns.shape[1] - PADDING
     taps = rows.shape[1] * across
     _, channel_stride, row_stride, column_stride = strides_image
     lo, hi = which
@@ -155,13 +150,13 @@ def _targets(
         first, text, at = k * step, k * texts + anchor[lo] - begin, (k * len(rows) + row) * width + lo
         if not texts:
             for i in range(n):
-                store(load(logits, at + i, real[0]), z, first + i)
+                store(load_as(logits, at + i, real[0]), z, first + i)
         elif anchor[hi - 1] - anchor[lo] == n - 1:
             for i in range(n):
-                store(load(scores, text + i, real[0]) + load(logits, at + i, real[0]), z, first + i)
+                store(load_as(scores, text + i, real[0]) + load_as(logits, at + i, real[0]), z, first + i)
         else:
             for i in range(n):
-                z[first + i] = scores[text + anchor[lo + i] - anchor[lo]] + load(logits, at + i, real[0])
+                z[first + i] = scores[text + anchor[lo + i] - anchor[lo]] + load_as(logits, at + i, real[0])
     if normalise == SIGNED:
         for i in range(n):
             total = real[1]
@@ -186,7 +181,7 @@ def _targets(
                     kx += 2
                     continue
                 for i in range(n):
-                    line[i] += z[first + i] * load(source, base + columns[kx, lo + i] * column_stride, real[0])
+                    line[i] += z[first + i] * load_as(source, base + columns[kx, lo + i] * column_stride, real[0])
                 kx += 1
         out = result_at + c * strides_result[1] + row * strides_result[2]
         if strides_result[3] == 1:
@@ -243,7 +238,7 @@ def _strip(source, target, places, y, x, size, some_rows, some_columns, net, tab
                 )
             if layer == layers:
                 scores[:] = real[0]
-                add_products(features, n, widths[layers], strides[layers], texture, scores, whole)
+                add_texture(features, n, widths[layers], strides[layers], texture, scores, whole)
                 break
             layer += 1
         for row in range(first_row[u], first_row[u + 1]):
@@ -258,7 +253,6 @@ def _strip(source, target, places, y, x, size, some_rows, some_columns, net, tab
 @parallel
 def forward(
     addresses,
-    lengths,
     shape,
     strides_image,
     strides_result,
@@ -283,7 +277,7 @@ def forward(
     parts,
 ):
     batch, channels, height, width = shape
-    source, target = flat(addresses[0], lengths[0], like), flat(addresses[1], lengths[1], like)
+    source, target = pointer(addresses[0], like), pointer(addresses[1], like)
     layers = len(widths) - 1
     y, x = needed(anchor_rows, height, layers), needed(anchor_columns, width, layers)
     net = (widths, strides, weight, bias, weight_at, bias_at, texture, mean, scale)

@@ -5,11 +5,10 @@ Values of the targets of a row lie as `[tap][target]`, as in `_downsize_forward`
 
 import numpy as np
 
+from fastwarp.kernels.cpu._downsize_coefficients import coefficients, coefficients_gradient
 from fastwarp.kernels.cpu._downsize_forward import SIGMOID, SIGNED
-from fastwarp.kernels.cpu._downsize_gradient_simd import coefficients_gradient
-from fastwarp.kernels.cpu._downsize_simd import coefficients
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._simd import flat, load, store
+from fastwarp.kernels.cpu._vector import load_as, pointer, store
 
 
 @inline
@@ -47,13 +46,13 @@ def _to_coefficients(images, rows, columns, row, begin, grads, line, step):
     for c in range(strides[3]):
         first = grad_at + c * grad_strides[0] + row * grad_strides[1]
         for i in range(count):
-            line[i] = load(grad, first + (begin + i) * grad_strides[2], line[i])
+            line[i] = load_as(grad, first + (begin + i) * grad_strides[2], line[i])
         for ky in range(rows.shape[1]):
             base = image_at + c * strides[0] + rows[row, ky] * strides[1]
             for kx in range(across):
                 k = ky * across + kx
                 for i in range(count):
-                    value = load(source, base + columns[begin + i, kx] * strides[2], line[i])
+                    value = load_as(source, base + columns[begin + i, kx] * strides[2], line[i])
                     grads[k * step + i] += line[i] * value
 
 
@@ -115,13 +114,12 @@ def target_row(row, begin, owned, anchor, scores, whole, images, tables, buffers
 
 @parallel
 def pixels_gradient(
-    addresses, lengths, shape, grad_strides, strides, values, add, rows, columns, like, part_like, real, part, parts
+    addresses, shape, grad_strides, strides, values, add, rows, columns, like, part_like, real, part, parts
 ):
     """The gradient to the pixels as they are interpolated: each row gathers over the targets that read it.
 
     Args:
         addresses: of the gradient of the result, of the image's, and of what else there is for it.
-        lengths: of their memories, in values.
         shape: `[B, C, H, W]`.
         grad_strides: strides of the gradient of the result.
         strides: of the image's gradient and of what is added to it.
@@ -136,8 +134,8 @@ def pixels_gradient(
         parts: number of parts.
     """
     batch, channels, height, width = shape
-    grad, target = flat(addresses[0], lengths[0], like), flat(addresses[1], lengths[1], like)
-    other = flat(addresses[2], lengths[2], part_like)
+    grad, target = pointer(addresses[0], like), pointer(addresses[1], like)
+    other = pointer(addresses[2], part_like)
     across = columns.shape[1]
     total = np.empty((channels, width), real.dtype)
     for unit in range(part * batch * height // parts, (part + 1) * batch * height // parts):
@@ -149,7 +147,7 @@ def pixels_gradient(
                 for c in range(channels):
                     start = image * grad_strides[0] + c * grad_strides[1] + row * grad_strides[2]
                     for q in range(len(columns)):
-                        g = load(grad, start + q * grad_strides[3], real[0])
+                        g = load_as(grad, start + q * grad_strides[3], real[0])
                         for kx in range(across):
                             total[c, columns[q, kx]] += values[image, ky * across + kx, row, q] * g
         start = image * strides[0] + y * strides[2]
@@ -158,5 +156,5 @@ def pixels_gradient(
                 place = start + c * strides[1] + x * strides[3]
                 value = total[c, x]
                 if add:
-                    value += load(other, place, real[0])
+                    value += load_as(other, place, real[0])
                 store(value, target, place)

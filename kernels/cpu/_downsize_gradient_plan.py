@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from fastwarp.kernels.cpu._downsize_simd import width
+from fastwarp.kernels.cpu._downsize_products import width
 from fastwarp.kernels.cpu._memory import array
 
 _COLUMNS, _ROWS = 320, 192  # of a tile, at most: its lines lie in the second cache, and its halo adds little

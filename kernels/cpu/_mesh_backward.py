@@ -16,9 +16,9 @@ from fastwarp.kernels.cpu._mesh_gradient import (
     value_and_slopes,
 )
 from fastwarp.kernels.cpu._mesh_owners import convex_runs, units, vertices, winding_runs
-from fastwarp.kernels.cpu._mesh_simd_gradient import COEFFICIENTS, bilinear_sums, homography_sums
+from fastwarp.kernels.cpu._mesh_rows import LANES, Patch, sum_rows
 from fastwarp.kernels.cpu._parallel import inline, jit, parallel
-from fastwarp.kernels.cpu._simd import LANES
+from fastwarp.kernels.cpu._vector import elements
 
 _UNIT = (0.0, 1.0)  # normalised positions
 
@@ -86,7 +86,7 @@ def _zoom(grad_x, grad_y, mesh, i, homography, extents, span, width, at, scratch
 def _unzoom(grad_x, grad_y, x, y, tiles, mesh, i, homography, extents, span, width, at, scratch, sums):
     """Adds one level of one image to the sums of a row of tiles."""
     h, w = mesh.shape[0], mesh.shape[1]
-    widened, spans, left, right, c, lanes = scratch
+    widened, spans, left, right = scratch
     x_unit, y_unit = units(extents[1]), units(extents[0])
     centre = vertices(mesh, x_unit, y_unit, i, i + 2, widened)
     convex_runs(widened, centre, i, 0, extents[0], float(extents[1]), spans, left, right)
@@ -94,6 +94,8 @@ def _unzoom(grad_x, grad_y, x, y, tiles, mesh, i, homography, extents, span, wid
     # A source of one pixel has no gradient.
     factor = ((w - 1) / span[0] if span[0] > 0 else 0.0, (h - 1) / span[1] if span[1] > 0 else 0.0)
     pull = (span[0] / (w - 1), span[1] / (h - 1))
+    edges_of_runs = (elements(left), elements(right))
+    values = ((elements(grad_x), elements(grad_y)), (elements(x), elements(y)), elements(tiles))
     for j in range(w - 1):
         first, last, run = spans[j, 0], spans[j, 1], spans[j, 2]
         if first == last:
@@ -104,18 +106,9 @@ def _unzoom(grad_x, grad_y, x, y, tiles, mesh, i, homography, extents, span, wid
         number = i * (w - 1) + j
         total = load(sums, j)
         if run >= 0 and width >= LANES:
-            for axis in range(2):
-                c[axis], c[2 + axis], c[4 + axis] = tile[1][axis], tile[2][axis], tile[3][axis]
-                c[6 + axis], c[8 + axis], c[10 + axis] = place[axis], factor[axis], pull[axis]
-            c[12], c[13] = p, q
-            of_tile = (left, right, run, first, last, width, at, number, grad_x, grad_y, x, y, tiles, lanes)
-            if has_homography:
-                homography_sums(c, *of_tile)
-            else:
-                bilinear_sums(c, *of_tile)
-            for lane in range(LANES):
-                parts = lanes[lane::LANES]
-                total = add(total, (parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], parts[6], parts[7]))
+            patch = Patch(tile, place, factor, pull, p, q)
+            of_tile = (edges_of_runs, run, first, last, width, at, number, *values)
+            total = sum_rows(patch, has_homography, *of_tile, total)
         else:
             for r in range(first, last):
                 row = at + r * width
@@ -133,7 +126,7 @@ def backward(
     h, w = mesh.shape[1], mesh.shape[2]
     rows, longest = max(sizes[::2].max(), 1), max(sizes[1::2].max(), 1)
     runs = (np.empty((w - 1, 3), np.int64), np.empty((w - 1) * rows), np.empty((w - 1) * rows))
-    unzoom = (np.empty((h, w, 2)), *runs, np.empty(COEFFICIENTS), np.empty(8 * LANES))
+    unzoom = (np.empty((h, w, 2)), *runs)
     zoom = (np.empty(longest), np.empty(w, np.int64))
     sums = np.empty((w - 1, 8))
     # Rows of tiles in turn: their heights differ ten times, and near ones are alike.

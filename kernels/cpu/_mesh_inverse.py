@@ -11,9 +11,9 @@ from fastwarp.kernels.cpu._extents import extent
 from fastwarp.kernels.cpu._mesh_border import nearest, outline
 from fastwarp.kernels.cpu._mesh_geometry import cross, edges, is_lost, perspective, quad, solve
 from fastwarp.kernels.cpu._mesh_owners import convex_runs, units, vertices, winding_runs
-from fastwarp.kernels.cpu._mesh_simd import COEFFICIENTS, bilinear_rows, homography_rows
+from fastwarp.kernels.cpu._mesh_rows import LANES, fill_rows, inverse_of
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._simd import LANES
+from fastwarp.kernels.cpu._vector import elements
 
 _ERROR = 2.0**-11  # targets: a tile whose inverse could be further off goes to a wider type
 _SMALL = 2.0**-40  # square targets: their squares have to stay far from the least fp32 number
@@ -49,34 +49,8 @@ def _precision(tile, p, q, has_homography):
 
 
 @inline
-def _set_coefficients(tile, p, q, has_homography, place, factor, last, c):
-    """What `_mesh_simd` needs of a tile."""
-    a, e, f, g = tile
-    area, twice, turn = cross(e, f), 2.0 * cross(g, f), 1.0
-    a = (a[0] - np.floor(a[0]), a[1] - np.floor(a[1]))
-    if has_homography:
-        across, along = 1.0 + q, -(1.0 + p)
-    else:
-        turn = 1.0 if area > 0 else -1.0
-        across, along = 2.0 * turn, -2.0 * turn
-    # d x v for d = (column, row) - a
-    c[0], c[1], c[2] = -across * cross(a, f), -across * f[0], across * f[1]
-    c[3], c[4], c[5] = -along * cross(a, e), -along * e[0], along * e[1]
-    if has_homography:
-        c[6] = (1.0 + p) * (1.0 + q) * area + (p * across * cross(a, f) + q * along * cross(a, e))
-        c[7], c[8] = p * across * f[0] + q * along * e[0], -p * across * f[1] - q * along * e[1]
-    else:
-        c[6], c[7], c[8] = -turn * cross(a, g), -turn * g[0], turn * g[1]
-    c[9], c[10], c[11], c[12] = turn * area, turn * twice, -1.0 / 64, 65.0 / 64
-    for axis in range(2):
-        c[13 + 3 * axis] = factor[axis]
-        c[14 + 3 * axis] = place[axis] * factor[axis]
-        c[15 + 3 * axis] = last[axis]
-
-
-@inline
 def _fill_any(tile, p, q, has_homography, place, factor, span, corners, first, last, extent, width, at, x, y, tiles):
-    """As `_mesh_simd` for any tile, target by target in float64."""
+    """As `_mesh_rows` for any tile, target by target in float64."""
     runs = np.empty((2, 3))
     i, j, number = place
     for row in range(first, last):
@@ -90,14 +64,12 @@ def _fill_any(tile, p, q, has_homography, place, factor, span, corners, first, l
 
 
 @inline
-def _fill_row_of_tiles(
-    mesh, i, homography, x_unit, y_unit, span, extent, width, at, widened, runs, scratch, x, y, tiles
-):
+def _fill_row_of_tiles(mesh, i, homography, x_unit, y_unit, span, extent, width, at, widened, runs, real, x, y, tiles):
     """Writes the targets of a row of tiles, its last tile first."""
     h, w = mesh.shape[0], mesh.shape[1]
     spans, left, right = runs
-    narrow, wide = scratch
     factor = (span[0] / (w - 1), span[1] / (h - 1))
+    edges_of_runs, results = (elements(left), elements(right)), (elements(x), elements(y), elements(tiles))
     for j in range(w - 2, -1, -1):
         first, last, run = spans[j, 0], spans[j, 1], spans[j, 2]
         if first == last:
@@ -114,20 +86,11 @@ def _fill_row_of_tiles(
             about = (outline, first, last, extent, width, at)
             _fill_any(tile, p, q, has_homography, (i, j, number), factor, span, *about, x, y, tiles)
             continue
-        column, row = int(np.floor(a[0])), int(np.floor(a[1]))
-        rows = (column, row, first, last, left, right, run, width, at, number, x, y, tiles)
-        if precision < (2.0**52 if narrow.itemsize == 8 else 2.0**23):
-            _set_coefficients(tile, p, q, has_homography, place, factor, span, narrow)
-            if has_homography:
-                homography_rows(narrow, *rows)
-            else:
-                bilinear_rows(narrow, *rows)
+        rows = (edges_of_runs, run, first, last, width, at, number, *results)
+        if precision < (2.0**52 if real.itemsize == 8 else 2.0**23):
+            fill_rows(inverse_of(tile, p, q, has_homography, place, factor, span, real[0]), *rows)
         else:
-            _set_coefficients(tile, p, q, has_homography, place, factor, span, wide)
-            if has_homography:
-                homography_rows(wide, *rows)
-            else:
-                bilinear_rows(wide, *rows)
+            fill_rows(inverse_of(tile, p, q, has_homography, place, factor, span, 0.0), *rows)
 
 
 @inline
@@ -173,7 +136,7 @@ def _rows(mesh, lost, homography, border, low, high, extents, sources, width, at
         return
     x_unit, y_unit = units(extent_x), units(extent_y)
     span = (sources[1] - 1.0, sources[0] - 1.0)
-    widened, runs, coefficients = scratch
+    widened, runs, real = scratch
     centre = vertices(mesh, x_unit, y_unit, 0, h, widened)
     cleared = high
     for i in range(h - 2, -1, -1):
@@ -190,7 +153,7 @@ def _rows(mesh, lost, homography, border, low, high, extents, sources, width, at
             cleared = needed
         convex_runs(widened, centre, i, low, end, float(extent_x), *runs)
         of_level = (x_unit, y_unit, span, float(extent_x), width, at)
-        _fill_row_of_tiles(mesh, i, homography, *of_level, (widened, centre), runs, coefficients, x, y, tiles)
+        _fill_row_of_tiles(mesh, i, homography, *of_level, (widened, centre), runs, real, x, y, tiles)
     if cleared > low:
         _clear(low, cleared, width, at, x, y, tiles)
     if border:
@@ -213,7 +176,7 @@ def inverse(
     begin, end = part * total // parts, (part + 1) * total // parts
     room = (w - 1) * max(sizes[::2].max(), 1)
     runs = (np.empty((w - 1, 3), np.int64), np.empty(room), np.empty(room))
-    scratch = (np.empty((h, w, 2)), runs, (np.empty(COEFFICIENTS, real.dtype), np.empty(COEFFICIENTS)))
+    scratch = (np.empty((h, w, 2)), runs, real)
     cost = 0
     of_image, lost = -1, False
     for b in range(len(windows)):

@@ -208,6 +208,16 @@ def pointer(typingctx, address, like):
 
 
 @intrinsic
+def elements(typingctx, array):
+    """The elements of an array as a pointer, for inner functions. The caller keeps the array alive."""
+
+    def codegen(context, builder, signature, args):
+        return context.make_array(signature.args[0])(context, builder, args[0]).data
+
+    return types.CPointer(_memory(array).dtype)(array), codegen
+
+
+@intrinsic
 def load(typingctx, memory, index, lanes):
     """`memory[index : index + lanes]`, of the memory's own type; a number for one lane."""
     count = _lanes(lanes)
@@ -410,6 +420,18 @@ def full_like(typingctx, value, like):
 
 
 @intrinsic
+def full_line(typingctx, value):
+    """A number in every lane of a vector of 64 bytes, as many as a cache line has."""
+    dtype = _number(value)
+    count = 64 * 8 // dtype.bitwidth
+
+    def codegen(context, builder, signature, args):
+        return _splat(builder, args[0], count)
+
+    return Vector(dtype, count)(dtype), codegen
+
+
+@intrinsic
 def lane_numbers(typingctx, like):
     """0, 1, 2, ... in the lanes of a vector of the type of `like`."""
 
@@ -451,6 +473,22 @@ def reinterpret(typingctx, value, like):
         return builder.bitcast(args[0], context.get_value_type(result))
 
     return result(value, like), codegen
+
+
+@intrinsic
+def power_of_two(typingctx, exponent):
+    """2**n of whole numbers n, for which it is a normal number."""
+
+    def codegen(context, builder, signature, args):
+        wide = args[0].type
+        bits, mantissa, bias = (32, 23, 127) if exponent.dtype == types.float32 else (64, 52, 1023)
+        integers = ir.VectorType(ir.IntType(bits), wide.count)
+        # Added to this number, the whole number is what the lowest bits hold.
+        shifted = builder.fadd(args[0], _constant(wide, 1.5 * 2.0**mantissa))
+        biased = builder.add(builder.bitcast(shifted, integers), _constant(integers, bias))
+        return builder.bitcast(builder.shl(biased, _constant(integers, mantissa)), wide)
+
+    return exponent(exponent), codegen
 
 
 @intrinsic
@@ -548,6 +586,16 @@ def pick(typingctx, low, high, index):
         return builder.select(is_high, found[1], found[0])
 
     return low(low, low, index), codegen
+
+
+@intrinsic
+def copies(typingctx, vector):
+    """A tuple of as many copies of a vector as it has lanes: what `transpose` takes."""
+
+    def codegen(context, builder, signature, args):
+        return context.make_tuple(builder, signature.return_type, [args[0]] * vector.lanes)
+
+    return types.UniTuple(vector, vector.lanes)(vector), codegen
 
 
 @intrinsic

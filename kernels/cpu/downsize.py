@@ -9,14 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastwarp.kernels.cpu._downsize_backward import sweep
-from fastwarp.kernels.cpu._downsize_forward import SIGMOID, SIGNED, SOFTMAX, forward
+from fastwarp.kernels.cpu._downsize_forward import PADDING, SIGMOID, SIGNED, SOFTMAX, forward
 from fastwarp.kernels.cpu._downsize_gradient import pixels_gradient
 from fastwarp.kernels.cpu._downsize_gradient_plan import places_of_sums, plan, transposed_weights, unpacked
 from fastwarp.kernels.cpu._downsize_logits import logits, logits_backward
-from fastwarp.kernels.cpu._downsize_simd import width
+from fastwarp.kernels.cpu._downsize_products import width
 from fastwarp.kernels.cpu._memory import array, empty, tensor
 from fastwarp.kernels.cpu._parallel import run
-from fastwarp.kernels.cpu._simd import LANES
 from fastwarp.kernels.cpu.separable import _like, _real
 from fastwarp.kernels.layout import memory_format
 
@@ -24,11 +23,6 @@ __all__ = ["downsize", "downsize_backward", "logits", "logits_backward"]
 
 _MODES = {"sigmoid": SIGMOID, "softmax": SOFTMAX, "signed": SIGNED}
 _VALUE = 16  # multiplications and additions that take as long as a value that is read or written
-
-
-def _extent(tensor: Tensor) -> int:
-    """Values of memory between the first and the last, inclusive."""
-    return 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _packed(weights: list[Tensor], biases: list[Tensor], texture: Tensor, channels: int, real: np.ndarray) -> tuple:
@@ -107,7 +101,6 @@ def downsize(
     widths, *net = _packed(weights, biases, texture, channels, real)
     args = (
         np.array([image.data_ptr(), result.data_ptr()], np.int64),
-        np.array([_extent(image), _extent(result)], np.int64),
         tuple(image.shape),
         image.stride(),
         result.stride(),
@@ -115,7 +108,7 @@ def downsize(
         *net,
         np.array(mean, real.dtype),
         np.array(scale, real.dtype),
-        *(array(t) for t in (logits.flatten(), rows, F.pad(columns.mT, (0, LANES)), anchor_rows, anchor_columns)),
+        *(array(t) for t in (logits.flatten(), rows, F.pad(columns.mT, (0, PADDING)), anchor_rows, anchor_columns)),
         _MODES[normalise],
         _like(image.dtype),
         real,
@@ -185,7 +178,6 @@ def downsize_backward(
     values = array(logits.new_empty((divided.images if need_image else 0, *logits.shape)))
     args = (
         np.array([image.data_ptr(), grad.data_ptr(), part.data_ptr()], np.int64),
-        np.array([_extent(image), _extent(grad), part.numel()], np.int64),
         tuple(image.shape),
         *(image.stride(), grad.stride(), part.stride() if need_image else image.stride()),
         *(widths, strides, *net, *back, np.array(mean, real.dtype), np.array(scale, real.dtype)),
@@ -207,7 +199,6 @@ def downsize_backward(
         if need_image:
             pixels = (
                 np.array([grad[first:].data_ptr(), to_image[first:].data_ptr(), part[first:].data_ptr()], np.int64),
-                np.array([_extent(grad[first:]), to_image[first:].numel(), part[first:].numel()], np.int64),
                 (images[1] - first, *image.shape[1:]),
                 *(grad.stride(), to_image.stride(), values, to_texture, array(rows), array(columns)),
                 *(_like(image.dtype), _like(part.dtype), real),

@@ -25,7 +25,7 @@ _POINT_WORK = 100
 
 
 def _real(dtype: torch.dtype) -> np.ndarray:
-    return np.empty(0, np.float64 if dtype == torch.float64 else np.float32)
+    return np.zeros(1, np.float64 if dtype == torch.float64 else np.float32)
 
 
 def positions(
