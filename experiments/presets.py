@@ -16,7 +16,7 @@ SEGMENTERS = {
     "full": segmenter.Setup((180, 240), steps=8000, rate=5e-3, edge=50.0, batch=16, width=64),
 }
 OTHER_SIZES = {"smoke": [], "small": [(48, 64), (120, 160)], "full": [(60, 80), (96, 128), (240, 320)]}
-# The learning rate: the best for uniform on the validation scenes (results/tuning_scenes.jsonl). The warp: not tuned.
+# The learning rate: one of uniform's two best on validation scenes (results/tuning_scenes.jsonl). The warp: not tuned.
 DETECTORS = {
     "smoke": detector.Setup((64, 96), steps=3, rate=5e-3, source=(96, 160), batch=2, length=6, tests=4),
     "small": detector.Setup((96, 160), steps=300, rate=5e-3),

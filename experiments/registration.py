@@ -23,11 +23,11 @@ differences of two trainings are not claimed, for segmentation or detection. Det
 AP varies by several points between seeds: a difference of a point or two would not be seen.
 
 What is claimed: the unzoom must stay the one of the training. Exchanging them without further training costs a
-detector a quarter of its AP, in either direction. A network learns where its own unzoom puts things, half a cell at
-worst (see [geometry](geometry.md)), and boxes need that. So a checkpoint that was trained with the release's unzoom
-is to be run with each map's own grid (no `image_size=`), and one that was trained registered is to be run registered.
-Segmentation hardly notices: its differences are a tenth of a point, for a milder warp whose labels are areas rather
-than edges.
+detector a quarter of its AP or more, in either direction. A network learns where its own unzoom puts things, half a
+cell at worst (see [geometry](geometry.md)), and boxes need that. So a checkpoint that was trained with the release's
+unzoom is to be run with each map's own grid (no `image_size=`), and one that was trained registered is to be run
+registered. Segmentation hardly notices: its differences are a tenth of a point, for a milder warp whose labels are
+areas rather than edges.
 
 Around a detector that was trained without any zoom, registration is better than the own grid: there nothing has been
 learned that could make up for what is off. Both are worse than no zoom: a zoom without training loses, as others have
