@@ -249,24 +249,24 @@ def sweep(
         strides_image: of the image.
         strides_grad: of the gradient.
         strides_part: of the image's gradient through the convolutions.
-        widths: this and all to `texture` as `forward` has them.
-        strides: see there.
-        weight: see there.
-        bias: see there.
-        weight_at: see there.
-        bias_at: see there.
-        texture: see there.
+        widths: as in `forward`.
+        strides: as in `forward`.
+        weight: as in `forward`.
+        bias: as in `forward`.
+        weight_at: as in `forward`.
+        bias_at: as in `forward`.
+        texture: as in `forward`.
         back: weights that `transposed_weights` made.
         back_at: where those of each layer begin.
         back_across: columns of the first one's.
-        mean: this and all to `normalise` as `forward` has them.
-        scale: see there.
-        logits: see there.
-        rows: see there.
-        columns: see there.
-        anchor_rows: see there.
-        anchor_columns: see there.
-        normalise: see there.
+        mean: as in `forward`.
+        scale: as in `forward`.
+        logits: as in `forward`.
+        rows: as in `forward`.
+        columns: as in `forward`.
+        anchor_rows: as in `forward`.
+        anchor_columns: as in `forward`.
+        normalise: as in `forward`.
         to_texture: whether the image's gradient through the convolutions is wanted.
         to_parameters: whether the gradients of the parameters are.
         images: first and past the last entry of the batch.

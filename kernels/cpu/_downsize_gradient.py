@@ -80,8 +80,8 @@ def target_row(row, begin, owned, anchor, scores, whole, images, tables, buffers
         begin: first target.
         owned: first and past the last target whose coefficients are kept and gradients to the logits are added.
         anchor: number of each target's anchor in `scores` and `by_anchor`.
-        scores: what the texture adds to z, `[K][anchor]` every `whole` values; 0: nothing.
-        whole: see there.
+        scores: what the texture adds to z, `[K][anchor]`.
+        whole: values from tap to tap in `scores`; 0 where there are none.
         images: image and gradient: memory, where the batch's entry lies, strides of channels, rows, columns.
         tables: logits, rows, columns, mode.
         buffers: z, coefficients, gradients `[K][step]`, a line of them, and `step`.
