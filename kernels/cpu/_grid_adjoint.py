@@ -8,8 +8,9 @@ import numpy as np
 
 from fastwarp.kernels.cpu._grid_simd import add_taps
 from fastwarp.kernels.cpu._grid_taps import extents_of, places
+from fastwarp.kernels.cpu._interleave import LANES, blend_rows, store_rows
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._simd import LANES, blend_rows, flat, load, store, store_rows
+from fastwarp.kernels.cpu._simd import flat, load, store
 
 _CHUNK = 64  # targets that are taken or left together
 _SUMS = 1 << 17  # sums that a unit owns: they stay in L2

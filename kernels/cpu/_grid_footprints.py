@@ -1,13 +1,13 @@
 """Resampling at windows of any half-width: a target sums over a box of source pixels, its footprint.
 
-The weights of a footprint are the product of a band in y and one in x, see `_bands`, with one row for each target.
+The weights of a footprint are the product of one for its row and one for its column, see `_separable_taps`.
 """
 
 import numpy as np
 
-from fastwarp.kernels.cpu._bands import band, chain_to_windows
 from fastwarp.kernels.cpu._extents import extent
 from fastwarp.kernels.cpu._parallel import inline, parallel
+from fastwarp.kernels.cpu._separable_taps import chain_to_windows, runs
 from fastwarp.kernels.cpu._simd import flat, load, store
 
 _RUN = 1024  # targets whose weights are made at a time: they stay in L2
@@ -16,8 +16,8 @@ _ADJOINT_RUN = 1 << 15
 
 @inline
 def axis_windows(windows, axis, which, extent):
-    """Centre and half-width `[2, m]` of the targets `which` along an axis, as `_bands.band` takes them."""
-    result = np.empty((2, len(which)))
+    """Centre and half-width `[1, 2, m]` of the targets `which` along an axis, as `_separable_taps.runs` takes them."""
+    result = np.empty((1, 2, len(which)))
     for k in range(len(which)):
         i = which[k]
         x, c = windows[0, i], np.float64(windows[axis, i])
@@ -31,14 +31,14 @@ def axis_windows(windows, axis, which, extent):
             c, s = np.float64(np.nan), np.float64(1.0)
         else:
             c = min(max(c, 0.0), extent - 1.0)
-        result[0, k], result[1, k] = c, s
+        result[0, 0, k], result[0, 1, k] = c, s
     return result
 
 
 @inline
 def _bands(windows, which, extent_y, extent_x, real):
-    y = band(axis_windows(windows, 1, which, extent_y), extent_y, real)
-    x = band(axis_windows(windows, 0, which, extent_x), extent_x, real)
+    y = runs(axis_windows(windows, 1, which, extent_y), 0, 0, len(which), extent_y, real)
+    x = runs(axis_windows(windows, 0, which, extent_x), 0, 0, len(which), extent_x, real)
     return y, x
 
 
@@ -152,7 +152,8 @@ def windows_gradient(table, windows, extents, like, real, result, part, parts):
                 row = windows[image if len(windows) > 1 else 0]
                 extent_y, extent_x = extent(extents, image, level, 0, height), extent(extents, image, level, 1, width)
                 windows_y, windows_x = axis_windows(row, 1, which, extent_y), axis_windows(row, 0, which, extent_x)
-                y, x = band(windows_y, extent_y, real), band(windows_x, extent_x, real)
+                y = runs(windows_y, 0, 0, hi - lo, extent_y, real)
+                x = runs(windows_x, 0, 0, hi - lo, extent_x, real)
                 by_y, by_x = np.zeros(len(y[2])), np.zeros(len(x[2]))
                 for plane in range(planes):
                     base = ((image if sources > 1 else 0) * planes + plane) * height * width * channels
@@ -161,8 +162,8 @@ def windows_gradient(table, windows, extents, like, real, result, part, parts):
                         g = first + k * channels
                         _add_products(source, base, grad, g, width, channels, real, y, x, k, by_y, by_x)
                 by_window = np.zeros((2, 2, hi - lo))
-                chain_to_windows(windows_x, *x, by_x, by_window[0])
-                chain_to_windows(windows_y, *y, by_y, by_window[1])
+                chain_to_windows(windows_x, 0, 0, x, by_x, by_window[0])
+                chain_to_windows(windows_y, 0, 0, y, by_y, by_window[1])
                 out = result[image if len(result) > 1 else 0]
                 for k in range(hi - lo):
                     for i in range(len(out)):

@@ -14,9 +14,10 @@ from fastwarp.kernels.cpu._downsize_gradient import pixels_gradient
 from fastwarp.kernels.cpu._downsize_gradient_plan import places_of_sums, plan, transposed_weights, unpacked
 from fastwarp.kernels.cpu._downsize_logits import logits, logits_backward
 from fastwarp.kernels.cpu._downsize_products import width
+from fastwarp.kernels.cpu._levels import like
+from fastwarp.kernels.cpu._levels import real as real_of
 from fastwarp.kernels.cpu._memory import array, empty, tensor
 from fastwarp.kernels.cpu._parallel import run
-from fastwarp.kernels.cpu.separable import _like, _real
 from fastwarp.kernels.layout import memory_format
 
 __all__ = ["downsize", "downsize_backward", "logits", "logits_backward"]
@@ -97,7 +98,7 @@ def downsize(
     if not result.numel():
         return result
     image = image.detach()
-    real = _real(image.dtype)
+    real = real_of(image.dtype)
     widths, *net = _packed(weights, biases, texture, channels, real)
     args = (
         np.array([image.data_ptr(), result.data_ptr()], np.int64),
@@ -110,7 +111,7 @@ def downsize(
         np.array(scale, real.dtype),
         *(array(t) for t in (logits.flatten(), rows, F.pad(columns.mT, (0, PADDING)), anchor_rows, anchor_columns)),
         _MODES[normalise],
-        _like(image.dtype),
+        like(image.dtype),
         real,
     )
     run(forward, args, _work(image, widths, math.prod(size)) + (len(logits) + 1) * result.numel())
@@ -163,7 +164,7 @@ def downsize_backward(
     to_image = empty(image.shape, image.dtype, memory_format(image)) if need_image else image.new_empty(0)
     if not len(image):
         return [to_image, *(torch.zeros_like(p) if need_parameters else p.new_empty(0) for p in parameters)]
-    grad, image, real = grad.detach(), image.detach(), _real(image.dtype)
+    grad, image, real = grad.detach(), image.detach(), real_of(image.dtype)
     widths, strides, *net = _packed(weights, biases, texture, channels, real)
     divided = plan(len(image), image.shape[2], image.shape[3], logits.numel() if need_image else 0)
     to_texture = texture_gradient and need_image and len(weights) > 0
@@ -192,7 +193,7 @@ def downsize_backward(
             sweep,
             (
                 *(*args, images, divided[:2], divided.runs, values, array(to_logits), sums_at, sums),
-                *(_like(image.dtype), _like(part.dtype), real),
+                *(like(image.dtype), like(part.dtype), real),
             ),
             work,
         )
@@ -201,7 +202,7 @@ def downsize_backward(
                 np.array([grad[first:].data_ptr(), to_image[first:].data_ptr(), part[first:].data_ptr()], np.int64),
                 (images[1] - first, *image.shape[1:]),
                 *(grad.stride(), to_image.stride(), values, to_texture, array(rows), array(columns)),
-                *(_like(image.dtype), _like(part.dtype), real),
+                *(like(image.dtype), like(part.dtype), real),
             )
             run(pixels_gradient, pixels, to_image.numel() + len(logits) * grad.numel())
     if not need_parameters:

@@ -15,9 +15,9 @@ from fastwarp.kernels.cpu._grid_bilinear import bilinear
 from fastwarp.kernels.cpu._grid_gradient import gradient
 from fastwarp.kernels.cpu._grid_widen import widen as widen_kernel
 from fastwarp.kernels.cpu._grid_widen import widen_backward as widen_backward_kernel
+from fastwarp.kernels.cpu._levels import dense, like, real, shares_windows, values
 from fastwarp.kernels.cpu._memory import array, empty, tensor
 from fastwarp.kernels.cpu._parallel import run
-from fastwarp.kernels.cpu.separable import _alike, _dense, _like, _real, _values
 from fastwarp.kernels.layout import common_batch, memory_format
 
 
@@ -59,19 +59,21 @@ def resample(images: list[Tensor], windows: Tensor, sizes: list[int], source_val
         source_valid: int64 `[1 or B, levels, 2]` or None; pixels from there on are never read.
     """
     formats = [memory_format(i) for i in images]
-    images = _dense(images, formats)
+    images = dense(images, formats)
     results = [
         empty((common_batch(i, windows), i.shape[1], *size), i.dtype, format_)
         for i, size, format_ in zip(images, _pairs(sizes), formats, strict=True)
     ]
-    if _values(results):
-        table = _table(images, results, [h * w for h, w in _pairs(sizes)], formats, _alike(windows, source_valid))
-        like, real = _like(images[0].dtype), _real(images[0].dtype)
-        args = (table, array(windows), extents_array(source_valid), like, like, real, real, real, False)
+    if values(results):
+        table = _table(
+            images, results, [h * w for h, w in _pairs(sizes)], formats, shares_windows(windows, source_valid)
+        )
+        stored, number = like(images[0].dtype), real(images[0].dtype)
+        args = (table, array(windows), extents_array(source_valid), stored, stored, number, number, number, False)
         run(
             footprints.resample if windows.shape[1] == 4 else bilinear,
             args,
-            _values(results) + min(_values(images), 4 * _values(results)),
+            values(results) + min(values(images), 4 * values(results)),
         )
     return results
 
@@ -90,20 +92,20 @@ def resample_adjoint(
 ) -> list[Tensor]:
     """Gradients `[B, C, H, W]` to the images of `resample`, from those of the results, in their memory formats."""
     formats = [memory_format(g) for g in grads]
-    grads = _dense(_spread(grads, windows), formats)
+    grads = dense(_spread(grads, windows), formats)
     results = [
         empty((*g.shape[:2], *size), g.dtype, format_)
         for g, size, format_ in zip(grads, _pairs(source_sizes), formats, strict=True)
     ]
-    if _values(results):
+    if values(results):
         counts = [g.shape[2] * g.shape[3] for g in grads]
-        table = _table(results, grads, counts, formats, _alike(windows, source_valid))
-        like, real = _like(grads[0].dtype), _real(grads[0].dtype)
-        args = (table, array(windows), extents_array(source_valid), like, real)
+        table = _table(results, grads, counts, formats, shares_windows(windows, source_valid))
+        stored, number = like(grads[0].dtype), real(grads[0].dtype)
+        args = (table, array(windows), extents_array(source_valid), stored, number)
         run(
             footprints.resample_adjoint if windows.shape[1] == 4 else adjoint,
             args,
-            _values(results) + 4 * _values(grads),
+            values(results) + 4 * values(grads),
         )
     return results
 
@@ -111,14 +113,14 @@ def resample_adjoint(
 def windows_gradient(grads: list[Tensor], images: list[Tensor], windows: Tensor, source_valid: Tensor | None) -> Tensor:
     """Gradient to the windows of `resample`; summed over the images where they share their windows."""
     formats = [memory_format(i) for i in images]
-    grads, images = _dense(_spread(grads, images[0], windows), formats), _dense(images, formats)
+    grads, images = dense(_spread(grads, images[0], windows), formats), dense(images, formats)
     result = np.zeros(windows.shape)
-    if _values(grads):
+    if values(grads):
         counts = [g.shape[2] * g.shape[3] for g in grads]
-        table = _table(images, grads, counts, formats, _alike(windows, source_valid))
-        args = (table, array(windows), extents_array(source_valid), _like(images[0].dtype), _real(images[0].dtype))
+        table = _table(images, grads, counts, formats, shares_windows(windows, source_valid))
+        args = (table, array(windows), extents_array(source_valid), like(images[0].dtype), real(images[0].dtype))
         kernel = footprints.windows_gradient if windows.shape[1] == 4 else gradient
-        run(kernel, (*args, result), 4 * _values(grads))
+        run(kernel, (*args, result), 4 * values(grads))
     return tensor(result, windows.dtype)
 
 
@@ -135,16 +137,16 @@ def camera(
     image = frame.contiguous().permute(0, 3, 1, 2)
     result = empty((common_batch(image, windows), image.shape[1], *size), dtype, torch.contiguous_format)
     if result.numel():
-        real = _real(dtype)
+        number = real(dtype)
         table = _table([image], [result], [size[0] * size[1]], [torch.channels_last], False)
-        affine = (np.array(scale, real.dtype), np.array(bias, real.dtype))
+        affine = (np.array(scale, number.dtype), np.array(bias, number.dtype))
         args = (
             table,
             array(windows),
             extents_array(source_valid),
-            _like(frame.dtype),
-            _like(dtype),
-            real,
+            like(frame.dtype),
+            like(dtype),
+            number,
             *affine,
             True,
         )

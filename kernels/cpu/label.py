@@ -13,9 +13,9 @@ from torch import Tensor
 from fastwarp.kernels.cpu._extents import extents_array
 from fastwarp.kernels.cpu._label_majority import majority as majority_kernel
 from fastwarp.kernels.cpu._label_nearest import nearest as nearest_kernel
+from fastwarp.kernels.cpu._levels import dense, like, shares_windows, values
 from fastwarp.kernels.cpu._memory import array, empty
 from fastwarp.kernels.cpu._parallel import run
-from fastwarp.kernels.cpu.separable import _alike, _dense, _like, _values
 from fastwarp.kernels.layout import as_integers, bits, common_batch, memory_format
 
 
@@ -23,7 +23,7 @@ from fastwarp.kernels.layout import as_integers, bits, common_batch, memory_form
 def _fills(dtype: torch.dtype, fill: int) -> np.ndarray:
     """What is written where nothing is read, and where a window is NaN."""
     lost = float("nan") if dtype.is_floating_point else fill
-    return np.array([bits(fill, dtype), bits(lost, dtype)], _like(as_integers(dtype)).dtype)
+    return np.array([bits(fill, dtype), bits(lost, dtype)], like(as_integers(dtype)).dtype)
 
 
 def nearest(
@@ -61,17 +61,17 @@ def majority(
 
 def _launch(kernel, images, windows, separable, sizes, source_valid, fill):
     formats = [memory_format(i) for i in images]
-    images = _dense(images, formats)
+    images = dense(images, formats)
     results = [
         empty((common_batch(i, windows), i.shape[1], *sizes[2 * n : 2 * n + 2]), i.dtype, format_)
         for n, (i, format_) in enumerate(zip(images, formats, strict=True))
     ]
-    values = _values(results)
-    if values:
-        table = _table(images, results, formats, separable, _alike(windows, source_valid))
-        like, fills = _like(as_integers(images[0].dtype)), _fills(images[0].dtype, fill)
-        read = _values(images) if kernel is majority_kernel else min(_values(images), 4 * values)
-        run(kernel, (table, array(windows), extents_array(source_valid), like, fills, separable), values + read)
+    count = values(results)
+    if count:
+        table = _table(images, results, formats, separable, shares_windows(windows, source_valid))
+        stored, fills = like(as_integers(images[0].dtype)), _fills(images[0].dtype, fill)
+        read = values(images) if kernel is majority_kernel else min(values(images), 4 * count)
+        run(kernel, (table, array(windows), extents_array(source_valid), stored, fills, separable), count + read)
     return results
 
 

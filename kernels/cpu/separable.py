@@ -1,78 +1,116 @@
 """Launchers of the `separable` family: resampling by windows, its adjoint, its gradient to the windows, the camera.
 
-An image is seen as `[images, planes, H, W, K]`: contiguous has K = 1, channels_last has one plane of K = C. Units of
-eight rows (of any planes of one image) are resampled together, interleaved as `[column][8]`, see `_simd`.
+An image is seen as `[images, planes, H, W, channels]`, see `_separable_levels`. Which kernel makes a level follows from
+its shape alone, so that a program compiles the kernels that its shapes need.
 """
 
-import functools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastwarp.kernels.cpu import _windows_gradient as to_windows
-from fastwarp.kernels.cpu._banded import banded
-from fastwarp.kernels.cpu._bilinear import bilinear
 from fastwarp.kernels.cpu._extents import extents_array
+from fastwarp.kernels.cpu._interleave import LANES
+from fastwarp.kernels.cpu._levels import dense, like, real, shares_windows, values
 from fastwarp.kernels.cpu._memory import array, empty
 from fastwarp.kernels.cpu._parallel import run
+from fastwarp.kernels.cpu._separable_gradient import CHUNKS, bilinear_gradient, reduce_partial, triangle_gradient
+from fastwarp.kernels.cpu._separable_interleaved import blend_interleaved, sum_interleaved
+from fastwarp.kernels.cpu._separable_levels import LEVEL
+from fastwarp.kernels.cpu._separable_many import MANY, blend_many, sum_many
+from fastwarp.kernels.cpu._separable_pixels import blend_pixels
+from fastwarp.kernels.cpu._separable_planes import adjoint_planes, blend_planes
 from fastwarp.kernels.layout import memory_format
 
-_STORAGE = {torch.float16: np.uint16, torch.bfloat16: np.int16}
+_MINIFIED = 4  # times, from where on most of an interleaved source row would be made for nothing
+_MAGNIFIED = 4  # times, from where on the targets of a block read more than it pays to pick from registers
 
 
-@functools.cache
-def _like(dtype: torch.dtype) -> np.ndarray:
-    return np.empty(0, _STORAGE.get(dtype) or torch.empty(0, dtype=dtype, device="cpu").numpy().dtype)
-
-
-@functools.cache
-def _real(dtype: torch.dtype) -> np.ndarray:
-    """0 and 1 of the type that accumulates: literals of the kernels would be float64."""
-    return np.array([0, 1], np.float64 if dtype == torch.float64 else np.float32)
-
-
-def _table(
-    sources: list[Tensor], results: list[Tensor], shapes: list[torch.Size], sizes: list[int], format_: list, alike: bool
-) -> np.ndarray:
-    """A row of addresses and sizes for each level.
+def _levels(
+    sources: list[Tensor],
+    targets: list[Tensor],
+    shapes: list[torch.Size],
+    sizes: list[int],
+    formats: list,
+    shared: bool,
+) -> list[tuple[int, ...]]:
+    """The levels of a call, see `LEVEL`.
 
     Args:
         sources: what is read, dense in its memory format.
-        results: what is written, or compared with (the gradient of the result), likewise.
+        targets: what is written, or compared with (the gradient of the result), likewise.
         shapes: shapes `[B, C, H, W]` of the images.
         sizes: target sizes `[h1, w1, ...]`.
-        format_: memory format of each level.
-        alike: all images have the same windows, so that their planes are one long list.
+        formats: memory format of each level.
+        shared: all images have the same windows, so that their planes are one long list.
     """
-    rows, first = [], 0
-    for level, (batch, channels, height, width) in enumerate(shapes):
-        h, w = sizes[2 * level : 2 * level + 2]
-        inner = channels if format_[level] == torch.channels_last else 1
+    levels, first = [], 0
+    for number, (batch, channels, height, width) in enumerate(shapes):
+        h, w = sizes[2 * number : 2 * number + 2]
+        inner = channels if formats[number] == torch.channels_last else 1
         planes = channels // inner if channels else 0
-        groups = (1, batch * planes) if alike else (batch, planes)
-        addresses = (sources[level].data_ptr(), results[level].data_ptr())
-        rows.append((*addresses, *groups, height, width, inner, h, w, first))
+        groups = (1, batch * planes) if shared else (batch, planes)
+        addresses = (sources[number].data_ptr(), targets[number].data_ptr())
+        levels.append((*addresses, *groups, height, width, inner, h, w, first))
         first += h + w
-    return np.array(rows, np.int64)
+    return levels
 
 
-def _dense(tensors: list[Tensor], formats: list[torch.memory_format]) -> list[Tensor]:
-    return [t.detach().contiguous(memory_format=f) for t, f in zip(tensors, formats, strict=True)]
+Choice = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def _alike(windows: Tensor, source_valid: Tensor | None) -> bool:
-    return windows.shape[0] == 1 and (source_valid is None or source_valid.shape[0] == 1)
+def _run(
+    levels: list[tuple[int, ...]],
+    windows: Tensor,
+    source_valid: Tensor | None,
+    choose: Callable[[int, int, int], Choice],
+    work: int,
+) -> None:
+    """Runs for each level the kernel, and with the arguments, that `choose(width, channels, columns)` returns.
+
+    Levels of the same kernel are one parallel region.
+    """
+    extents = extents_array(source_valid)
+    chosen: dict[Callable[..., Any], tuple[tuple[Any, ...], list[int]]] = {}
+    for number, level in enumerate(levels):
+        kernel, args = choose(level[5], level[6], level[8])
+        chosen.setdefault(kernel, (args, []))[1].append(number)
+    for kernel, (args, which) in chosen.items():
+        several = np.array([levels[number] for number in which], LEVEL)
+        valid = extents if len(chosen) == 1 or not extents.size else np.ascontiguousarray(extents[:, which])
+        run(kernel, (several, array(windows), valid, *args), work)
 
 
-def _values(tensors: list[Tensor]) -> int:
-    return sum(t.numel() for t in tensors)
+def _chooser(
+    source: torch.dtype, result: torch.dtype, affine: Any, antialias: bool
+) -> Callable[[int, int, int], Choice]:
+    """Which kernel resamples a level."""
+    args = (like(source), like(result), real(result), affine)
+    size = source.itemsize
+
+    def choose(width: int, channels: int, columns: int) -> Choice:
+        is_many = channels >= MANY and affine is None
+        if antialias:
+            return (sum_many, (args[0], args[2], False)) if is_many else (sum_interleaved, (*args, False))
+        if channels == 1:
+            return blend_planes, args
+        if is_many:
+            return blend_many, (args[0], args[2])
+        # Pixels of few channels are vectors by themselves where nothing has to be widened for them.
+        is_vector = channels > 4 or (channels > 2 and size >= 4)
+        if is_vector or width > _MINIFIED * columns or width * channels < LANES:
+            return blend_pixels, args
+        return blend_interleaved, args
+
+    return choose
 
 
 def resample(
     images: list[Tensor], windows: Tensor, sizes: list[int], source_valid: Tensor | None, antialias: bool
 ) -> list[Tensor]:
-    """Resamples levels `[B, C, H, W]` by windows `[1 or B, 2, sum(sizes)]`; one parallel region for all of them.
+    """Resamples levels `[B, C, H, W]` by windows `[1 or B, 2, sum(sizes)]`.
 
     Args:
         images: any strides, one dtype: uint8, fp16, bf16, fp32, fp64.
@@ -82,37 +120,21 @@ def resample(
         antialias: half-widths can be above 1.
     """
     formats = [memory_format(i) for i in images]
-    images = _dense(images, formats)
+    images = dense(images, formats)
     results = [
         empty((*image.shape[:2], *sizes[2 * i : 2 * i + 2]), image.dtype, format_)
         for i, (image, format_) in enumerate(zip(images, formats, strict=True))
     ]
-    _launch(images, results, [i.shape for i in images], windows, sizes, source_valid, formats, antialias, False)
+    if values(results):
+        shared = shares_windows(windows, source_valid)
+        levels = _levels(images, results, [i.shape for i in images], sizes, formats, shared)
+        choose = _chooser(images[0].dtype, images[0].dtype, None, antialias)
+        _run(levels, windows, source_valid, choose, _work(images, results))
     return results
 
 
-def _launch(sources, results, shapes, windows, sizes, source_valid, formats, antialias, adjoint):
-    if not _values(results):
-        return
-    real = _real(sources[0].dtype)
-    table = _table(sources, results, shapes, sizes, formats, _alike(windows, source_valid))
-    like = _like(sources[0].dtype)
-    args = (
-        table,
-        array(windows),
-        extents_array(source_valid),
-        like,
-        like,
-        real,
-        real,
-        real,
-        False,
-    )
-    work = _values(results) + min(_values(sources), 4 * _values(results))
-    if antialias or adjoint:
-        run(banded, (*args, adjoint), work)
-    else:
-        run(bilinear, args, work)
+def _work(sources: list[Tensor], results: list[Tensor]) -> int:
+    return values(results) + min(values(sources), 4 * values(results))
 
 
 def resample_adjoint(
@@ -120,13 +142,25 @@ def resample_adjoint(
 ) -> list[Tensor]:
     """Gradients `[B, C, H, W]` to the images of `resample`, from those of the results, in their memory formats."""
     formats = [memory_format(g) for g in grads]
-    grads = _dense(grads, formats)
+    grads = dense(grads, formats)
     results = [
         empty((*g.shape[:2], *source_sizes[2 * i : 2 * i + 2]), g.dtype, format_)
         for i, (g, format_) in enumerate(zip(grads, formats, strict=True))
     ]
+    if not values(results):
+        return results
+    stored, number = like(grads[0].dtype), real(grads[0].dtype)
+
+    def choose(width: int, channels: int, columns: int) -> Choice:
+        if channels >= MANY:
+            return sum_many, (stored, number, True)
+        if channels == 1 and LANES <= columns <= _MAGNIFIED * width:
+            return adjoint_planes, (stored, number)
+        return sum_interleaved, (stored, stored, number, None, True)
+
     sizes = [side for g in grads for side in g.shape[2:]]
-    _launch(grads, results, [r.shape for r in results], windows, sizes, source_valid, formats, antialias, True)
+    levels = _levels(grads, results, [r.shape for r in results], sizes, formats, shares_windows(windows, source_valid))
+    _run(levels, windows, source_valid, choose, _work(grads, results))
     return results
 
 
@@ -135,24 +169,22 @@ def windows_gradient(
 ) -> Tensor:
     """Gradient to the windows of `resample`; summed over the images where they share their windows."""
     formats = [memory_format(i) for i in images]
-    grads, images = _dense(grads, formats), _dense(images, formats)
-    sizes = [side for g in grads for side in g.shape[2:]]
-    alike = _alike(windows, source_valid)
-    table = _table(images, grads, [i.shape for i in images], sizes, formats, alike)
-    partial = np.zeros((to_windows.CHUNKS, 1 if alike else max(len(i) for i in images), *windows.shape[1:]))
-    real = _real(images[0].dtype)
-    arrays = (
-        array(windows),
-        extents_array(source_valid),
-        _like(images[0].dtype),
-        real,
-        antialias,
-        partial,
-    )
-    if _values(grads):
-        run(to_windows.windows_gradient, (table, *arrays), 4 * _values(grads))
+    grads, images = dense(grads, formats), dense(images, formats)
+    shared = shares_windows(windows, source_valid)
+    partial = np.zeros((CHUNKS, 1 if shared else max(len(i) for i in images), *windows.shape[1:]))
+    if values(grads):
+        dtype = images[0].dtype
+        args = (like(dtype), real(dtype), real(torch.float64), partial)
+
+        def choose(width: int, channels: int, columns: int) -> Choice:
+            has_pairs = not antialias and width * channels >= LANES and columns * channels >= LANES
+            return bilinear_gradient if has_pairs else triangle_gradient, args
+
+        sizes = [side for g in grads for side in g.shape[2:]]
+        levels = _levels(images, grads, [i.shape for i in images], sizes, formats, shared)
+        _run(levels, windows, source_valid, choose, 4 * values(grads))
     result = torch.empty(windows.shape, dtype=windows.dtype, device="cpu")
-    to_windows.reduce_partial(partial, array(result))
+    reduce_partial(partial, array(result))
     return result
 
 
@@ -168,24 +200,11 @@ def camera(
 ) -> Tensor:
     """uint8 frames `[B, H, W, C]` -> resampled, `value * scale + bias`, `[B, C, *size]`, in one pass."""
     image = frame.contiguous().permute(0, 3, 1, 2)
-    batch, channels = image.shape[:2]
-    result = empty((batch, channels, *size), dtype, torch.contiguous_format)
-    if not result.numel():
-        return result
-    table = _table([image], [result], [image.shape], size, [torch.channels_last], _alike(windows, source_valid))
-    real = _real(dtype)
-    affine = (np.array(scale, real.dtype), np.array(bias, real.dtype))
-    arrays = (
-        array(windows),
-        extents_array(source_valid),
-        _like(frame.dtype),
-        _like(dtype),
-        real,
-    )
-    args = (table, *arrays, *affine, True)
-    work = result.numel() + min(frame.numel(), 4 * result.numel())
-    if antialias:
-        run(banded, (*args, False), work)
-    else:
-        run(bilinear, args, work)
+    result = empty((*image.shape[:2], *size), dtype, torch.contiguous_format)
+    if result.numel():
+        shared = shares_windows(windows, source_valid)
+        levels = _levels([image], [result], [image.shape], size, [torch.channels_last], shared)
+        kind = real(dtype).dtype
+        choose = _chooser(frame.dtype, dtype, (np.array(scale, kind), np.array(bias, kind)), antialias)
+        _run(levels, windows, source_valid, choose, _work([image], [result]))
     return result

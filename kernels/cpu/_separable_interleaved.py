@@ -1,0 +1,243 @@
+"""Resampling of eight rows at a time, interleaved as `[column][8]`: the vertical step into that layout, the horizontal
+step there, and back. A tile of columns is made after the other, so that it stays in the L2."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastwarp.kernels.cpu._extents import extent
+from fastwarp.kernels.cpu._interleave import LANES, blend_rows, interleave_rows, store_rows
+from fastwarp.kernels.cpu._parallel import inline, parallel
+from fastwarp.kernels.cpu._scratch import integers, numbers, zeros
+from fastwarp.kernels.cpu._separable_levels import next_row, share_of
+from fastwarp.kernels.cpu._separable_sums import sum_rows
+from fastwarp.kernels.cpu._separable_taps import pairs, runs, transposed
+from fastwarp.kernels.cpu._vector import full, load, load_as, pointer, store
+
+_TILE = 1024  # values of a target row that are made at a time: sources and results of 8 rows stay in L2
+_AHEAD = 64  # values between what is read and what is prefetched
+
+
+class Tiles(NamedTuple):
+    """Columns of targets that are made together, and which values of a source row `[begin, end)` each reads."""
+
+    columns: int
+    begin: np.ndarray
+    end: np.ndarray
+    start: np.ndarray  # for each target, first value among the interleaved ones of its tile
+    empty: np.ndarray  # whether a target reads nothing
+
+
+@inline
+def _tiles(first, last, channels, room, real):
+    """Tiles for the first and last source pixel of each target, first > last where it reads none.
+
+    A tile reads at least 8 values, if there are so many, and none outside the row of `room` pixels.
+    """
+    w, columns = len(first), max(_TILE // channels, LANES)
+    count = (w + columns - 1) // columns
+    result = Tiles(columns, integers(count), integers(count), integers(w), integers(w))
+    for n in range(count):
+        low, high = room, -1
+        for j in range(n * columns, min((n + 1) * columns, w)):
+            result.empty[j] = first[j] > last[j]
+            if first[j] <= last[j]:
+                low, high = min(low, first[j]), max(high, last[j])
+        low = 0 if high < 0 else low
+        result.begin[n] = max(min(low * channels, room * channels - LANES), 0)
+        result.end[n] = min(max((high + 1) * channels, result.begin[n] + LANES), room * channels)
+        for j in range(n * columns, min((n + 1) * columns, w)):
+            result.start[j] = 0 if result.empty[j] else (first[j] * channels - result.begin[n]) * LANES
+    return result
+
+
+@inline
+def _longest(tiles):
+    longest = LANES
+    for n in range(len(tiles.begin)):
+        longest = max(longest, tiles.end[n] - tiles.begin[n])
+    return longest
+
+
+@inline
+def _steps(columns, channels, affine):
+    """How far targets and channels are apart in a tile: pixel by pixel, or channel by channel."""
+    return (channels * LANES, LANES) if affine is None else (LANES, columns * LANES)
+
+
+@inline
+def _blend_columns(source, tiles, n, x, channels, steps, target):
+    """Horizontal step of two taps in a tile."""
+    for j in range(n * tiles.columns, min((n + 1) * tiles.columns, len(x.first))):
+        a, at = load(tiles.start, j, 1), (j - n * tiles.columns) * steps[0]
+        b = a + (load(x.second, j, 1) - load(x.first, j, 1)) * channels * LANES
+        w_a, w_b = full(load(x.w_first, j, 1), LANES), full(load(x.w_second, j, 1), LANES)
+        for c in range(channels):
+            value = load(source, a + c * LANES, LANES) * w_a + load(source, b + c * LANES, LANES) * w_b
+            store(value, target, at + c * steps[1])
+
+
+@inline
+def _sum_columns(source, tiles, n, x, channels, steps, target):
+    """Horizontal step of any number of taps in a tile."""
+    for j in range(n * tiles.columns, min((n + 1) * tiles.columns, len(x.start))):
+        start, at = load(tiles.start, j, 1), (j - n * tiles.columns) * steps[0]
+        first, end = load(x.offset, j, 1), load(x.offset, j + 1, 1)
+        for c in range(channels):
+            total = full(source.dtype.type(0), LANES)
+            for t in range(first, end):
+                column = load(source, start + ((t - first) * channels + c) * LANES, LANES)
+                total = total + column * load(x.weight, t, 1)
+            store(total, target, at + c * steps[1])
+
+
+@inline
+def _store_run(tile, source, scale, bias, target, offsets, where, count):
+    """Writes `count` columns of eight interleaved rows to `offsets[k] + where`."""
+    if count >= LANES:
+        ahead = offsets[LANES - 1] - offsets[0]
+        store_rows(tile, source, count, scale, bias, target, offsets, where, ahead)
+    else:
+        for k in range(LANES):
+            for i in range(count):
+                store(tile[source + i * LANES + k] * scale + bias, target, offsets[k] + where + i)
+
+
+@inline
+def _store_tile(tile, tiles, n, channels, size, affine, target, offsets, empty_rows, real):
+    """Writes a tile of targets of a result of `size`; what reads nothing becomes 0."""
+    h, w = size
+    lo, hi = n * tiles.columns, min((n + 1) * tiles.columns, w)
+    if affine is None:
+        _store_run(tile, 0, real[1], real[0], target, offsets, lo * channels, (hi - lo) * channels)
+        across, between = channels, 1
+    else:
+        scale, bias = affine
+        for c in range(channels):
+            first = c * tiles.columns * LANES
+            _store_run(tile, first, scale[c], bias[c], target, offsets, c * h * w + lo, hi - lo)
+        across, between = 1, h * w
+    any_empty = False
+    for k in range(LANES):
+        any_empty |= empty_rows[k] != 0
+    for j in range(lo, hi):
+        if any_empty or tiles.empty[j]:
+            for k in range(LANES):
+                if empty_rows[k] or tiles.empty[j]:
+                    for c in range(channels):
+                        store(real[0], target, offsets[k] + j * across + c * between)
+
+
+@inline
+def _blend_units(source, target, real, units, image, level, y, x, affine):
+    """Units of eight rows of one image, by two taps along each axis."""
+    channels, planes, h, w = level.channels, level.planes, level.rows, level.columns
+    stride = level.width * channels
+    last = integers(w)
+    for j in range(w):
+        last[j] = x.second[j] if x.first[j] >= 0 else -2
+    tiles = _tiles(x.first, last, channels, level.width, real)
+    steps = _steps(tiles.columns, channels, affine)
+    interleaved = numbers(_longest(tiles) * LANES, real)
+    tile = numbers(tiles.columns * channels * LANES, real)
+    upper, lower, out, empty_rows = integers(LANES), integers(LANES), integers(LANES), integers(LANES)
+    w_upper, w_lower = numbers(LANES, real), numbers(LANES, real)
+    for unit in range(units[0], units[1]):
+        plane, i = unit * LANES // h, unit * LANES % h
+        for k in range(LANES):
+            base = (image * planes + plane) * level.height
+            empty_rows[k] = y.first[i] < 0
+            upper[k], lower[k] = (base + max(y.first[i], 0)) * stride, (base + max(y.second[i], 0)) * stride
+            w_upper[k], w_lower[k] = y.w_first[i], y.w_second[i]
+            out[k] = (image * planes + plane) * h * w * channels + i * w * (channels if affine is None else 1)
+            plane, i = next_row(plane, i, planes, h)
+        # Long rows: a few cache lines on; short ones: eight rows on, where the next unit reads.
+        ahead = _AHEAD if stride > 8 * _AHEAD else (upper[LANES - 1] - upper[0]) * LANES // (LANES - 1)
+        for n in range(len(tiles.begin)):
+            begin, count = tiles.begin[n], tiles.end[n] - tiles.begin[n]
+            blend_rows(source, upper, lower, w_upper, w_lower, begin, count, interleaved, ahead)
+            _blend_columns(interleaved, tiles, n, x, channels, steps, tile)
+            _store_tile(tile, tiles, n, channels, (h, w), affine, target, out, empty_rows, real)
+
+
+@parallel
+def blend_interleaved(table, windows, extents, like, like_out, real, affine, part, parts):
+    """Two taps along each axis, for rows of at least eight values."""
+    for number in range(len(table)):
+        level = table[number]
+        source, target = pointer(level.source, like), pointer(level.target, like_out)
+        h, first = level.rows, level.first
+        units = (level.planes * h + LANES - 1) // LANES
+        for image in range(level.images):
+            lo, hi = share_of(image, level.images, units, part, parts)
+            if lo == hi:
+                continue
+            b = image if len(windows) > 1 else 0
+            y = pairs(windows, b, first, h, extent(extents, image, number, 0, level.height), real)
+            x = pairs(windows, b, first + h, level.columns, extent(extents, image, number, 1, level.width), real)
+            _blend_units(source, target, real, (lo, hi), image, level, y, x, affine)
+
+
+@inline
+def _sum_into(source, at, stride, y, i, line, target, count, zero):
+    """A sum of rows, of any number of values."""
+    first, several = y.offset[i], y.offset[i + 1] - y.offset[i]
+    if count >= LANES:
+        sum_rows(source, at, stride, y.weight, first, several, line, target, count)
+    else:
+        for q in range(count):
+            total = zero
+            for r in range(several):
+                total += y.weight[first + r] * load_as(source, at + r * stride + q, zero)
+            line[target + q] = total
+
+
+@inline
+def _sum_units(source, target, real, units, image, level, sizes, y, x, affine):
+    """Units of eight rows of one image, by any number of taps. `sizes` are those of what is read and of the result."""
+    (height, width), (h, w) = sizes
+    channels, planes = level.channels, level.planes
+    last = integers(w)
+    for j in range(w):
+        last[j] = x.start[j] + x.offset[j + 1] - x.offset[j] - 1
+    tiles = _tiles(x.start, last, channels, width, real)
+    steps, length = _steps(tiles.columns, channels, affine), _longest(tiles)
+    lines, interleaved = zeros(length * LANES, real), numbers(length * LANES, real)
+    tile = numbers(tiles.columns * channels * LANES, real)
+    out, empty_rows = integers(LANES), integers(LANES)
+    for unit in range(units[0], units[1]):
+        for n in range(len(tiles.begin)):
+            begin, count = tiles.begin[n], tiles.end[n] - tiles.begin[n]
+            plane, i = unit * LANES // h, unit * LANES % h
+            for k in range(LANES):
+                out[k] = (image * planes + plane) * h * w * channels + i * w * (channels if affine is None else 1)
+                empty_rows[k] = y.offset[i + 1] == y.offset[i]
+                at = ((image * planes + plane) * height + y.start[i]) * width * channels + begin
+                _sum_into(source, at, width * channels, y, i, lines, k * length, count, real[0])
+                plane, i = next_row(plane, i, planes, h)
+            interleave_rows(lines, length, max(count, LANES), interleaved)
+            _sum_columns(interleaved, tiles, n, x, channels, steps, tile)
+            _store_tile(tile, tiles, n, channels, (h, w), affine, target, out, empty_rows, real)
+
+
+@parallel
+def sum_interleaved(table, windows, extents, like, like_out, real, affine, adjoint, part, parts):
+    """Any number of taps along each axis."""
+    for number in range(len(table)):
+        level = table[number]
+        source, target = pointer(level.source, like), pointer(level.target, like_out)
+        image_size, size = (level.height, level.width), (level.rows, level.columns)
+        sizes = (size, image_size) if adjoint else (image_size, size)
+        units = (level.planes * sizes[1][0] + LANES - 1) // LANES
+        for image in range(level.images):
+            lo, hi = share_of(image, level.images, units, part, parts)
+            if lo == hi:
+                continue
+            b = image if len(windows) > 1 else 0
+            extent_y = extent(extents, image, number, 0, level.height)
+            extent_x = extent(extents, image, number, 1, level.width)
+            y = runs(windows, b, level.first, level.rows, extent_y, real)
+            x = runs(windows, b, level.first + level.rows, level.columns, extent_x, real)
+            if adjoint:
+                y, x = transposed(y, level.height, real), transposed(x, level.width, real)
+            _sum_units(source, target, real, (lo, hi), image, level, sizes, y, x, affine)

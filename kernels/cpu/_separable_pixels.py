@@ -1,0 +1,149 @@
+"""Resampling by two taps along each axis, straight from images whose pixels are several channels."""
+
+from fastwarp.kernels.cpu._extents import extent
+from fastwarp.kernels.cpu._interleave import LANES
+from fastwarp.kernels.cpu._parallel import inline, parallel
+from fastwarp.kernels.cpu._scratch import integers, numbers
+from fastwarp.kernels.cpu._separable_levels import next_row, share_of
+from fastwarp.kernels.cpu._separable_taps import Pairs, pairs
+from fastwarp.kernels.cpu._vector import full, load, load_as, pointer, prefetch, store
+
+_PIXEL = 4  # lanes of a vector that is a pixel
+
+
+@inline
+def blend_values(source, row, x, which, scale, bias, target, place, ahead):
+    """Targets of a row one by one: `target[place[0] + j*place[1]] = scale * value + bias` for j in `which`.
+
+    `row` are the starts and weights of two rows of the source, `x` taps that count values, not pixels. What lies
+    `ahead` values further on is prefetched: the taps are too far apart for the hardware to follow.
+    """
+    upper, lower, w_upper, w_lower = row
+    for j in range(which[0], which[1]):
+        left, right = load(x.first, j, 1), load(x.second, j, 1)
+        prefetch(source, upper + left + ahead)
+        prefetch(source, lower + left + ahead)
+        a = load_as(source, upper + left, scale) * w_upper + load_as(source, lower + left, scale) * w_lower
+        b = load_as(source, upper + right, scale) * w_upper + load_as(source, lower + right, scale) * w_lower
+        value = a * load(x.w_first, j, 1) + b * load(x.w_second, j, 1)
+        store(value * scale + bias, target, place[0] + j * place[1])
+
+
+@inline
+def _blend_vectors(source, row, x, channels, first, step, count, target, at, ahead):
+    """As `blend_values` for pixels of up to 4 channels, the second tap `step` after the first: one vector a pixel.
+
+    Reads and writes 4 channels, from channel `first` on: pixels must be made in order, and the last ones of a row
+    otherwise.
+    """
+    upper, lower = row[0] + first, row[1] + first
+    w_upper, w_lower = full(row[2], _PIXEL), full(row[3], _PIXEL)
+    for j in range(count):
+        left = load(x.first, j, 1)
+        right = left + step
+        prefetch(source, upper + left + ahead)
+        prefetch(source, lower + left + ahead)
+        a = load_as(source, upper + left, w_upper) * w_upper + load_as(source, lower + left, w_upper) * w_lower
+        b = load_as(source, upper + right, w_upper) * w_upper + load_as(source, lower + right, w_upper) * w_lower
+        value = a * load(x.w_first, j, 1) + b * load(x.w_second, j, 1)
+        store(value, target, at + first + j * channels)
+
+
+@inline
+def counting_values(x, channels):
+    """The same taps, counting values in place of pixels, from 0 on where a target reads nothing."""
+    first, second = integers(len(x.first)), integers(len(x.first))
+    for j in range(len(x.first)):
+        first[j], second[j] = max(x.first[j], 0) * channels, max(x.second[j], 0) * channels
+    return Pairs(first, second, x.w_first, x.w_second)
+
+
+@inline
+def _vectors(x, count, channels, room):
+    """How many of the first `count` pixels of a row read no more than `room` values, taken as vectors of 4."""
+    for j in range(count):
+        if x.first[j] + channels + _PIXEL > room:
+            return j
+    return count
+
+
+@inline
+def _clear(real, target, x, row_is_empty, channels, out, across, between):
+    for j in range(len(x.first)):
+        if row_is_empty or x.first[j] < 0:
+            for c in range(channels):
+                store(real[0], target, out + j * across + c * between)
+
+
+@inline
+def _blend_row(source, row, x, channels, affine, target, place, vectors, step, line, ahead):
+    """One row of targets; `place` is where it begins and how far pixels and channels are apart."""
+    out, across, between = place
+    w, zero, one = len(x.first), line.dtype.type(0), line.dtype.type(1)
+    if vectors > 0:
+        for four in range(0, channels, _PIXEL):
+            c = max(min(four, channels - _PIXEL), 0)
+            if affine is None:
+                _blend_vectors(source, row, x, channels, c, step, vectors, target, out, ahead)
+            else:  # through `line`, from where the channels part
+                _blend_vectors(source, row, x, channels, c, step, vectors, line, 0, ahead)
+    for c in range(channels):
+        if affine is None:
+            scale, bias = one, zero
+        else:
+            scale, bias = affine[0][c], affine[1][c]
+            for j in range(vectors):
+                store(line[j * channels + c] * scale + bias, target, out + j * across + c * between)
+        places = (out + c * between, across)
+        of_channel = (row[0] + c, row[1] + c, row[2], row[3])
+        blend_values(source, of_channel, x, (vectors, w), scale, bias, target, places, ahead)
+
+
+@inline
+def _blend_rows(source, length, target, real, part_of, level, y, x, affine):
+    first, end, image = part_of
+    channels, planes, h, w = level.channels, level.planes, level.rows, level.columns
+    stride = level.width * channels
+    across, between = (channels, 1) if affine is None else (1, h * w)
+    taps, step, reach = counting_values(x, channels), 0, 0
+    for j in range(w):
+        step = max(step, taps.second[j] - taps.first[j])  # 0 where there is only one pixel
+        reach = max(reach, taps.first[j] + channels + _PIXEL)
+    # Pixels made as vectors: those of fewer than 4 channels not past the end of a row.
+    most = w if channels >= _PIXEL else max(w - _PIXEL // channels, 0) if channels >= 2 else 0
+    line = numbers(0 if affine is None else w * channels + _PIXEL, real)
+    for r in range(first, end):
+        plane, i = r // h, r % h
+        base = (image * planes + plane) * level.height
+        upper, lower = (base + y.first[i]) * stride, (base + y.second[i]) * stride
+        next_plane, next_i = next_row(plane, i, planes, h)
+        ahead = ((next_plane - plane) * level.height + y.first[next_i] - y.first[i]) * stride
+        out = (image * planes + plane) * h * w * channels + i * w * across
+        if y.first[i] >= 0:
+            vectors = most
+            if channels < _PIXEL and reach > length - lower:
+                vectors = _vectors(taps, most, channels, length - lower)
+            row = (upper, lower, y.w_first[i], y.w_second[i])
+            place = (out, across, between)
+            _blend_row(source, row, taps, channels, affine, target, place, vectors, step, line, ahead)
+        _clear(real, target, x, y.first[i] < 0, channels, out, across, between)
+
+
+@parallel
+def blend_pixels(table, windows, extents, like, like_out, real, affine, part, parts):
+    """Pixels of a few channels. `affine` are scales and biases of the channels, which then come apart, or None."""
+    for number in range(len(table)):
+        level = table[number]
+        source, target = pointer(level.source, like), pointer(level.target, like_out)
+        length = level.images * level.planes * level.height * level.width * level.channels
+        h, first = level.rows, level.first
+        units = (level.planes * h + LANES - 1) // LANES
+        for image in range(level.images):
+            lo, hi = share_of(image, level.images, units, part, parts)
+            if lo == hi:
+                continue
+            b = image if len(windows) > 1 else 0
+            y = pairs(windows, b, first, h, extent(extents, image, number, 0, level.height), real)
+            x = pairs(windows, b, first + h, level.columns, extent(extents, image, number, 1, level.width), real)
+            part_of = (lo * LANES, min(hi * LANES, level.planes * h), image)
+            _blend_rows(source, length, target, real, part_of, level, y, x, affine)
