@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,8 +51,8 @@ def as_integer(value: Any) -> Any:
     NumPy are, and integer tensors of one element (on a GPU this waits for it)."""
     if type(value) is int or isinstance(value, torch.SymInt):
         return value
-    if isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool):
-        return None
+    if isinstance(value, (bool, np.bool_)) or (isinstance(value, Tensor) and value.dtype == torch.bool):
+        return None  # NumPy 1 takes its own for an integer
     try:
         return operator.index(value)
     except (TypeError, RuntimeError):  # what torch raises depends on its version
