@@ -46,7 +46,8 @@ def _levels(
         formats: memory format of each level.
         shared: all images have the same windows, so that their planes are one long list.
     """
-    levels, first = [], 0
+    levels: list[tuple[int, ...]] = []
+    first = 0
     for number, (batch, channels, height, width) in enumerate(shapes):
         h, w = sizes[2 * number : 2 * number + 2]
         inner = channels if formats[number] == torch.channels_last else 1
