@@ -7,7 +7,6 @@ in registers: a load of weights serves all of them, and a value of the map is br
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.cpython.unsafe.tuple import tuple_setitem
 
 from fastwarp.kernels.cpu._parallel import inline
 from fastwarp.kernels.cpu._vector import (
@@ -21,6 +20,7 @@ from fastwarp.kernels.cpu._vector import (
     select,
     store,
     transpose,
+    tuple_setitem,
 )
 
 PIXELS = 6  # sums in registers; 12 of AVX2's 16 at most: with more they are spilled, with fewer latency shows

@@ -49,10 +49,10 @@ def resample(table, windows, extents, like, like_out, real, scale, bias, planar,
         source = flat(source_at, sources * planes * height * width * channels, like)
         target = flat(target_at, images * planes * count * channels, like_out)
         line = np.empty(channels, real.dtype)
-        runs = (count + _RUN - 1) // _RUN
-        for unit in range(part * images * runs // parts, (part + 1) * images * runs // parts):
-            image, run = unit // runs, unit % runs
-            lo, hi = run * count // runs, (run + 1) * count // runs
+        pieces = (count + _RUN - 1) // _RUN
+        for unit in range(part * images * pieces // parts, (part + 1) * images * pieces // parts):
+            image, piece = unit // pieces, unit % pieces
+            lo, hi = piece * count // pieces, (piece + 1) * count // pieces
             extent_y, extent_x = extent(extents, image, level, 0, height), extent(extents, image, level, 1, width)
             row = windows[image if len(windows) > 1 else 0]
             y, x = _bands(row, np.arange(at + lo, at + hi), extent_y, extent_x, real)
@@ -91,10 +91,10 @@ def resample_adjoint(table, windows, extents, like, real, part, parts):
         result_at, grad_at, images, planes, _, height, width, channels, count, at = table[level]
         result = flat(result_at, images * planes * height * width * channels, like)
         grad = flat(grad_at, images * planes * count * channels, like)
-        runs = min(max((count + _ADJOINT_RUN - 1) // _ADJOINT_RUN, parts), height)
-        for unit in range(part * images * runs // parts, (part + 1) * images * runs // parts):
-            image, run = unit // runs, unit % runs
-            lo, hi = run * height // runs, (run + 1) * height // runs
+        pieces = min(max((count + _ADJOINT_RUN - 1) // _ADJOINT_RUN, parts), height)
+        for unit in range(part * images * pieces // parts, (part + 1) * images * pieces // parts):
+            image, piece = unit // pieces, unit % pieces
+            lo, hi = piece * height // pieces, (piece + 1) * height // pieces
             extent_y, extent_x = extent(extents, image, level, 0, height), extent(extents, image, level, 1, width)
             row = windows[image if len(windows) > 1 else 0]
             which = _touching(row[:, at : at + count], extent_y, lo, hi) + at
@@ -144,9 +144,9 @@ def windows_gradient(table, windows, extents, like, real, result, part, parts):
         source_at, grad_at, images, planes, sources, height, width, channels, count, at = table[level]
         source = flat(source_at, sources * planes * height * width * channels, like)
         grad = flat(grad_at, images * planes * count * channels, like)
-        runs = (count + _RUN - 1) // _RUN
-        for run in range(part * runs // parts, (part + 1) * runs // parts):
-            lo, hi = run * count // runs, (run + 1) * count // runs
+        pieces = (count + _RUN - 1) // _RUN
+        for piece in range(part * pieces // parts, (part + 1) * pieces // parts):
+            lo, hi = piece * count // pieces, (piece + 1) * count // pieces
             which = np.arange(at + lo, at + hi)
             for image in range(images):
                 row = windows[image if len(windows) > 1 else 0]

@@ -131,8 +131,8 @@ def majority(table, windows, extents, like, fills, separable, part, parts):
                 size = (extent(extents, image, level, 0, height), extent(extents, image, level, 1, width))
                 if not separable:
                     which = np.arange(at + i * w, at + (i + 1) * w)
-                    rows = _cells(axis_windows(window, 1, which, size[0]), size[0])
-                    columns = _cells(axis_windows(window, 0, which, size[1]), size[1])
+                    rows = _cells(axis_windows(window, 1, which, size[0])[0], size[0])
+                    columns = _cells(axis_windows(window, 0, which, size[1])[0], size[1])
                 elif image != made:
                     rows = _cells(window[:, at : at + h], size[0])
                     columns = _cells(window[:, at + h : at + h + w], size[1])

@@ -26,7 +26,7 @@ _FLAGS: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "nsz"}, "error
 
 def jit(function: Callable[..., Any]) -> Any:
     """Compiles with numba on first call, without the GIL, and keeps the machine code on disk (see `_cache`)."""
-    return keep(numba.njit(**_FLAGS, no_cfunc_wrapper=True)(function))
+    return keep(numba.njit(**_FLAGS | {"no_cfunc_wrapper": True})(function))
 
 
 def inline(function: Callable[..., Any]) -> Any:

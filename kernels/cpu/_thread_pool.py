@@ -292,7 +292,7 @@ def _inline(function: Any) -> Any:
 
 
 def _kept(function: Any) -> Any:
-    return keep(numba.njit(**_OPTIONS, no_cfunc_wrapper=True)(function))
+    return keep(numba.njit(**_OPTIONS | {"no_cfunc_wrapper": True})(function))
 
 
 @_inline

@@ -17,7 +17,7 @@ become one fused operation, nothing else may change.
 
 In inner loops: read numbers that do not change before the loop (a store might change any array); use `load(array, i,
 1)` rather than `array[i]`, which also looks for negative indices; keep sums in a tuple, which stays in registers
-(`tuple_setitem` of numba, over a range known when compiling).
+(`tuple_setitem`, over a range known when compiling).
 """
 
 import operator
@@ -28,12 +28,15 @@ from llvmlite import ir
 from numba.core import cgutils, errors, types
 from numba.core.imputils import lower_builtin, lower_cast
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.cpython.unsafe.tuple import tuple_setitem as _tuple_setitem
 from numba.extending import intrinsic as _intrinsic
 from numba.extending import models, register_model
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 
-_any_intrinsic: Any = _intrinsic  # its type still has the typing context among the arguments
+# Their types still have the typing context among the arguments.
+_any_intrinsic: Any = _intrinsic
+tuple_setitem: Any = _tuple_setitem
 
 
 def intrinsic(function: Callable[..., Any]) -> Any:
