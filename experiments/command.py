@@ -10,12 +10,12 @@ from typing import Any
 
 import camvid
 import detector
-import pages
+import result_page
 import runs
 import segmenter
 import torch
-from pages import Page
 from presets import PRESETS
+from result_page import Page
 
 KINDS = {"camvid.jsonl": segmenter.Setup, "scenes.jsonl": detector.Setup}
 
@@ -41,7 +41,7 @@ def main(page: Callable[[str], Page], argv: Sequence[str] | None = None) -> None
     parser.add_argument("--device", default="cpu", help="where segmenters train")
     parser.add_argument("--checkpoints", type=Path, help="folder for the state of unfinished trainings")
     parser.add_argument("--results", type=Path, default=runs.RESULTS, help="folder of the runs")
-    parser.add_argument("--pages", type=Path, default=pages.PAGES, help="folder of the page")
+    parser.add_argument("--pages", type=Path, default=result_page.PAGES, help="folder of the page")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     content = page(options.preset)
@@ -54,7 +54,7 @@ def main(page: Callable[[str], Page], argv: Sequence[str] | None = None) -> None
             store(section.file, options.results), section.setups.values(), range(options.seeds), function, options.part
         )
     kept = {section.file: store(section.file, options.results).runs() for section in content.sections}
-    pages.write(content, kept, options.pages)
+    result_page.write(content, kept, options.pages)
 
 
 def trainer(file: str, options: argparse.Namespace) -> Callable[[Any, int], dict[str, Any]] | None:

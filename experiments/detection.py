@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from command import main
-from pages import Comparison, Page, Section
 from presets import detectors
+from result_page import Comparison, Page, Section
 
 SAYS = """
 LZU at half size on Argoverse-HD, a RetinaNet on a ResNet-50 (table 1): AP 22.6 uniform, 25.2 fixed, 25.3 adaptive,

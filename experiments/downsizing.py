@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from command import main
-from pages import Comparison, Page, Section
 from presets import resizers
+from result_page import Comparison, Page, Section
 
 SAYS = """
 DownsizeNet gains over bilinear interpolation with all networks: DeepLabv3+ on Cityscapes has 55.2 and 55.3 mIoU at

@@ -10,8 +10,8 @@ import detector
 import runs
 import torch
 import torch.nn.functional as F
-from pages import PAGES, table
 from presets import DETECTORS
+from result_page import PAGES, table
 from segmenter import STRIDES
 from torch import Tensor
 

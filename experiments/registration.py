@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from command import main
-from pages import Comparison, Page, Section
 from presets import detectors, segmenters
+from result_page import Comparison, Page, Section
 
 SAYS = """
 Nothing: LZU (eq. 6-7) and its release unzoom each map by its own grid, cell i of n at i / (n - 1) of the width. A

@@ -10,13 +10,13 @@ import command
 import detection
 import downsizing
 import geometry
-import pages
 import registration
+import result_page
 import segmentation
 import unzoom
 from intervals import FEWEST
-from pages import Found, table
 from presets import PRESETS
+from result_page import Found, table
 
 EXPERIMENTS = (registration, segmentation, detection, unzoom, downsizing)
 INDEX = """# Experiments
@@ -67,12 +67,12 @@ def main() -> None:
     """All pages of a preset."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--preset", choices=PRESETS, default="small")
-    parser.add_argument("--pages", type=Path, default=pages.PAGES, help="folder of the pages")
+    parser.add_argument("--pages", type=Path, default=result_page.PAGES, help="folder of the pages")
     options = parser.parse_args()
     found: list[Found] = []
     for experiment in EXPERIMENTS:
         page = experiment.page(options.preset)
-        found += pages.write(page, {s.file: command.store(s.file).runs() for s in page.sections}, options.pages)
+        found += result_page.write(page, {s.file: command.store(s.file).runs() for s in page.sections}, options.pages)
     if geometry.RESULT.exists():
         geometry.write(json.loads(geometry.RESULT.read_text()))
     commands = [f"python experiments/{Path(e.__file__).stem}.py --data FOLDER" for e in EXPERIMENTS]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from camvid import CLASSES
 from command import main
-from pages import Comparison, Page, Section
 from presets import OTHER_SIZES, SEGMENTERS, segmenters
+from result_page import Comparison, Page, Section
 
 SAYS = """
 LZU with a fixed saliency of semantic boundaries gains mIoU on Cityscapes at every size (tables 3 and 4), with a

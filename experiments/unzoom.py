@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from command import main
-from pages import Comparison, Page, Section
 from presets import segmenters
+from result_page import Comparison, Page, Section
 
 SAYS = """
 LZU zooms and unzooms by plain bilinear sampling, and asks for "alternatives to the 'unzoom' formulation that are

@@ -89,11 +89,20 @@ def steps_of(device: torch.device, dtype: torch.dtype, backward: bool) -> list[S
         yield saliency_sources.box_density(tensor(2, 1, 4), (16, 16), (3, 3))
         yield torch.cat(saliency_sources.box_knots(tensor(2, 1, 4), (16, 16), (3, 3)))
 
-    def resampling(kind: type[SeparableWarp] | type[MeshWarp]) -> Iterator[Tensor]:
+    def resampling(
+        kind: type[SeparableWarp] | type[MeshWarp],
+        channels: int = 2,
+        form: torch.memory_format = torch.contiguous_format,
+    ) -> Iterator[Tensor]:
         for antialias in (False, True):
             warp = kind.from_saliency(tensor(2, 3, 3))
-            small = warp.zoom(tensor(2, 2, 16, 16, dtype=dtype), (12, 12), antialias=antialias)
+            image = tensor(2, channels, 16, 16, dtype=dtype).contiguous(memory_format=form)
+            small = warp.zoom(image, (12, 12), antialias=antialias)
             yield warp.unzoom([small], antialias=antialias)[0]
+
+    def pixels() -> Iterator[Tensor]:
+        for channels in (3, 32):  # images and feature maps have kernels of their own
+            yield from resampling(SeparableWarp, channels, torch.channels_last)
 
     def others(kind: type[SeparableWarp] | type[MeshWarp]) -> Iterator[Tensor]:
         warp = kind.from_saliency(tensor(2, 3, 3))
@@ -121,6 +130,7 @@ def steps_of(device: torch.device, dtype: torch.dtype, backward: bool) -> list[S
     steps = [
         step("boxes", 8, boxes),
         step("separable warp", 28, lambda: resampling(SeparableWarp)),
+        step("separable warp, channels_last", 20, pixels),
         step("separable warp: nearest, points", 3, lambda: others(SeparableWarp)),
         step("mesh warp", 30, lambda: resampling(MeshWarp)),
         step("mesh warp: nearest, points", 5, lambda: others(MeshWarp)),

@@ -171,10 +171,12 @@ class WarpedImages(torch.utils.data.Dataset):
     """Images zoomed and unzoomed by warps of their own, large enough for several threads. Here, where a spawned
     worker can import it."""
 
-    def __init__(self, channels_last: bool = False, kind: type[SeparableWarp | MeshWarp] = SeparableWarp) -> None:
+    def __init__(
+        self, channels_last: bool = False, kind: type[SeparableWarp | MeshWarp] = SeparableWarp, channels: int = 3
+    ) -> None:
         generator = torch.Generator().manual_seed(0)
         self.warp = kind.from_saliency(torch.rand(8, 6, 8, generator=generator), 5.0)
-        self.image = torch.rand(1, 3, 300, 340, generator=generator)
+        self.image = torch.rand(1, channels, 300, 340, generator=generator)
         if channels_last:
             self.image = self.image.contiguous(memory_format=torch.channels_last)
 

@@ -173,6 +173,7 @@ def compile(self, signature):
 numba.core.dispatcher.Dispatcher.compile = compile
 WarpedImages().forward_backward(0)
 WarpedImages(channels_last=True).forward_backward(0)
+WarpedImages(channels_last=True, channels=20).forward_backward(0)
 print(compiled)
 """
     assert run_python(script).strip() == "[]"
