@@ -26,6 +26,7 @@ class Tiles(NamedTuple):
     end: np.ndarray
     start: np.ndarray  # for each target, first value among the interleaved ones of its tile
     empty: np.ndarray  # whether a target reads nothing
+    any_empty: np.ndarray  # whether one in a tile does
 
 
 @inline
@@ -36,11 +37,12 @@ def _tiles(first, last, channels, room, real):
     """
     w, columns = len(first), max(_TILE // channels, LANES)
     count = (w + columns - 1) // columns
-    result = Tiles(columns, integers(count), integers(count), integers(w), integers(w))
+    result = Tiles(columns, integers(count), integers(count), integers(w), integers(w), integers(count))
     for n in range(count):
-        low, high = room, -1
+        low, high, result.any_empty[n] = room, -1, 0
         for j in range(n * columns, min((n + 1) * columns, w)):
             result.empty[j] = first[j] > last[j]
+            result.any_empty[n] |= result.empty[j]
             if first[j] <= last[j]:
                 low, high = min(low, first[j]), max(high, last[j])
         low = 0 if high < 0 else low
@@ -120,6 +122,8 @@ def _store_tile(tile, tiles, n, channels, size, affine, target, offsets, empty_r
     any_empty = False
     for k in range(LANES):
         any_empty |= empty_rows[k] != 0
+    if not (any_empty or tiles.any_empty[n]):
+        return
     for j in range(lo, hi):
         if any_empty or tiles.empty[j]:
             for k in range(LANES):

@@ -105,8 +105,9 @@ def _blend_rows(source, length, target, real, part_of, level, y, x, affine):
     channels, planes, h, w = level.channels, level.planes, level.rows, level.columns
     stride = level.width * channels
     across, between = (channels, 1) if affine is None else (1, h * w)
-    taps, step, reach = counting_values(x, channels), 0, 0
+    taps, step, reach, any_empty = counting_values(x, channels), 0, 0, False
     for j in range(w):
+        any_empty |= x.first[j] < 0
         step = max(step, taps.second[j] - taps.first[j])  # 0 where there is only one pixel
         reach = max(reach, taps.first[j] + channels + _PIXEL)
     # Pixels made as vectors: those of fewer than 4 channels not past the end of a row.
@@ -126,7 +127,8 @@ def _blend_rows(source, length, target, real, part_of, level, y, x, affine):
             row = (upper, lower, y.w_first[i], y.w_second[i])
             place = (out, across, between)
             _blend_row(source, row, taps, channels, affine, target, place, vectors, step, line, ahead)
-        _clear(real, target, x, y.first[i] < 0, channels, out, across, between)
+        if any_empty or y.first[i] < 0:
+            _clear(real, target, x, y.first[i] < 0, channels, out, across, between)
 
 
 @parallel

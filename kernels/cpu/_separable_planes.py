@@ -15,6 +15,7 @@ from fastwarp.kernels.cpu._separable_pixels import blend_values, counting_values
 from fastwarp.kernels.cpu._separable_sums import sum_rows
 from fastwarp.kernels.cpu._separable_taps import pairs, runs, transposed
 from fastwarp.kernels.cpu._vector import (
+    elements,
     full,
     gather,
     join,
@@ -138,10 +139,10 @@ def _blend_blocks(source, length, rows, blocks, scale, bias, target, out, ahead)
     a, b, v, w, o = _four(rows[0]), _four(rows[1]), _four(rows[2]), _four(rows[3]), _four(out)
     v = full(v[0], LANES), full(v[1], LANES), full(v[2], LANES), full(v[3], LANES)
     w = full(w[0], LANES), full(w[1], LANES), full(w[2], LANES), full(w[3], LANES)
-    place, where, weights = blocks
+    place, where, weights, count = blocks
     affine = full(scale, LANES), full(bias, LANES)
     reach = length - max(b[0], b[1], b[2], b[3]) - WINDOW  # a window near the end of the source would leave it
-    for n in range(len(place) // 2):
+    for n in range(count):
         at, start, first, second = load(place, 2 * n, 1), load(place, 2 * n + 1, 1), 3 * LANES * n, 2 * LANES * n
         if start >= 0 and start <= reach:
             if ahead != 0:
@@ -184,18 +185,20 @@ def _finish(few, zero, target, out, empty_rows, empty, w):
 
 
 @inline
-def _blend_plane_rows(source, length, target, real, part_of, level, y, x, affine):
+def _blend_plane_rows(source, length, target, real, part_of, level, y, x, blocks, affine):
     """The rows `part_of` (first, end, image) of the planes of an image."""
     first, end, image = part_of
     height, width, planes, h, w = level.height, level.width, level.planes, level.rows, level.columns
     scale, bias = affine
-    blocks = _pair_blocks(x, real)
+    # As pointers: arrays are counted at each call of an inner function.
+    of_blocks = elements(blocks[0]), elements(blocks[1]), elements(blocks[2]), len(blocks[0]) // 2
     empty, any_empty = x.first < 0, False
     for j in range(w):
         any_empty |= empty[j]
     few, few_out, empty_rows = numbers(ROWS * LANES, real), integers(ROWS), integers(ROWS)
     upper, lower, out = integers(ROWS), integers(ROWS), integers(ROWS)
     w_upper, w_lower = numbers(ROWS, real), numbers(ROWS, real)
+    rows = (elements(upper), elements(lower), elements(w_upper), elements(w_lower))
     plane, i = first // h, first % h
     for r in range(first, end, ROWS):
         some = any_empty or w < LANES
@@ -208,11 +211,10 @@ def _blend_plane_rows(source, length, target, real, part_of, level, y, x, affine
             out[k] = (image * planes * h + min(r + k, planes * h - 1)) * w
             plane, i = next_row(plane, i, planes, h)
         ahead = (upper[1] - upper[0]) * ROWS if width > _SHORT else 0  # to the next rows; short ones are in the L1
-        rows = (upper, lower, w_upper, w_lower)
         if w >= LANES:
-            _blend_blocks(source, length, rows, blocks, scale, bias, target, out, ahead)
+            _blend_blocks(source, length, rows, of_blocks, scale, bias, target, elements(out), ahead)
         else:
-            _blend_blocks(source, length, rows, blocks, scale, bias, few, few_out, ahead)
+            _blend_blocks(source, length, rows, of_blocks, scale, bias, elements(few), elements(few_out), ahead)
         if some:
             _finish(few, real[0], target, out, empty_rows, empty, w)
 
@@ -254,7 +256,8 @@ def blend_planes(table, windows, extents, like, like_out, real, affine, part, pa
             x = pairs(windows, b, first + h, w, across, real)
             part_of = (lo * LANES, min(hi * LANES, level.planes * h), image)
             if across > 1:
-                _blend_plane_rows(source, length, target, real, part_of, level, y, x, (scale, bias))
+                blocks = _pair_blocks(x, real)
+                _blend_plane_rows(source, length, target, real, part_of, level, y, x, blocks, (scale, bias))
             else:
                 _blend_narrow_rows(source, target, real, part_of, level, y, x, (scale, bias))
 
@@ -349,25 +352,20 @@ def _hull(taps, room):
 
 @inline
 def _sum_plane_rows(source, target, real, part_of, level, y, x):
-    """The rows `part_of` (first, end, image) of the planes of a result."""
+    """The rows `part_of` (first, end, image) of the planes of a result. Sums of nothing are 0."""
     first, end, image = part_of
     planes, h, w, width = level.planes, level.height, level.width, level.columns
     begin, stop = _hull(x, width)
     count, blocks = stop - begin, _run_blocks(x, begin, real)
-    empty, any_empty = x.offset[1:] == x.offset[:-1], False
-    for j in range(w):
-        any_empty |= empty[j]
-    few, few_out, out, empty_rows = numbers(ROWS * LANES, real), integers(ROWS), integers(ROWS), integers(ROWS)
+    few, few_out, out = numbers(ROWS * LANES, real), integers(ROWS), integers(ROWS)
     stride = count + WINDOW
     lines = zeros(ROWS * stride, real)
     plane, i = first // h, first % h
     for r in range(first, end, ROWS):
-        some = any_empty or w < LANES
         for k in range(ROWS):
             at = ((image * planes + plane) * level.rows + y.start[i]) * width + begin
             several = y.offset[i + 1] - y.offset[i]
-            empty_rows[k], few_out[k] = several == 0, k * LANES
-            some |= several == 0
+            few_out[k] = k * LANES
             sum_rows(source, at, width, y.weight, y.offset[i], several, lines, k * stride, count)
             out[k] = (image * planes * h + min(r + k, planes * h - 1)) * w
             plane, i = next_row(plane, i, planes, h)
@@ -375,8 +373,8 @@ def _sum_plane_rows(source, target, real, part_of, level, y, x):
             _sum_blocks(lines, stride, blocks, target, out)
         else:
             _sum_blocks(lines, stride, blocks, few, few_out)
-        if some:
-            _finish(few, real[0], target, out, empty_rows, empty, w)
+            for k in range(ROWS * w):
+                store(few[k // w * LANES + k % w], target, out[k // w] + k % w)
 
 
 @parallel
