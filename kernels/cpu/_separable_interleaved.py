@@ -5,13 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastwarp.kernels.cpu._extents import extent
 from fastwarp.kernels.cpu._interleave import LANES, blend_rows, interleave_rows, store_rows
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._scratch import integers, numbers, zeros
 from fastwarp.kernels.cpu._separable_levels import next_row, share_of
 from fastwarp.kernels.cpu._separable_sums import sum_rows
-from fastwarp.kernels.cpu._separable_taps import pairs, runs, transposed
+from fastwarp.kernels.cpu._separable_taps import pairs_of, runs_of
 from fastwarp.kernels.cpu._vector import full, load, load_as, pointer, store
 
 _TILE = 1024  # values of a target row that are made at a time: sources and results of 8 rows stay in L2
@@ -170,15 +169,12 @@ def blend_interleaved(table, windows, extents, like, like_out, real, affine, par
     for number in range(len(table)):
         level = table[number]
         source, target = pointer(level.source, like), pointer(level.target, like_out)
-        h, first = level.rows, level.first
-        units = (level.planes * h + LANES - 1) // LANES
+        units = (level.planes * level.rows + LANES - 1) // LANES
         for image in range(level.images):
             lo, hi = share_of(image, level.images, units, part, parts)
             if lo == hi:
                 continue
-            b = image if len(windows) > 1 else 0
-            y = pairs(windows, b, first, h, extent(extents, image, number, 0, level.height), real)
-            x = pairs(windows, b, first + h, level.columns, extent(extents, image, number, 1, level.width), real)
+            y, x = pairs_of(level, number, image, windows, extents, real)
             _blend_units(source, target, real, (lo, hi), image, level, y, x, affine)
 
 
@@ -237,11 +233,5 @@ def sum_interleaved(table, windows, extents, like, like_out, real, affine, adjoi
             lo, hi = share_of(image, level.images, units, part, parts)
             if lo == hi:
                 continue
-            b = image if len(windows) > 1 else 0
-            extent_y = extent(extents, image, number, 0, level.height)
-            extent_x = extent(extents, image, number, 1, level.width)
-            y = runs(windows, b, level.first, level.rows, extent_y, real)
-            x = runs(windows, b, level.first + level.rows, level.columns, extent_x, real)
-            if adjoint:
-                y, x = transposed(y, level.height, real), transposed(x, level.width, real)
+            y, x = runs_of(level, number, image, windows, extents, adjoint, real)
             _sum_units(source, target, real, (lo, hi), image, level, sizes, y, x, affine)

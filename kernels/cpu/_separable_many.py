@@ -1,12 +1,11 @@
 """Resampling of pixels of many channels: those fill vectors by themselves."""
 
-from fastwarp.kernels.cpu._extents import extent
 from fastwarp.kernels.cpu._interleave import LANES
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._scratch import numbers
 from fastwarp.kernels.cpu._separable_levels import share_of
 from fastwarp.kernels.cpu._separable_sums import sum_rows
-from fastwarp.kernels.cpu._separable_taps import pairs, runs, transposed
+from fastwarp.kernels.cpu._separable_taps import pairs_of, runs_of
 from fastwarp.kernels.cpu._vector import load_as, pointer, store
 
 MANY = 16
@@ -36,15 +35,13 @@ def blend_many(table, windows, extents, like, real, part, parts):
     for number in range(len(table)):
         level = table[number]
         source, target = pointer(level.source, like), pointer(level.target, like)
-        channels, h, w, first = level.channels, level.rows, level.columns, level.first
+        channels, h, w = level.channels, level.rows, level.columns
         units = (level.planes * h + LANES - 1) // LANES
         for image in range(level.images):
             lo, hi = share_of(image, level.images, units, part, parts)
             if lo == hi:
                 continue
-            b = image if len(windows) > 1 else 0
-            y = pairs(windows, b, first, h, extent(extents, image, number, 0, level.height), real)
-            x = pairs(windows, b, first + h, w, extent(extents, image, number, 1, level.width), real)
+            y, x = pairs_of(level, number, image, windows, extents, real)
             for r in range(lo * LANES, min(hi * LANES, level.planes * h)):
                 i, base = r % h, (image * level.planes + r // h) * level.height
                 stride, out = level.width * channels, (image * level.planes * h + r) * w * channels
@@ -72,13 +69,7 @@ def sum_many(table, windows, extents, like, real, adjoint, part, parts):
             lo, hi = share_of(image, level.images, units, part, parts)
             if lo == hi:
                 continue
-            b = image if len(windows) > 1 else 0
-            extent_y = extent(extents, image, number, 0, level.height)
-            extent_x = extent(extents, image, number, 1, level.width)
-            y = runs(windows, b, level.first, level.rows, extent_y, real)
-            x = runs(windows, b, level.first + level.rows, level.columns, extent_x, real)
-            if adjoint:
-                y, x = transposed(y, h, real), transposed(x, w, real)
+            y, x = runs_of(level, number, image, windows, extents, adjoint, real)
             begin, end = width, 0  # what no target reads may be NaN, and costs time
             for j in range(w):
                 if x.offset[j + 1] > x.offset[j]:

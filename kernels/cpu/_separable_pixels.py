@@ -1,11 +1,10 @@
 """Resampling by two taps along each axis, straight from images whose pixels are several channels."""
 
-from fastwarp.kernels.cpu._extents import extent
 from fastwarp.kernels.cpu._interleave import LANES
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._scratch import integers, numbers
 from fastwarp.kernels.cpu._separable_levels import next_row, share_of
-from fastwarp.kernels.cpu._separable_taps import Pairs, pairs
+from fastwarp.kernels.cpu._separable_taps import Pairs, pairs_of
 from fastwarp.kernels.cpu._vector import full, load, load_as, pointer, prefetch, store
 
 _PIXEL = 4  # lanes of a vector that is a pixel
@@ -138,14 +137,12 @@ def blend_pixels(table, windows, extents, like, like_out, real, affine, part, pa
         level = table[number]
         source, target = pointer(level.source, like), pointer(level.target, like_out)
         length = level.images * level.planes * level.height * level.width * level.channels
-        h, first = level.rows, level.first
+        h = level.rows
         units = (level.planes * h + LANES - 1) // LANES
         for image in range(level.images):
             lo, hi = share_of(image, level.images, units, part, parts)
             if lo == hi:
                 continue
-            b = image if len(windows) > 1 else 0
-            y = pairs(windows, b, first, h, extent(extents, image, number, 0, level.height), real)
-            x = pairs(windows, b, first + h, level.columns, extent(extents, image, number, 1, level.width), real)
+            y, x = pairs_of(level, number, image, windows, extents, real)
             part_of = (lo * LANES, min(hi * LANES, level.planes * h), image)
             _blend_rows(source, length, target, real, part_of, level, y, x, affine)

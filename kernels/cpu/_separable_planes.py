@@ -13,7 +13,7 @@ from fastwarp.kernels.cpu._scratch import integers, numbers, zeros
 from fastwarp.kernels.cpu._separable_levels import next_row, share_of
 from fastwarp.kernels.cpu._separable_pixels import blend_values, counting_values
 from fastwarp.kernels.cpu._separable_sums import sum_rows
-from fastwarp.kernels.cpu._separable_taps import pairs, runs, transposed
+from fastwarp.kernels.cpu._separable_taps import pairs_of, runs_of
 from fastwarp.kernels.cpu._vector import (
     elements,
     full,
@@ -244,18 +244,15 @@ def blend_planes(table, windows, extents, like, like_out, real, affine, part, pa
         level = table[number]
         source, target = pointer(level.source, like), pointer(level.target, like_out)
         length = level.images * level.planes * level.height * level.width
-        h, w, first = level.rows, level.columns, level.first
+        h = level.rows
         units = (level.planes * h + LANES - 1) // LANES
         for image in range(level.images):
             lo, hi = share_of(image, level.images, units, part, parts)
             if lo == hi:
                 continue
-            b = image if len(windows) > 1 else 0
-            across = extent(extents, image, number, 1, level.width)
-            y = pairs(windows, b, first, h, extent(extents, image, number, 0, level.height), real)
-            x = pairs(windows, b, first + h, w, across, real)
+            y, x = pairs_of(level, number, image, windows, extents, real)
             part_of = (lo * LANES, min(hi * LANES, level.planes * h), image)
-            if across > 1:
+            if extent(extents, image, number, 1, level.width) > 1:
                 blocks = _pair_blocks(x, real)
                 _blend_plane_rows(source, length, target, real, part_of, level, y, x, blocks, (scale, bias))
             else:
@@ -388,11 +385,6 @@ def adjoint_planes(table, windows, extents, like, real, part, parts):
             lo, hi = share_of(image, level.images, units, part, parts)
             if lo == hi:
                 continue
-            b = image if len(windows) > 1 else 0
-            extent_y = extent(extents, image, number, 0, level.height)
-            extent_x = extent(extents, image, number, 1, level.width)
-            y = runs(windows, b, level.first, level.rows, extent_y, real)
-            x = runs(windows, b, level.first + level.rows, level.columns, extent_x, real)
-            y, x = transposed(y, level.height, real), transposed(x, level.width, real)
+            y, x = runs_of(level, number, image, windows, extents, True, real)
             part_of = (lo * LANES, min(hi * LANES, level.planes * level.height), image)
             _sum_plane_rows(source, target, real, part_of, level, y, x)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastwarp.kernels.cpu._extents import extent
 from fastwarp.kernels.cpu._parallel import inline
 from fastwarp.kernels.cpu._scratch import integers, numbers, zeros
 
@@ -102,6 +103,28 @@ def transposed(taps, size, real):
             j = start[i] + t
             result[back[j] + i - first[j]] = weight[offset[i] + t]
     return Runs(first, back, result)
+
+
+@inline
+def pairs_of(level, number, image, windows, extents, real):
+    """`pairs` of the rows and of the columns of an image of a level, see `_separable_levels`."""
+    b = image if len(windows) > 1 else 0
+    extent_y, extent_x = extent(extents, image, number, 0, level.height), extent(extents, image, number, 1, level.width)
+    y = pairs(windows, b, level.first, level.rows, extent_y, real)
+    x = pairs(windows, b, level.first + level.rows, level.columns, extent_x, real)
+    return y, x
+
+
+@inline
+def runs_of(level, number, image, windows, extents, adjoint, real):
+    """`runs` of the rows and of the columns of an image of a level, or their transposed matrices."""
+    b = image if len(windows) > 1 else 0
+    extent_y, extent_x = extent(extents, image, number, 0, level.height), extent(extents, image, number, 1, level.width)
+    y = runs(windows, b, level.first, level.rows, extent_y, real)
+    x = runs(windows, b, level.first + level.rows, level.columns, extent_x, real)
+    if adjoint:
+        y, x = transposed(y, level.height, real), transposed(x, level.width, real)
+    return y, x
 
 
 @inline
