@@ -89,21 +89,18 @@ def test_comparisons_and_selections_are_those_of_numpy(dtype):
 
 
 @jit
-def bits(a, out, real, whole):
+def bits(a, out):
     x = v.load(a, 0, 8)
     v.store((x & 12) | 1, out, 0)
     v.store(x << 3, out, 8)
     v.store(~x, out, 16)
-    v.store(v.reinterpret(v.load(real, 0, 8), x), out, 24)
-    v.store(v.reinterpret(x, real[0]), whole, 0)
 
 
-@pytest.mark.parametrize(("dtype", "real"), list(zip(INTEGERS, REALS, strict=True)))
-def test_bits_are_those_of_numpy(dtype, real):
-    a, reals, out, back = numbers(dtype, LANES), numbers(real, LANES), np.zeros(4 * LANES, dtype), np.zeros(LANES, real)
-    bits(a, out, reals, back)
-    np.testing.assert_array_equal(out, np.concatenate([a & 12 | 1, a << 3, ~a, reals.view(dtype)]))
-    np.testing.assert_array_equal(back.view(dtype), a)
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_bits_are_those_of_numpy(dtype):
+    a, out = numbers(dtype, LANES), np.zeros(3 * LANES, dtype)
+    bits(a, out)
+    np.testing.assert_array_equal(out, np.concatenate([a & 12 | 1, a << 3, ~a]))
 
 
 @jit

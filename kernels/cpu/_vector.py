@@ -468,17 +468,6 @@ def convert(typingctx, value, like):
 
 
 @intrinsic
-def reinterpret(typingctx, value, like):
-    """The bits of the values taken for those of another type of the same size, that of `like`."""
-    result = _of(_dtype(like), _count(value))
-
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(args[0], context.get_value_type(result))
-
-    return result(value, like), codegen
-
-
-@intrinsic
 def power_of_two(typingctx, exponent):
     """2**n of whole numbers n, for which it is a normal number."""
 
