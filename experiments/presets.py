@@ -16,6 +16,9 @@ SEGMENTERS = {
     "full": segmenter.Setup((180, 240), steps=8000, rate=5e-3, edge=50.0, batch=16, width=64),
 }
 OTHER_SIZES = {"smoke": [], "small": [(48, 64), (120, 160)], "full": [(60, 80), (96, 128), (240, 320)]}
+# Of detection: a quarter and three quarters of the source.
+OTHER_SCALES = {"smoke": [], "small": [(48, 80), (144, 240)], "full": [(96, 160), (288, 480)]}
+PITCH = 0.15  # of the height of the image, where the horizon moves
 # The learning rate: one of uniform's two best on validation scenes (results/tuning_scenes.jsonl). The warp: not tuned.
 DETECTORS = {
     "smoke": detector.Setup((64, 96), steps=3, rate=5e-3, source=(96, 160), batch=2, length=6, tests=4),
@@ -58,9 +61,13 @@ def resizers(preset: str, *names: str) -> dict[str, segmenter.Setup]:
     return {name: dataclasses.replace(base, **changes[name]) for name in names}
 
 
-def detectors(preset: str, *names: str, pitch: float = 0.0) -> dict[str, detector.Setup]:
+def detectors(
+    preset: str, *names: str, pitch: float = 0.0, size: tuple[int, int] | None = None
+) -> dict[str, detector.Setup]:
     """Set-ups of detection by name."""
     base = dataclasses.replace(DETECTORS[preset], pitch=pitch)
+    if size is not None:
+        base = dataclasses.replace(base, size=size)
     changes = {
         "uniform": {},
         "fixed": {"warp": "fixed"},
