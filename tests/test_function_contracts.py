@@ -81,6 +81,14 @@ CALLS = {
         lambda i, y, x: F.separable_zoom_soft_labels(i, y, x, (40, 61)),
         "image knots_y knots_x",
     ),
+    "separable_unzoom_labels registered": (
+        lambda c, y, x, v: F.separable_unzoom_labels(c, y, x, image_size=(262, 254), valid=v),
+        "labels knots_y knots_x valid",
+    ),
+    "separable_unzoom_soft_labels": (
+        lambda i, y, x, v: F.separable_unzoom_soft_labels(i, y, x, (61, 40), source_valid=v),
+        "image knots_y knots_x valid",
+    ),
     "lz_mesh": (lambda s: F.lz_mesh(s, 5.0), "saliency"),
     "lz_mesh cropping": (lambda s: F.lz_mesh(s, 5.0, False), "saliency"),
     "mesh_zoom": (lambda i, m: F.mesh_zoom(i, m, (70, 140)), "image mesh"),
@@ -110,6 +118,10 @@ CALLS = {
     "mesh_zoom_labels": (lambda c, m: F.mesh_zoom_labels(c, m, (30, 31), reduce="majority"), "labels mesh"),
     "mesh_unzoom_labels": (lambda c, m: F.mesh_unzoom_labels(c, m, (70, 90)), "labels mesh"),
     "mesh_zoom_soft_labels": (lambda i, m: F.mesh_zoom_soft_labels(i, m, (40, 61)), "image mesh"),
+    "mesh_unzoom_soft_labels": (
+        lambda i, m, v: F.mesh_unzoom_soft_labels(i, m, image_size=(262, 254), valid=v),
+        "image mesh valid",
+    ),
     "box_density": (lambda b: F.box_density(b, (131, 127)), "boxes"),
     "box_knots": (lambda b: torch.cat(F.box_knots(b, (131, 127)), 1), "boxes"),
     "mesh_grid": (lambda m: F.mesh_grid(m, (9, 11)), "mesh"),

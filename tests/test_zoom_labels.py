@@ -1,7 +1,8 @@
-"""Segmentation labels under warps: `zoom_labels`, `unzoom_labels` and `zoom_soft_labels`."""
+"""Segmentation labels under warps: `zoom_labels`, `zoom_soft_labels` and their inverses."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from helpers import assert_bitwise, random_warp
@@ -146,6 +147,82 @@ def test_probabilities_sum_to_one(mesh):
     expected = warp.zoom(probabilities, (9, 13), antialias=True)
     assert_bitwise([warp.zoom_soft_labels(probabilities, (9, 13)).detach()], [expected.detach()])
     assert torch.autograd.grad(result.sum(), probabilities)[0].any()
+
+
+@both_warps
+def test_probabilities_come_back(mesh):
+    """They are those of an antialiased unzoom, and what reads nothing has the same for every class: rows always sum to
+    one."""
+    warp, probabilities = warp_of(mesh, ends=(0.2, 0.8)), torch.rand(2, 6, 15, 20, dtype=DOUBLE).softmax(1)
+    extents = {"valid": torch.tensor([[19, 12], [5, 23]]), "source_valid": torch.tensor([[15, 12], [0, 20]])}
+    for options in ({}, {"valid": extents["valid"]}, extents):
+        result = warp.unzoom_soft_labels(probabilities, (21, 25), **options)
+        torch.testing.assert_close(result.sum(1), torch.ones(2, 21, 25, dtype=DOUBLE))
+        reads = warp.unzoom(torch.ones(2, 1, 15, 20, dtype=DOUBLE), (21, 25), antialias=True, **options) > 0.5
+        assert 0 < reads.sum() < reads.numel()
+        expected = warp.unzoom(probabilities, (21, 25), antialias=True, **options)
+        assert_bitwise([result], [torch.where(reads, expected, 1 / 6)])
+    last = probabilities.contiguous(memory_format=torch.channels_last)
+    again = warp.unzoom_soft_labels(last, (21, 25), **extents)
+    torch.testing.assert_close(again, result)
+    assert again.is_contiguous(memory_format=torch.channels_last)
+    assert warp.unzoom_soft_labels(probabilities.half()).shape == probabilities.shape
+    lost = MeshWarp(warp.mesh * torch.nan) if mesh else SeparableWarp(warp.knots_y * torch.nan, warp.knots_x)
+    assert lost.unzoom_soft_labels(probabilities).isnan().all()
+
+
+@both_warps
+def test_gradients_of_probabilities_that_come_back(mesh):
+    warp, probabilities = warp_of(mesh, 1, (0.1, 0.9)), torch.rand(1, 2, 5, 6, dtype=DOUBLE, requires_grad=True)
+    knots = [k.clone().requires_grad_() for k in ((warp.mesh,) if mesh else (warp.knots_y, warp.knots_x))]
+
+    def back(labels, *knots):
+        return type(warp)(*knots).unzoom_soft_labels(labels, image_size=(9, 12))
+
+    assert torch.autograd.gradcheck(back, (probabilities, *knots))
+
+
+IMAGE, CELLS = (90, 117), (12, 15)  # stride 8
+
+
+@both_warps
+@pytest.mark.parametrize("phase", [0.0, 0.5])
+def test_registered_labels_are_those_of_the_cells_that_are_read(mesh, phase):
+    """The nearest cell, and the class of most of the cells between half way to the targets before and after, by
+    NumPy: where a target reads is what a registered unzoom of the numbers of rows and columns gives."""
+    warp, labels = warp_of(mesh, ends=(0.05, 0.9)), torch.randint(0, 3, (2, *CELLS))
+    options = {"image_size": IMAGE, "phase": phase, "valid": torch.tensor([[90, 117], [70, 81]])}
+    assert_bitwise([identity(mesh).unzoom_labels(labels, image_size=IMAGE, phase=phase)], [labels])
+    found = {reduce: warp.unzoom_labels(labels, None, 9, reduce, **options) for reduce in ("nearest", "majority")}
+    soft = warp.unzoom_soft_labels(torch.nn.functional.one_hot(labels, 3).movedim(3, 1).double(), **options)
+    torch.testing.assert_close(soft.sum(1), torch.ones(2, *CELLS, dtype=DOUBLE))
+    numbers = torch.stack(torch.meshgrid(*(torch.arange(n, dtype=DOUBLE) for n in CELLS), indexing="ij"))
+    ones = torch.ones(2, 1, *CELLS, dtype=DOUBLE)
+    places = warp.unzoom(torch.cat([numbers.expand(2, -1, -1, -1), ones], 1), outside="fill", **options)
+    for b, cells in enumerate(((12, 15), (9, 11))):
+        reads = places[b, 2] > 0.5
+        assert 0 < reads.sum() < reads.numel()
+        for result in found.values():
+            assert torch.equal(result[b] == 9, ~reads)
+        assert (soft[b][:, ~reads] == 1 / 3).all()
+        rows, columns = places[b, 0].max(1)[0].numpy(), places[b, 1].max(0)[0].numpy()
+        for i, j in reads.nonzero().tolist():
+            near = labels[b, int(rows[i] + 0.5), int(columns[j] + 0.5)]
+            assert found["nearest"][b, i, j] == near
+            cell = [slice(*between(at, k, n)) for at, k, n in zip((rows, columns), (i, j), cells, strict=True)]
+            if None in (cell[0].start, cell[1].start):
+                continue
+            votes = torch.bincount(labels[b][tuple(cell)].flatten(), minlength=3)
+            assert found["majority"][b, i, j] == (near if votes[near] == votes.max() else votes.argmax())
+
+
+def between(at, k, cells):
+    """Cells (c - s/2, c + s/2] of target k, as `slice` takes them, s the mean distance to its neighbours; None where it
+    has none that reads."""
+    if not (0 < k < cells - 1 and at[k - 1] > 0 and at[k + 1] > 0):
+        return None, None
+    half = max((at[k + 1] - at[k - 1]) / 2, 1) / 2
+    return max(int(np.floor(at[k] - half)) + 1, 0), min(int(np.floor(at[k] + half)), cells - 1) + 1
 
 
 @both_warps

@@ -25,9 +25,11 @@ from fastwarp.functional.geometry import (
 )
 from fastwarp.functional.label import (
     mesh_unzoom_labels,
+    mesh_unzoom_soft_labels,
     mesh_zoom_labels,
     mesh_zoom_soft_labels,
     separable_unzoom_labels,
+    separable_unzoom_soft_labels,
     separable_zoom_labels,
     separable_zoom_soft_labels,
 )
@@ -66,6 +68,7 @@ __all__ = [
     "mesh_report",
     "mesh_unzoom",
     "mesh_unzoom_labels",
+    "mesh_unzoom_soft_labels",
     "mesh_zoom",
     "mesh_zoom_frame",
     "mesh_zoom_labels",
@@ -78,6 +81,7 @@ __all__ = [
     "separable_map_points",
     "separable_unzoom",
     "separable_unzoom_labels",
+    "separable_unzoom_soft_labels",
     "separable_windows",
     "separable_zoom",
     "separable_zoom_frame",

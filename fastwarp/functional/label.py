@@ -6,12 +6,16 @@ import torch
 from torch import Tensor
 
 from fastwarp._checks import LABEL_DTYPES, check_count, check_images, check_option
-from fastwarp.errors import check_size, check_tensor, fail
+from fastwarp.errors import call, check_size, check_tensor, fail
 from fastwarp.functional import mesh as _mesh
 from fastwarp.functional import separable as _separable
+from fastwarp.functional._label_windows import Cells, Windows, of_mesh, of_separable
+from fastwarp.functional._registration import check_unregistered
 from fastwarp.functional.mesh import Tile
 from fastwarp.functional.separable import Size
 from fastwarp.ops.label import bounds
+
+_ops = torch.ops.fastwarp
 
 Reduce = Literal["nearest", "majority"]
 REDUCE = ("nearest", "majority")
@@ -80,6 +84,9 @@ def separable_unzoom_labels(
     *,
     valid: Tensor | None = None,
     source_valid: Tensor | None = None,
+    image_size: Any = None,
+    strides: Any = None,
+    phase: Any = 0.0,
 ) -> Tensor:
     """Brings class ids, those that a network predicts say, back to the source's geometry; see `separable_zoom_labels`
     for what is not said here, and `separable_unzoom`.
@@ -89,17 +96,31 @@ def separable_unzoom_labels(
         knots_y: `[B, n]`, float32 or float64, non-decreasing.
         knots_x: `[B, n']`, likewise.
         size: (height, width) of the result; None keeps the labels' own.
-        ignore_index: what targets get that read nothing: those outside `valid`, and outside the range of a cropping
-            warp.
+        ignore_index: what targets get that read nothing: those outside `valid`, cells of padding, and what is outside
+            the range of a cropping warp.
         reduce: `"nearest"` or `"majority"`, of use where the warp magnified.
-        valid: integer `[B, 2]`, the part of the result that the warp spans.
+        valid: integer `[B, 2]`, the part of the result that the warp spans. With an `image_size` the part of each
+            *image* that is not padding, in its pixels.
         source_valid: integer `[B, 2]`, the part of the zoomed labels that is not padding.
+        image_size: (height, width) of the network's input, for labels on the cells of a strided network: they are
+            registered exactly and keep their size. See `separable_unzoom`, also for the following.
+        strides: an integer or a pair (sy, sx); None: by the sizes.
+        phase: 0 for convolutions with odd kernels and padding, 0.5 for patches.
 
     Returns:
         The labels' shape with `size` for h, w, in their dtype.
+
+    Raises:
+        FastwarpError: as `separable_zoom_labels`; labels that no stride explains.
+        TypeError: likewise.
     """
     name = "separable_unzoom_labels"
     images = _images(name, labels, ignore_index, reduce)
+    if image_size is not None:
+        wide, cells = reduce == "majority", Cells(image_size, strides, phase)
+        windows = of_separable(name, images, (knots_y, knots_x), size, True, wide, valid, source_valid, cells)
+        return _shaped(_taken(name, images, windows, reduce, ignore_index), labels)
+    check_unregistered(name, strides)
     sizes = [(images.shape[2], images.shape[3]) if size is None else check_size(name, "size", size)]
     args = (sizes, True, False, "zeros", valid, source_valid, reduce, int(ignore_index))
     (result,) = _separable._resample(name, "labels", [images], images, knots_y, knots_x, *args)
@@ -133,11 +154,58 @@ def separable_zoom_soft_labels(
         TypeError: wrong types or dtypes.
     """
     name = "separable_zoom_soft_labels"
-    check_tensor(name, "labels", labels, "[B, K, H, W]", floating=True)
-    check_images(name, "labels", [labels])
-    args = ([check_size(name, "size", size)], False, True, "border", valid, source_valid, "bilinear")
-    (result,) = _separable._resample(name, "labels", [labels], labels, knots_y, knots_x, *args)
-    return _uniform_outside(result, valid, source_valid)
+    _check_soft(name, labels)
+    windows = of_separable(name, labels, (knots_y, knots_x), size, False, True, valid, source_valid)
+    return _averaged(name, labels, windows, valid is None and source_valid is None)
+
+
+def separable_unzoom_soft_labels(
+    labels: Tensor,
+    knots_y: Tensor,
+    knots_x: Tensor,
+    size: Any = None,
+    *,
+    valid: Tensor | None = None,
+    source_valid: Tensor | None = None,
+    image_size: Any = None,
+    strides: Any = None,
+    phase: Any = 0.0,
+) -> Tensor:
+    """Brings probabilities of classes back to the source's geometry, averaged where the warp magnified: they sum to one
+    everywhere. A target that reads nothing has 1 / K for each of the K classes: nothing is known about it.
+
+    Args:
+        labels: `[B, K, h, w]`, floating point, of the zoomed image.
+        knots_y: `[B, n]`, float32 or float64, non-decreasing.
+        knots_x: `[B, n']`, likewise.
+        size: (height, width) of the result; None keeps the labels' own.
+        valid: see `separable_unzoom_labels`, also for the following. Outside it every class has 1 / K, as in cells of
+            padding and outside the range of a cropping warp.
+        source_valid: the part of the zoomed labels that is not padding.
+        image_size: (height, width) of the network's input.
+        strides: an integer or a pair (sy, sx).
+        phase: of the cells.
+
+    Returns:
+        `[B, K, *size]`, as `separable_unzoom(..., antialias=True)` where something is read: differentiable twice.
+
+    Raises:
+        FastwarpError: wrong ranks, sizes, batch sizes, devices; labels that no stride explains.
+        TypeError: wrong types or dtypes.
+
+    Examples:
+        >>> import torch
+        >>> middle = torch.tensor([[0.25, 0.75]])  # the zoom has cropped a quarter on both sides
+        >>> labels = torch.tensor([[0.8, 0.2]]).view(1, 2, 1, 1).expand(1, 2, 3, 3)
+        >>> separable_unzoom_soft_labels(labels, middle, middle, (1, 5))[0, :, 0]
+        tensor([[0.5000, 0.8000, 0.8000, 0.8000, 0.5000],
+                [0.5000, 0.2000, 0.2000, 0.2000, 0.5000]])
+    """
+    name = "separable_unzoom_soft_labels"
+    _check_soft(name, labels)
+    cells = Cells(image_size, strides, phase)
+    windows = of_separable(name, labels, (knots_y, knots_x), size, True, True, valid, source_valid, cells)
+    return _averaged(name, labels, windows)
 
 
 def mesh_zoom_labels(
@@ -183,6 +251,9 @@ def mesh_unzoom_labels(
     tile: Tile = "bilinear",
     valid: Tensor | None = None,
     source_valid: Tensor | None = None,
+    image_size: Any = None,
+    strides: Any = None,
+    phase: Any = 0.0,
 ) -> Tensor:
     """Brings class ids back to the source's geometry; see `separable_unzoom_labels`, and `mesh_unzoom`.
 
@@ -190,17 +261,27 @@ def mesh_unzoom_labels(
         labels: `[B, h, w]`, `[h, w]` or `[B, C, h, w]`, of the zoomed image.
         mesh: `[B, n, n', 2]`, (x, y), float32 or float64.
         size: (height, width) of the result; None keeps the labels' own.
-        ignore_index: what targets get that read nothing: those outside `valid` and outside the mesh.
+        ignore_index: what targets get that read nothing: those outside `valid` and outside the mesh, and cells of
+            padding.
         reduce: `"nearest"` or `"majority"`.
         tile: see `mesh_zoom`.
-        valid: integer `[B, 2]`, the part of the result that the warp spans.
+        valid: integer `[B, 2]`, the part of the result that the warp spans, or of the image: see
+            `separable_unzoom_labels`, also for the following.
         source_valid: integer `[B, 2]`, the part of the zoomed labels that is not padding.
+        image_size: (height, width) of the network's input.
+        strides: an integer or a pair (sy, sx).
+        phase: of the cells.
 
     Returns:
         The labels' shape with `size` for h, w, in their dtype.
     """
     name = "mesh_unzoom_labels"
     images = _images(name, labels, ignore_index, reduce)
+    if image_size is not None:
+        wide, cells = reduce == "majority", Cells(image_size, strides, phase)
+        windows = of_mesh(name, images, mesh, tile, size, True, wide, valid, source_valid, cells)
+        return _shaped(_taken(name, images, windows, reduce, ignore_index), labels)
+    check_unregistered(name, strides)
     sizes = [(images.shape[2], images.shape[3]) if size is None else check_size(name, "size", size)]
     args = (sizes, True, tile, False, "zeros", valid, source_valid, reduce, int(ignore_index))
     return _shaped(_mesh._sample(name, "labels", [images], images, mesh, *args)[0], labels)
@@ -229,11 +310,45 @@ def mesh_zoom_soft_labels(
         `[B, K, *size]`, as `mesh_zoom(..., antialias=True)`.
     """
     name = "mesh_zoom_soft_labels"
-    check_tensor(name, "labels", labels, "[B, K, H, W]", floating=True)
-    check_images(name, "labels", [labels])
-    args = ([check_size(name, "size", size)], False, tile, True, "border", valid, source_valid, "bilinear")
-    (result,) = _mesh._sample(name, "labels", [labels], labels, mesh, *args)
-    return _uniform_outside(result, valid, source_valid)
+    _check_soft(name, labels)
+    windows = of_mesh(name, labels, mesh, tile, size, False, True, valid, source_valid)
+    return _averaged(name, labels, windows, valid is None and source_valid is None)
+
+
+def mesh_unzoom_soft_labels(
+    labels: Tensor,
+    mesh: Tensor,
+    size: Any = None,
+    *,
+    tile: Tile = "bilinear",
+    valid: Tensor | None = None,
+    source_valid: Tensor | None = None,
+    image_size: Any = None,
+    strides: Any = None,
+    phase: Any = 0.0,
+) -> Tensor:
+    """Brings probabilities of classes back to the source's geometry; see `separable_unzoom_soft_labels`.
+
+    Args:
+        labels: `[B, K, h, w]`, floating point, of the zoomed image.
+        mesh: `[B, n, n', 2]`, (x, y), float32 or float64.
+        size: (height, width) of the result; None keeps the labels' own.
+        tile: see `mesh_zoom`.
+        valid: see `separable_unzoom_labels`, also for the following. Outside it every class has 1 / K, as in cells of
+            padding and outside the mesh.
+        source_valid: the part of the zoomed labels that is not padding.
+        image_size: (height, width) of the network's input.
+        strides: an integer or a pair (sy, sx).
+        phase: of the cells.
+
+    Returns:
+        `[B, K, *size]`, as `mesh_unzoom(..., antialias=True)` where something is read.
+    """
+    name = "mesh_unzoom_soft_labels"
+    _check_soft(name, labels)
+    cells = Cells(image_size, strides, phase)
+    windows = of_mesh(name, labels, mesh, tile, size, True, True, valid, source_valid, cells)
+    return _averaged(name, labels, windows)
 
 
 def _images(function: str, labels: Any, ignore_index: Any, reduce: Any) -> Tensor:
@@ -253,15 +368,22 @@ def _shaped(result: Tensor, labels: Tensor) -> Tensor:
     return result[0, 0] if labels.dim() == 2 else result[:, 0] if labels.dim() == 3 else result
 
 
-def _uniform_outside(result: Tensor, valid: Tensor | None, source_valid: Tensor | None) -> Tensor:
-    """Where nothing was read, no class is more likely than another."""
-    if valid is None and source_valid is None:
-        return result
-    _, classes, height, width = result.shape
-    reads = result.new_ones((1, 1, 1, 1), dtype=torch.bool)
-    if valid is not None:
-        y, x = (torch.arange(n, device=result.device) < valid[:, i, None] for i, n in enumerate((height, width)))
-        reads = y[:, None, :, None] & x[:, None, None, :]
-    if source_valid is not None:
-        reads = reads & (source_valid > 0).all(1)[:, None, None, None]
-    return torch.where(reads, result, 1 / max(classes, 1))
+def _check_soft(function: str, labels: Any) -> None:
+    check_tensor(function, "labels", labels, "[B, K, H, W]", floating=True)
+    check_images(function, "labels", [labels])
+
+
+def _taken(function: str, images: Tensor, windows: Windows, reduce: str, fill: int) -> Tensor:
+    op = _ops.label_majority if reduce == "majority" else _ops.label_nearest
+    at, *rest = windows
+    return call(function, op, [images], at.detach(), *rest, int(fill))[0]
+
+
+def _averaged(function: str, labels: Tensor, windows: Windows, all_read: bool = False) -> Tensor:
+    """Means of what targets read; where that is nothing, no class is more likely than another."""
+    at, _, *rest = windows
+    if windows.separable:
+        (result,) = call(function, _ops.separable_resample, [labels], at, *rest, True)
+    else:
+        (result,) = call(function, _ops.grid_resample, [labels], at, *rest)
+    return result if all_read else torch.where(windows.reads(), result, 1 / max(labels.shape[1], 1))

@@ -290,11 +290,24 @@ class MeshWarp(Points):
         *,
         valid: Tensor | None = None,
         source_valid: Tensor | None = None,
+        image_size: Any = None,
+        strides: Any = None,
+        phase: Any = 0.0,
     ) -> Tensor:
         """Brings class ids back to the source's geometry; what the warp has lost is `ignore_index`. See
-        `fastwarp.functional.mesh_unzoom_labels`."""
-        extents: dict[str, Any] = {"valid": valid, "source_valid": source_valid}
-        return F.mesh_unzoom_labels(labels, self.mesh, size, ignore_index, reduce, tile=self.tile, **extents)
+        `fastwarp.functional.mesh_unzoom_labels`.
+
+        Give `image_size`, that of the network's input, for what a strided network predicts: it is then registered
+        exactly.
+        """
+        options: dict[str, Any] = {
+            "valid": valid,
+            "source_valid": source_valid,
+            "image_size": image_size,
+            "strides": strides,
+            "phase": phase,
+        }
+        return F.mesh_unzoom_labels(labels, self.mesh, size, ignore_index, reduce, tile=self.tile, **options)
 
     def zoom_soft_labels(
         self, labels: Tensor, size: Size, *, valid: Tensor | None = None, source_valid: Tensor | None = None
@@ -303,6 +316,28 @@ class MeshWarp(Points):
         `fastwarp.functional.mesh_zoom_soft_labels`."""
         extents: dict[str, Any] = {"valid": valid, "source_valid": source_valid}
         return F.mesh_zoom_soft_labels(labels, self.mesh, size, tile=self.tile, **extents)
+
+    def unzoom_soft_labels(
+        self,
+        labels: Tensor,
+        size: Size | None = None,
+        *,
+        valid: Tensor | None = None,
+        source_valid: Tensor | None = None,
+        image_size: Any = None,
+        strides: Any = None,
+        phase: Any = 0.0,
+    ) -> Tensor:
+        """Brings probabilities of classes `[B, K, h, w]` back to the source's geometry, averaged; what the warp
+        has lost is 1 / K. See `fastwarp.functional.mesh_unzoom_soft_labels`."""
+        options: dict[str, Any] = {
+            "valid": valid,
+            "source_valid": source_valid,
+            "image_size": image_size,
+            "strides": strides,
+            "phase": phase,
+        }
+        return F.mesh_unzoom_soft_labels(labels, self.mesh, size, tile=self.tile, **options)
 
     def zoom_frame(self, frame: Tensor, size: Size, **options: Any) -> Tensor:
         """Zooms and normalises uint8 `[H, W, C]` or `[B, H, W, C]` in one pass; see

@@ -260,11 +260,24 @@ class SeparableWarp(Points):
         *,
         valid: Tensor | None = None,
         source_valid: Tensor | None = None,
+        image_size: Any = None,
+        strides: Any = None,
+        phase: Any = 0.0,
     ) -> Tensor:
         """Brings class ids back to the source's geometry; what the warp has lost is `ignore_index`. See
-        `fastwarp.functional.separable_unzoom_labels`."""
-        extents = {"valid": valid, "source_valid": source_valid}
-        return F.separable_unzoom_labels(labels, self.knots_y, self.knots_x, size, ignore_index, reduce, **extents)
+        `fastwarp.functional.separable_unzoom_labels`.
+
+        Give `image_size`, that of the network's input, for what a strided network predicts: it is then registered
+        exactly.
+        """
+        options: dict[str, Any] = {
+            "valid": valid,
+            "source_valid": source_valid,
+            "image_size": image_size,
+            "strides": strides,
+            "phase": phase,
+        }
+        return F.separable_unzoom_labels(labels, self.knots_y, self.knots_x, size, ignore_index, reduce, **options)
 
     def zoom_soft_labels(
         self, labels: Tensor, size: Size, *, valid: Tensor | None = None, source_valid: Tensor | None = None
@@ -273,6 +286,28 @@ class SeparableWarp(Points):
         `fastwarp.functional.separable_zoom_soft_labels`."""
         extents = {"valid": valid, "source_valid": source_valid}
         return F.separable_zoom_soft_labels(labels, self.knots_y, self.knots_x, size, **extents)
+
+    def unzoom_soft_labels(
+        self,
+        labels: Tensor,
+        size: Size | None = None,
+        *,
+        valid: Tensor | None = None,
+        source_valid: Tensor | None = None,
+        image_size: Any = None,
+        strides: Any = None,
+        phase: Any = 0.0,
+    ) -> Tensor:
+        """Brings probabilities of classes `[B, K, h, w]` back to the source's geometry, averaged; what the warp
+        has lost is 1 / K. See `fastwarp.functional.separable_unzoom_soft_labels`."""
+        options: dict[str, Any] = {
+            "valid": valid,
+            "source_valid": source_valid,
+            "image_size": image_size,
+            "strides": strides,
+            "phase": phase,
+        }
+        return F.separable_unzoom_soft_labels(labels, self.knots_y, self.knots_x, size, **options)
 
     def zoom_frame(self, frame: Tensor, size: Size, **options: Any) -> Tensor:
         """Zooms and normalises uint8 `[H, W, C]` or `[B, H, W, C]` in one pass; see
