@@ -77,11 +77,10 @@ def check_size(function: str, argument: str, value: Any) -> tuple[int, int]:
 
     One number for both is refused: `F.interpolate` makes a square of it, torchvision's `Resize` the shorter side.
     """
-    no_pair = isinstance(value, (str, bytes)) or not isinstance(value, Sequence) or len(value) != 2
-    sides: list[Any] = [None] if no_pair else [as_integer(side) for side in value]
-    if None in sides:
+    is_pair = isinstance(value, (tuple, list)) or (isinstance(value, Sequence) and not isinstance(value, (str, bytes)))
+    height, width = map(as_integer, value) if is_pair and len(value) == 2 else (None, None)
+    if height is None or width is None:
         raise TypeError(f"{function}: {argument} is {value!r}, expected two integers (height, width)")
-    height, width = sides
     if height < 1 or width < 1:
         raise fail(function, argument, (height, width), "a height and a width of at least 1")
     return height, width
@@ -117,6 +116,10 @@ def check_batches(function: str, *, batch: int | None = None, **tensors: Tensor 
             raise fail(function, name, f"a batch of {size}", expected)
 
 
+without_derivative: dict[Callable[..., Any], Callable[..., Any]] = {}
+"""The op without a derivative of each op that has both, see `fastwarp.ops._no_grad`."""
+
+
 def call(function: str, op: Callable[..., Any], *args: Any) -> Any:
     """`op(*args)`, whose errors begin with the public name of the function, and which loses no tangents."""
     if _forward_mode.in_dual_level():
@@ -125,10 +128,22 @@ def call(function: str, op: Callable[..., Any], *args: Any) -> Any:
         return op(*args)
     if torch.jit.is_tracing():  # type: ignore[attr-defined]
         args = tuple([_traced(item) for item in arg] if isinstance(arg, list) else arg for arg in args)
+    elif op in without_derivative and not (torch.is_grad_enabled() and _requires_grad(args)):
+        op = without_derivative[op]
     try:
         return op(*args)
     except FastwarpError as error:
         raise FastwarpError(f"{function}: {error}") from None
+
+
+def _requires_grad(args: Sequence[Any]) -> bool:
+    for arg in args:
+        if isinstance(arg, Tensor):
+            if arg.requires_grad:
+                return True
+        elif isinstance(arg, (list, tuple)) and _requires_grad(arg):
+            return True
+    return False
 
 
 def _traced(item: Any) -> Any:

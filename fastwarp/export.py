@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
+from fastwarp.errors import without_derivative
 from fastwarp.ops import _dense, _dense_downsize, _dense_label, _dense_mesh
 from fastwarp.ops._levels import sides
 from fastwarp.ops.density import dense_map
@@ -71,7 +72,8 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         ops.label_majority: _label_majority,
         ops.downsize: _downsize,
     }
-    return {op.default: function for op, function in table.items()}
+    has_both = {without_derivative[op]: function for op, function in table.items() if op in without_derivative}
+    return {op.default: function for op, function in table.items()} | has_both
 
 
 # --- axis -------------------------------------------------------------------------------------------------------------

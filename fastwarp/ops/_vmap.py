@@ -1,10 +1,24 @@
 """vmap for ops whose tensors all have a leading batch dimension: the mapped dimension is folded into it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+rules: dict[str, Callable[..., Any]] = {}
+"""The rules of ops by their names."""
+
+
+def vmap_rule(op: str) -> Callable[..., Any]:
+    """Registers what it decorates as the op's rule for `torch.vmap`."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        torch.library.register_vmap(f"fastwarp::{op}", function)
+        rules[op] = function
+        return function
+
+    return decorate
 
 
 def _flatten(args: Sequence[Any], dims: Sequence[Any]) -> list[tuple[Tensor, int | None]]:
@@ -52,8 +66,7 @@ def map_levels(op: str) -> None:
     """Registers the rule of an op that returns a list of levels, images of one batch each."""
     call = getattr(torch.ops.fastwarp, op)
 
+    @vmap_rule(op)
     def rule(info: Any, in_dims: Any, *args: Any) -> Any:
         results = call(*fold(info.batch_size, batch_of(args, in_dims), args, in_dims))
         return [unfold(info.batch_size, r) for r in results], [0] * len(results)
-
-    torch.library.register_vmap(f"fastwarp::{op}", rule)

@@ -8,7 +8,7 @@ from torch import Tensor
 from fastwarp._backend import kernels
 from fastwarp.ops import _dense
 from fastwarp.ops._contract import REAL, extents, fake, implement, rows_and_columns, sizes, tensor
-from fastwarp.ops._vmap import batch_of, fold, unfold, unfold_like
+from fastwarp.ops._vmap import batch_of, fold, unfold, unfold_like, vmap_rule
 
 _WINDOWS = (
     "Tensor knots_y, Tensor knots_x, SymInt[] sizes, SymInt[] source_sizes, bool inverse, bool antialias, bool border, "
@@ -100,13 +100,13 @@ def _lz_knots_double(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::lz_knots_backward", _lz_knots_double, setup_context=_save_lz)
 
 
-@torch.library.register_vmap("fastwarp::lz_knots")
+@vmap_rule("lz_knots")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     knots = torch.ops.fastwarp.lz_knots(*fold(info.batch_size, batch_of(args, in_dims), args, in_dims))
     return tuple(unfold(info.batch_size, k) for k in knots), (0, 0)
 
 
-@torch.library.register_vmap("fastwarp::lz_knots_backward")
+@vmap_rule("lz_knots_backward")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     grads = torch.ops.fastwarp.lz_knots_backward(*fold(info.batch_size, batch_of(args, in_dims), args, in_dims))
     return tuple(unfold(info.batch_size, g) for g in grads), (0, 0)
@@ -160,13 +160,13 @@ def _axis_map_double(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::axis_map_backward", _axis_map_double, setup_context=_save_map)
 
 
-@torch.library.register_vmap("fastwarp::axis_map")
+@vmap_rule("axis_map")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     values = torch.ops.fastwarp.axis_map(*fold(info.batch_size, batch_of(args, in_dims), args, in_dims))
     return unfold(info.batch_size, values), 0
 
 
-@torch.library.register_vmap("fastwarp::axis_map_backward")
+@vmap_rule("axis_map_backward")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     grads = torch.ops.fastwarp.axis_map_backward(*fold(info.batch_size, batch_of(args, in_dims), args, in_dims))
     grad_knots = unfold_like(info.batch_size, grads[0], args[1], in_dims[1])
@@ -227,13 +227,13 @@ def _axis_windows_double(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::axis_windows_backward", _axis_windows_double, setup_context=_save_windows)
 
 
-@torch.library.register_vmap("fastwarp::axis_windows")
+@vmap_rule("axis_windows")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     windows = torch.ops.fastwarp.axis_windows(*fold(info.batch_size, batch_of(args, in_dims), args, in_dims))
     return unfold(info.batch_size, windows), 0
 
 
-@torch.library.register_vmap("fastwarp::axis_windows_backward")
+@vmap_rule("axis_windows_backward")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     grads = torch.ops.fastwarp.axis_windows_backward(*fold(info.batch_size, batch_of(args, in_dims), args, in_dims))
     return tuple(unfold_like(info.batch_size, g, args[i], in_dims[i]) for g, i in zip(grads, (1, 2), strict=True)), (

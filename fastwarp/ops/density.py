@@ -8,7 +8,7 @@ from torch import Tensor
 from fastwarp._backend import kernels
 from fastwarp.ops import _dense
 from fastwarp.ops._contract import INTEGER, REAL, fake, implement, integer, tensor
-from fastwarp.ops._vmap import batch_of, fold, unfold
+from fastwarp.ops._vmap import batch_of, fold, unfold, vmap_rule
 
 # Numbers are passed as floats: as tensors they would each cost a GPU a launch. A tensor [1 or B] has precedence.
 _DENSITY = (
@@ -154,12 +154,12 @@ def _density_map_double(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::density_map_backward", _density_map_double, setup_context=_save)
 
 
-@torch.library.register_vmap("fastwarp::density_map")
+@vmap_rule("density_map")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     return unfold(info.batch_size, torch.ops.fastwarp.density_map(*_vmapped(info, in_dims, args, 0))), 0
 
 
-@torch.library.register_vmap("fastwarp::density_map_backward")
+@vmap_rule("density_map_backward")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     grads = torch.ops.fastwarp.density_map_backward(*_vmapped(info, in_dims, args, 1))
     return tuple(unfold(info.batch_size, g) for g in grads), (0, 0, 0)
@@ -203,13 +203,13 @@ def _density_knots_double(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::density_knots_backward", _density_knots_double, setup_context=_save)
 
 
-@torch.library.register_vmap("fastwarp::density_knots")
+@vmap_rule("density_knots")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     knots = torch.ops.fastwarp.density_knots(*_vmapped(info, in_dims, args, 0))
     return tuple(unfold(info.batch_size, k) for k in knots), (0, 0)
 
 
-@torch.library.register_vmap("fastwarp::density_knots_backward")
+@vmap_rule("density_knots_backward")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     grads = torch.ops.fastwarp.density_knots_backward(*_vmapped(info, in_dims, args, 2))
     return tuple(unfold(info.batch_size, g) for g in grads), (0, 0, 0)

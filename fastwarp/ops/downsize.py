@@ -16,6 +16,7 @@ from fastwarp.errors import FastwarpError
 from fastwarp.kernels.layout import memory_format
 from fastwarp.ops import _dense, _dense_downsize
 from fastwarp.ops._contract import FLOAT, REAL, Known, fake, image, implement, indices, numbers, one_of, tensor
+from fastwarp.ops._vmap import vmap_rule
 
 _INPUTS = (
     "Tensor image, Tensor[] weights, Tensor[] biases, Tensor fuse_weight, Tensor fuse_bias, Tensor distances, "
@@ -145,7 +146,7 @@ def _grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::downsize", _grad, setup_context=_save)
 
 
-@torch.library.register_vmap("fastwarp::downsize")
+@vmap_rule("downsize")
 def _(info: Any, in_dims: Any, image: Tensor, *args: Any) -> Any:
     if all(d is None or (isinstance(d, list) and all(e is None for e in d)) for d in in_dims[1:]):
         folded = image.movedim(in_dims[0], 0)  # only images: more of a batch
@@ -235,7 +236,7 @@ def _backward_grad(ctx: Any, cotangents: list[Tensor]) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::downsize_backward", _backward_grad, setup_context=_save_backward)
 
 
-@torch.library.register_vmap("fastwarp::downsize_backward")
+@vmap_rule("downsize_backward")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     examples = [torch.ops.fastwarp.downsize_backward(*_example(i, args, in_dims)) for i in range(info.batch_size)]
     results = [torch.stack(values) for values in zip(*examples, strict=True)]

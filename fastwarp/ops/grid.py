@@ -34,7 +34,7 @@ from fastwarp.ops._contract import (
     tensor,
 )
 from fastwarp.ops._levels import resized, sides
-from fastwarp.ops._vmap import batch_of, fold, map_levels, unfold, unfold_like
+from fastwarp.ops._vmap import batch_of, fold, map_levels, unfold, unfold_like, vmap_rule
 
 torch.library.define(
     "fastwarp::grid_resample", "(Tensor[] images, Tensor windows, SymInt[] sizes, Tensor? source_valid) -> Tensor[]"
@@ -205,7 +205,7 @@ torch.library.register_autograd(
 )
 
 
-@torch.library.register_vmap("fastwarp::grid_windows_gradient")
+@vmap_rule("grid_windows_gradient")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
     result = torch.ops.fastwarp.grid_windows_gradient(*folded)
@@ -276,13 +276,13 @@ def _widen_double(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::grid_widen_backward", _widen_double, setup_context=_save_widen_backward)
 
 
-@torch.library.register_vmap("fastwarp::grid_widen")
+@vmap_rule("grid_widen")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
     return unfold(info.batch_size, torch.ops.fastwarp.grid_widen(*folded)), 0
 
 
-@torch.library.register_vmap("fastwarp::grid_widen_backward")
+@vmap_rule("grid_widen_backward")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
     result = torch.ops.fastwarp.grid_widen_backward(*folded)
@@ -335,7 +335,7 @@ def _camera_grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::grid_camera", _camera_grad, setup_context=_save_camera)
 
 
-@torch.library.register_vmap("fastwarp::grid_camera")
+@vmap_rule("grid_camera")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
     return unfold(info.batch_size, torch.ops.fastwarp.grid_camera(*folded)), 0

@@ -16,7 +16,7 @@ from fastwarp.ops import _dense, _dense_mesh
 from fastwarp.ops._contract import IMAGE, REAL, Known, extents, fake, implement, indices, levels, pixels, sizes, tensor
 from fastwarp.ops._dense_mesh import level_extent
 from fastwarp.ops._levels import resized, sides
-from fastwarp.ops._vmap import batch_of, fold, map_levels, unfold, unfold_like
+from fastwarp.ops._vmap import batch_of, fold, map_levels, unfold, unfold_like, vmap_rule
 
 torch.library.define("fastwarp::lz_mesh", "(Tensor saliency, float fwhm, bool anti_crop) -> Tensor")
 torch.library.define(
@@ -113,13 +113,13 @@ def _lz_mesh_double(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::lz_mesh_backward", _lz_mesh_double, setup_context=_save_lz)
 
 
-@torch.library.register_vmap("fastwarp::lz_mesh")
+@vmap_rule("lz_mesh")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     mesh = torch.ops.fastwarp.lz_mesh(*fold(info.batch_size, batch_of(args, in_dims), args, in_dims))
     return unfold(info.batch_size, mesh), 0
 
 
-@torch.library.register_vmap("fastwarp::lz_mesh_backward")
+@vmap_rule("lz_mesh_backward")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     by_saliency = torch.ops.fastwarp.lz_mesh_backward(*fold(info.batch_size, batch_of(args, in_dims), args, in_dims))
     return unfold(info.batch_size, by_saliency), 0
@@ -224,13 +224,13 @@ torch.library.register_autograd(
 )
 
 
-@torch.library.register_vmap("fastwarp::mesh_positions")
+@vmap_rule("mesh_positions")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     results = torch.ops.fastwarp.mesh_positions(*fold(info.batch_size, batch_of(args, in_dims), args, in_dims))
     return tuple(unfold(info.batch_size, r) for r in results), (0, 0)
 
 
-@torch.library.register_vmap("fastwarp::mesh_positions_backward")
+@vmap_rule("mesh_positions_backward")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
     by_mesh = torch.ops.fastwarp.mesh_positions_backward(*folded)
@@ -300,13 +300,13 @@ def _map_double(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::mesh_map_backward", _map_double, setup_context=_save_map_backward)
 
 
-@torch.library.register_vmap("fastwarp::mesh_map")
+@vmap_rule("mesh_map")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     results = torch.ops.fastwarp.mesh_map(*fold(info.batch_size, batch_of(args, in_dims), args, in_dims))
     return tuple(unfold(info.batch_size, r) for r in results), (0, 0)
 
 
-@torch.library.register_vmap("fastwarp::mesh_map_backward")
+@vmap_rule("mesh_map_backward")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     grads = torch.ops.fastwarp.mesh_map_backward(*fold(info.batch_size, batch_of(args, in_dims), args, in_dims))
     return tuple(unfold_like(info.batch_size, g, args[i], in_dims[i]) for g, i in zip(grads, (1, 2), strict=True)), (

@@ -30,7 +30,7 @@ from fastwarp.ops._contract import (
     tensor,
 )
 from fastwarp.ops._levels import resized, sides
-from fastwarp.ops._vmap import batch_of, fold, map_levels, unfold, unfold_like
+from fastwarp.ops._vmap import batch_of, fold, map_levels, unfold, unfold_like, vmap_rule
 
 torch.library.define(
     "fastwarp::separable_sample",
@@ -263,7 +263,7 @@ torch.library.register_autograd(
 )
 
 
-@torch.library.register_vmap("fastwarp::separable_windows_gradient")
+@vmap_rule("separable_windows_gradient")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
     result = torch.ops.fastwarp.separable_windows_gradient(*folded)
@@ -319,7 +319,7 @@ def _camera_grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd("fastwarp::separable_camera", _camera_grad, setup_context=_save_camera)
 
 
-@torch.library.register_vmap("fastwarp::separable_camera")
+@vmap_rule("separable_camera")
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
     folded = fold(info.batch_size, batch_of(args, in_dims), args, in_dims)
     return unfold(info.batch_size, torch.ops.fastwarp.separable_camera(*folded)), 0

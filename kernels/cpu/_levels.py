@@ -23,7 +23,10 @@ def real(dtype: torch.dtype) -> np.ndarray:
 
 def dense(tensors: list[Tensor], formats: list[torch.memory_format]) -> list[Tensor]:
     """Tensors without gaps, in their memory formats."""
-    return [t.detach().contiguous(memory_format=f) for t, f in zip(tensors, formats, strict=True)]
+    return [
+        t if t.is_contiguous(memory_format=f) else t.detach().contiguous(memory_format=f)
+        for t, f in zip(tensors, formats, strict=True)
+    ]
 
 
 def shares_windows(windows: Tensor, source_valid: Tensor | None) -> bool:
@@ -33,4 +36,4 @@ def shares_windows(windows: Tensor, source_valid: Tensor | None) -> bool:
 
 def values(tensors: list[Tensor]) -> int:
     """How many numbers there are in all."""
-    return sum(t.numel() for t in tensors)
+    return sum(map(Tensor.numel, tensors))

@@ -126,16 +126,17 @@ def resample(
         empty((*image.shape[:2], *sizes[2 * i : 2 * i + 2]), image.dtype, format_)
         for i, (image, format_) in enumerate(zip(images, formats, strict=True))
     ]
-    if values(results):
+    if work := _work(images, results):
         shared = shares_windows(windows, source_valid)
         levels = _levels(images, results, [i.shape for i in images], sizes, formats, shared)
         choose = _chooser(images[0].dtype, images[0].dtype, None, antialias)
-        _run(levels, windows, source_valid, choose, _work(images, results))
+        _run(levels, windows, source_valid, choose, work)
     return results
 
 
 def _work(sources: list[Tensor], results: list[Tensor]) -> int:
-    return values(results) + min(values(sources), 4 * values(results))
+    written = values(results)
+    return written + min(values(sources), 4 * written)
 
 
 def resample_adjoint(
