@@ -80,12 +80,24 @@ def _blend_columns(source, tiles, n, x, channels, steps, target):
 
 @inline
 def _sum_columns(source, tiles, n, x, channels, steps, target):
-    """Horizontal step of any number of taps in a tile."""
+    """Horizontal step of any number of taps in a tile. Three channels share the loop over the taps, whose end the
+    processor often guesses wrong."""
+    zero, threes = full(source.dtype.type(0), LANES), channels // 3 * 3
     for j in range(n * tiles.columns, min((n + 1) * tiles.columns, len(x.start))):
         start, at = load(tiles.start, j, 1), (j - n * tiles.columns) * steps[0]
         first, end = load(x.offset, j, 1), load(x.offset, j + 1, 1)
-        for c in range(channels):
-            total = full(source.dtype.type(0), LANES)
+        for k in range(0, threes, 3):
+            p, q, r = zero, zero, zero
+            for t in range(first, end):
+                column, w = start + ((t - first) * channels + k) * LANES, load(x.weight, t, 1)
+                p = p + load(source, column, LANES) * w
+                q = q + load(source, column + LANES, LANES) * w
+                r = r + load(source, column + 2 * LANES, LANES) * w
+            store(p, target, at + k * steps[1])
+            store(q, target, at + (k + 1) * steps[1])
+            store(r, target, at + (k + 2) * steps[1])
+        for c in range(threes, channels):
+            total = zero
             for t in range(first, end):
                 column = load(source, start + ((t - first) * channels + c) * LANES, LANES)
                 total = total + column * load(x.weight, t, 1)
