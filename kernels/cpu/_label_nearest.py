@@ -5,13 +5,14 @@ import numpy as np
 from fastwarp.kernels.cpu._extents import extent
 from fastwarp.kernels.cpu._label_places import NOTHING, of_axis, of_pixels
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._simd import flat
+from fastwarp.kernels.cpu._vector import elements, gather, load, pointer, store
+
+_TOGETHER = 8  # values that are gathered for one store
 
 
 @inline
 def _holes(pixels, offset):
-    """Which pixels are none. `offset` gets all of them, with 0 in their place, unsigned: numba then need not look
-    whether an index counts from the end."""
+    """Which pixels are none. `offset` gets all of them, with 0 in their place."""
     found = 0
     for j in range(len(pixels)):
         found += pixels[j] < 0
@@ -27,15 +28,18 @@ def _holes(pixels, offset):
 
 
 @inline
-def _gather(source, base, offset, channels, target, out):
-    base, out = np.uint64(base), np.uint64(out)
-    if channels == 1:
-        for j in range(len(offset)):
-            target[out + np.uint64(j)] = source[base + offset[j]]
+def _gather(source, base, offset, count, channels, target, out):
+    if channels > 1:
+        for j in range(count):
+            pixel, at = base + load(offset, j, 1), out + j * channels
+            for c in range(channels):
+                store(load(source, pixel + c, 1), target, at + c)
         return
-    for j in range(len(offset)):
-        for c in range(channels):
-            target[out + np.uint64(j * channels + c)] = source[base + offset[j] + np.uint64(c)]
+    whole = count // _TOGETHER * _TOGETHER
+    for j in range(0, whole, _TOGETHER):
+        store(gather(source, base, load(offset, j, _TOGETHER)), target, out + j)
+    for j in range(whole, count):
+        store(load(source, base + load(offset, j, 1), 1), target, out + j)
 
 
 @parallel
@@ -43,9 +47,8 @@ def nearest(table, windows, extents, like, fills, separable, part, parts):
     """`fills` are what targets that read nothing get, and lost ones."""
     for level in range(len(table)):
         source_at, target_at, images, planes, sources, height, width, channels, h, w, at = table[level]
-        source = flat(source_at, sources * planes * height * width * channels, like)
-        target = flat(target_at, images * planes * h * w * channels, like)
-        rows, pixels, offset = np.empty(0, np.int64), np.empty(w, np.int64), np.empty(w, np.uint64)
+        source, target = pointer(source_at, like), pointer(target_at, like)
+        rows, pixels, offset = np.empty(0, np.int64), np.empty(w, np.int64), np.empty(w, np.int64)
         holes, units, line, made = rows, images * h * planes, -1, -1
         for unit in range(part * units // parts, (part + 1) * units // parts):
             image, i, plane = unit // planes // h, unit // planes % h, unit % planes
@@ -64,9 +67,9 @@ def nearest(table, windows, extents, like, fills, separable, part, parts):
             row, out = rows[i] if separable else 0, ((image * planes + plane) * h + i) * w * channels
             base = ((image if sources > 1 else 0) * planes + plane) * height * width * channels
             if row >= 0:
-                _gather(source, base + row, offset, channels, target, out)
+                _gather(source, base + row, elements(offset), w, channels, target, out)
             for k in range(len(holes) if row >= 0 else w):
                 j = holes[k] if row >= 0 else k
                 nothing = row == NOTHING or pixels[j] == NOTHING
                 for c in range(channels):
-                    target[out + j * channels + c] = fills[0] if nothing else fills[1]
+                    store(fills[0] if nothing else fills[1], target, out + j * channels + c)
