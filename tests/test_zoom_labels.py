@@ -103,6 +103,16 @@ def test_both_ways_are_the_same_where_nothing_is_reduced(mesh):
     assert_bitwise(results[:1], [warp.zoom(labels[:, None], (23, 31), mode="nearest")[:, 0]])
 
 
+def test_classes_may_be_any_numbers():
+    """Those from 0 to 255 are counted in a table; cells with others beside them leave nothing there."""
+    warp, classes = warp_of(False), torch.tensor([0, 1, 44, 255, 256, 300, -1, -256])  # alike in their lowest bits
+    noise = torch.randint(0, 8, (2, 31, 40))
+    labels = classes[torch.where(torch.arange(40) % 20 < 10, noise % 4, noise)]
+    result = warp.zoom_labels(labels, (7, 9), 77, "majority")
+    with fastwarp.backend("reference"):
+        assert_bitwise([result], [warp.zoom_labels(labels, (7, 9), 77, "majority")])
+
+
 @both_warps
 @both_ways
 def test_what_reads_nothing_is_ignored(mesh, reduce):

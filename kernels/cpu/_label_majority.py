@@ -7,7 +7,9 @@ from fastwarp.kernels.cpu._grid_footprints import axis_windows
 from fastwarp.kernels.cpu._label_places import cell as cell_of
 from fastwarp.kernels.cpu._label_places import nearest
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._simd import flat
+from fastwarp.kernels.cpu._vector import elements, load, pointer, store
+
+_CLASSES = 256  # from 0 on: the usual ones, which are counted in a table
 
 
 @inline
@@ -31,9 +33,9 @@ def _cells(windows, extent):
 def _votes(source, base, cell, stride, channels, value):
     votes = 0
     for a in range(cell[0], cell[1]):
-        line = np.uint64(base + a * stride)
+        line = base + a * stride
         for b in range(cell[2], cell[3]):
-            votes += source[line + np.uint64(b * channels)] == value
+            votes += load(source, line + b * channels, 1) == value
     return votes
 
 
@@ -43,9 +45,9 @@ def _next(source, base, cell, stride, channels, near, value, first):
     Without branches: nobody could guess them."""
     found, smallest = False, near
     for a in range(cell[0], cell[1]):
-        line = np.uint64(base + a * stride)
+        line = base + a * stride
         for b in range(cell[2], cell[3]):
-            v = source[line + np.uint64(b * channels)]
+            v = load(source, line + b * channels, 1)
             other = (v != near) & (first | (v > value))
             smallest = v if other & (~found | (v < smallest)) else smallest
             found |= other
@@ -53,14 +55,44 @@ def _next(source, base, cell, stride, channels, near, value, first):
 
 
 @inline
-def _winner(source, base, cell, stride, channels, near):
+def _by_table(source, base, cell, stride, channels, near, most, table):
+    """Whether all classes have a place in a table of zeros, and if so the class of most pixels, where `near` has `most`
+    of them. The table is cleared again."""
+    beyond = False
+    for a in range(cell[0], cell[1]):
+        line = base + a * stride
+        for b in range(cell[2], cell[3]):
+            v = np.int64(load(source, line + b * channels, 1))
+            beyond |= (v < 0) | (v >= _CLASSES)
+            place = v & (_CLASSES - 1)
+            store(load(table, place, 1) + 1, table, place)
+    best = near
+    for a in range(cell[0], cell[1]):
+        line = base + a * stride
+        for b in range(cell[2], cell[3]):
+            v = load(source, line + b * channels, 1)
+            place = np.int64(v) & (_CLASSES - 1)
+            votes = load(table, place, 1)
+            better = (votes > most) | ((votes == most) & (best != near) & (v < best))
+            best, most = (v, votes) if better else (best, most)
+            store(0, table, place)  # the class has been looked at
+    return not beyond, best
+
+
+@inline
+def _winner(source, base, cell, stride, channels, near, table):
     """The class of most pixels: `near`, that of the nearest pixel, if no other has more, or else the smallest.
 
-    The classes are counted one after the other, as long as the pixels that are left could win. Nothing is kept, and
-    seldom is more than one counted.
+    Mostly that is `near` by far. Classes that a table has no place for are counted one after the other, as long as the
+    pixels that are left could win.
     """
     pixels = (cell[1] - cell[0]) * (cell[3] - cell[2])
     most = _votes(source, base, cell, stride, channels, near)
+    if pixels - most <= most:
+        return near
+    known, best = _by_table(source, base, cell, stride, channels, near, most, table)
+    if known:
+        return best
     best, value, left, found = near, near, pixels - most, True
     while found and left > most:
         found, value = _next(source, base, cell, stride, channels, near, value, left + most == pixels and best == near)
@@ -80,14 +112,14 @@ def _mark(source, top, rows, stride, differs, breaks):
     class than the one before, or follow one that has several.
     """
     n = len(differs)
-    first = source[top : top + n]
     differs[:] = 0
     for a in range(1, rows):
-        row = source[top + a * stride : top + a * stride + n]
+        row = top + a * stride
         for c in range(n):
-            differs[c] |= row[c] ^ first[c]
+            differs[c] |= load(source, row + c, 1) ^ load(source, top + c, 1)
     for c in range(1, n):
-        breaks[c] = (differs[c] | differs[c - 1] | (first[c] ^ first[c - 1])) != 0
+        beside = load(source, top + c, 1) ^ load(source, top + c - 1, 1)
+        breaks[c] = (differs[c] | differs[c - 1] | beside) != 0
     count = 0
     for c in range(n):
         count += breaks[c]
@@ -95,7 +127,7 @@ def _mark(source, top, rows, stride, differs, breaks):
 
 
 @inline
-def _row(source, base, row, columns, stride, differs, breaks, target, out, fill):
+def _row(source, base, row, columns, stride, differs, breaks, target, out, fill, table):
     """A row of targets that share the rows of their cells. Most of these hold one class alone: pixels are compared for
     all of them at once, and only those of other cells counted."""
     height = row[1] - row[0] if row[0] >= 0 else 0
@@ -106,19 +138,21 @@ def _row(source, base, row, columns, stride, differs, breaks, target, out, fill)
         first, last = columns[0, j], columns[1, j]
         value = fill
         if height > 0 and 0 <= first < last:
-            value = source[top + first]
+            value = load(source, top + first, 1)
             if differs[first] != 0 or breaks[first] != breaks[last - 1]:
                 cell = (row[0], row[1], first, last)
-                value = _winner(source, base, cell, stride, 1, source[middle + columns[2, j]])
-        target[out + j] = value
+                near = load(source, middle + columns[2, j], 1)
+                value = _winner(source, base, cell, stride, 1, near, table)
+        store(value, target, out + j)
 
 
 @parallel
-def majority(table, windows, extents, like, fills, separable, part, parts):
-    for level in range(len(table)):
-        source_at, target_at, images, planes, sources, height, width, channels, h, w, at = table[level]
-        source = flat(source_at, sources * planes * height * width * channels, like)
-        target = flat(target_at, images * planes * h * w * channels, like)
+def majority(levels, windows, extents, like, fills, separable, part, parts):
+    votes = np.zeros(_CLASSES, np.int64)
+    table = elements(votes)
+    for level in range(len(levels)):
+        source_at, target_at, images, planes, sources, height, width, channels, h, w, at = levels[level]
+        source, target = pointer(source_at, like), pointer(target_at, like)
         none, stride = np.zeros((3, 0), np.int64), width * channels
         rows, columns, units, line, made = none, none, images * h * planes, -1, -1
         together = separable and channels == 1
@@ -141,7 +175,7 @@ def majority(table, windows, extents, like, fills, separable, part, parts):
             out = ((image * planes + plane) * h + i) * w * channels
             if together:
                 row = (rows[0, i], rows[1, i], rows[2, i])
-                _row(source, base, row, columns, stride, differs, breaks, target, out, fills[0])
+                _row(source, base, row, columns, stride, differs, breaks, target, out, fills[0], table)
                 continue
             for j in range(w):
                 k = i if separable else j
@@ -151,5 +185,5 @@ def majority(table, windows, extents, like, fills, separable, part, parts):
                 for c in range(channels):
                     value = fills[0]
                     if reads:
-                        value = _winner(source, base + c, cell, stride, channels, source[near + c])
-                    target[out + j * channels + c] = value
+                        value = _winner(source, base + c, cell, stride, channels, load(source, near + c, 1), table)
+                    store(value, target, out + j * channels + c)
