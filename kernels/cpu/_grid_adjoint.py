@@ -1,29 +1,72 @@
-"""Adjoint of resampling at windows of two rows.
+"""Adjoint of resampling at the windows of dense grids.
 
-Each unit of work owns some rows of a few planes of the result and sums there, in the order of the targets, what each
-of them brings: no atomics, and the same sums however the rows are divided.
+Each unit of work owns some rows of a few planes of the result and sums there what each target brings, in the order of
+the targets: no atomics, and the same sums however the rows are divided.
 """
+
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastwarp.kernels.cpu._grid_simd import add_taps
-from fastwarp.kernels.cpu._grid_taps import extents_of, places
-from fastwarp.kernels.cpu._interleave import LANES, blend_rows, store_rows
+from fastwarp.kernels.cpu._grid_taps import (
+    as_pointers,
+    bounds_of,
+    box_of,
+    first_pixels,
+    footprints,
+    size_of,
+    windows_of,
+)
+from fastwarp.kernels.cpu._interleave import LANES, interleave_stored, store_rows
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._simd import flat, load, store
+from fastwarp.kernels.cpu._scratch import integers, numbers
+from fastwarp.kernels.cpu._vector import (
+    convert,
+    elements,
+    full,
+    full_like,
+    load,
+    load_as,
+    pointer,
+    select,
+    store,
+)
 
 _CHUNK = 64  # targets that are taken or left together
 _SUMS = 1 << 17  # sums that a unit owns: they stay in L2
-_ROWS = 4  # but at least so many rows: targets between two units are looked at by both
+_ROWS = 4  # but at least so many rows: a target between two units is looked at by both
+_FOOTPRINTS = 1 << 15  # targets for which there is a unit
+
+
+class Band(NamedTuple):
+    """The rows that a unit owns, and the rows and columns of their image that are not padding."""
+
+    first: Any
+    end: Any
+    size: Any
+
+
+class Places(NamedTuple):
+    """Two by two pixels of the targets of a chunk among the sums of a band: of the upper and of the lower left tap, and
+    the fractions in y and x. The other taps are one pixel, or none, to the right."""
+
+    upper: Any
+    lower: Any
+    fraction_y: Any
+    fraction_x: Any
+    right: Any
+
+
+# --- what a band gets from which targets ------------------------------------------------------------------------------
 
 
 @inline
-def _row_ranges(windows, at, count, extent):
+def _row_ranges(windows, at, count, rows):
     """First and last row that each chunk of targets touches (first > last: none), and whether a target is lost."""
     chunks = (count + _CHUNK - 1) // _CHUNK
-    first, last, lost = np.empty(chunks, np.int64), np.empty(chunks, np.int64), False
+    first, last, lost = integers(chunks), integers(chunks), False
     kind = windows.dtype.type
-    edge, zero = kind(extent - 1), kind(0)
+    edge, zero = kind(rows - 1), kind(0)
     for chunk in range(chunks):
         here = slice(at + chunk * _CHUNK, at + min((chunk + 1) * _CHUNK, count))
         xs, ys = windows[0, here], windows[1, here]
@@ -34,99 +77,269 @@ def _row_ranges(windows, at, count, extent):
             low, high = (y_or_low if y_or_low < low else low), (y_or_high if y_or_high > high else high)
             nans += (x != x) | ((y != y) & ~(x < zero))
         any_here = high >= low
-        first[chunk] = min(int(max(low, zero)), max(extent - 2, 0)) if any_here else 1
-        last[chunk] = min(int(min(max(high, zero), edge)) + 1, extent - 1) if any_here else 0
+        first[chunk] = min(int(max(low, zero)), max(rows - 2, 0)) if any_here else 1
+        last[chunk] = min(int(min(max(high, zero), edge)) + 1, rows - 1) if any_here else 0
         lost = lost or nans > 0
     return first, last, lost
 
 
 @inline
-def _add(grad, at, steps, upper, lower, fraction_y, fraction_x, right, channels, lines, total, buffer):
-    """Adds some targets to `total` `[pixel][channels]`; channel c of target i is `grad[at + i*steps[0] + c*steps[1]]`.
-
-    `lines` are where 8 planes start, and halves: `blend_rows` of a row with itself interleaves it.
-    """
-    count, one = len(upper), total.dtype.type(1)
-    weights = (fraction_y, fraction_x)
-    done = 0
-    if steps[1] == 1:
-        done = channels // LANES * LANES
-        add_taps(grad, at, steps[0], upper, lower, *weights, count, right, channels, done, total)
-    elif channels == LANES and count >= LANES:
-        half = lines[1]
-        blend_rows(grad, lines[0], lines[0], half, half, at, count, buffer, steps[1] * LANES)
-        add_taps(buffer, 0, LANES, upper, lower, *weights, count, right, channels, LANES, total)
-        done = channels
-    if done == channels:
-        return
-    for i in range(count):
-        fy, fx = fraction_y[i], fraction_x[i]
-        a, c = upper[i] * channels, lower[i] * channels
-        b, d = a + right * channels, c + right * channels
-        for k in range(done, channels):
-            g = load(grad, at + i * steps[0] + k * steps[1], one)
-            total[a + k] += (one - fy) * (one - fx) * g
-            total[b + k] += (one - fy) * fx * g
-            total[c + k] += fy * (one - fx) * g
-            total[d + k] += fy * fx * g
+def _limited(row, end):
+    row = select(row > 0, row, 0)
+    return select(row < end, row, end)
 
 
 @inline
-def _write(total, channels, result, at, steps, count):
-    """Stores `count` pixels of `total`."""
-    one = total.dtype.type(1)
-    if channels == LANES and steps[1] != 1 and count >= LANES:
-        offsets = at + np.arange(LANES) * steps[1]
-        store_rows(total, 0, count, one, one - one, result, offsets, 0, steps[1] * LANES)
-    elif steps[1] == 1:
-        for i in range(count * channels):
-            store(total[i], result, at + i)
+def _store_places(x, y, bounds, band, width, places, at):
+    zero, wide = full_like(0, bounds[0][1]), np.int64(0)
+    x0, fraction_x = first_pixels(x, bounds[1])
+    y0, fraction_y = first_pixels(y, bounds[0])
+    here, y0 = (x >= zero) & (y == y), convert(y0, wide)
+    upper, end = y0 + (1 - band.first), band.end - band.first + 1
+    lower = upper + min(band.size[0] - 1, 1)
+    upper, lower = select(here, _limited(upper, end), 0), select(here, _limited(lower, end), 0)
+    store(upper * width + convert(x0, wide), places.upper, at)
+    store(lower * width + convert(x0, wide), places.lower, at)
+    store(fraction_y, places.fraction_y, at)
+    store(fraction_x, places.fraction_x, at)
+
+
+@inline
+def _find_places(windows, first, count, band, width, places):
+    """Places of the targets from window `first` on.
+
+    There is a row more above and below the band, for what lies elsewhere. Targets that read nothing, and lost ones, go
+    there.
+    """
+    bounds, to_y = bounds_of(band.size, windows), windows.shape[1]
+    for block in range(count // LANES):
+        at = block * LANES
+        x, y = load(windows, first + at, LANES), load(windows, to_y + first + at, LANES)
+        _store_places(x, y, bounds, band, width, places, at)
+    for at in range(count // LANES * LANES, count):
+        x, y = load(windows, first + at, 1), load(windows, to_y + first + at, 1)
+        _store_places(x, y, bounds, band, width, places, at)
+
+
+# --- two by two pixels ------------------------------------------------------------------------------------------------
+
+
+@inline
+def _add_vectors(grad, at, stride, places, count, depth, vectors, total):
+    """Adds the targets `grad[at + i*stride:]` to their four taps in `total` `[pixel][depth]`.
+
+    That is for the first `vectors` values of a pixel, a multiple of 8.
+    """
+    right = places.right * depth
+    for i in range(count):
+        fy, fx = load(places.fraction_y, i, 1), load(places.fraction_x, i, 1)
+        above, left = full_like(1, fy) - fy, full_like(1, fx) - fx
+        wa, wb, wc, wd = (
+            full(above * left, LANES),
+            full(above * fx, LANES),
+            full(fy * left, LANES),
+            full(fy * fx, LANES),
+        )
+        a, c, here = load(places.upper, i, 1) * depth, load(places.lower, i, 1) * depth, at + i * stride
+        b, d = a + right, c + right
+        for block in range(vectors // LANES):
+            k = block * LANES
+            value = load_as(grad, here + k, wa)
+            store(load(total, a + k, LANES) + value * wa, total, a + k)
+            store(load(total, b + k, LANES) + value * wb, total, b + k)
+            store(load(total, c + k, LANES) + value * wc, total, c + k)
+            store(load(total, d + k, LANES) + value * wd, total, d + k)
+
+
+@inline
+def _add_values(grad, at, steps, places, count, first, depth, total):
+    """As `_add_vectors`, one by one from the value `first` of a pixel on: value k of target i is
+    `grad[at + i*steps[0] + k*steps[1]]`."""
+    right = places.right * depth
+    for i in range(count):
+        fy, fx = load(places.fraction_y, i, 1), load(places.fraction_x, i, 1)
+        above, left = full_like(1, fy) - fy, full_like(1, fx) - fx
+        a, c = load(places.upper, i, 1) * depth, load(places.lower, i, 1) * depth
+        b, d = a + right, c + right
+        for k in range(first, depth):
+            g = load_as(grad, at + i * steps[0] + k * steps[1], fy)
+            store(load(total, a + k, 1) + above * left * g, total, a + k)
+            store(load(total, b + k, 1) + above * fx * g, total, b + k)
+            store(load(total, c + k, 1) + fy * left * g, total, c + k)
+            store(load(total, d + k, 1) + fy * fx * g, total, d + k)
+
+
+@inline
+def _add_chunk(level, grad, at, places, count, depth, total, buffer):
+    """Adds the targets of a chunk; `at` is the first in its plane, `buffer` memory for eight planes or None."""
+    if buffer is None:
+        vectors = depth // LANES * LANES
+        _add_vectors(grad, at, depth, places, count, depth, vectors, total)
+        if vectors < depth:
+            _add_values(grad, at, (depth, 1), places, count, vectors, depth, total)
+    elif depth == LANES and count >= LANES:
+        interleave_stored(grad, at, level.targets, count, buffer, load(total, 0, LANES))
+        _add_vectors(buffer, 0, LANES, places, count, LANES, LANES, total)
     else:
-        for k in range(channels):
+        _add_values(grad, at, (1, level.targets), places, count, 0, depth, total)
+
+
+@inline
+def _write(level, total, first, count, depth, result, at, buffer):
+    """Stores `count` pixels of `total`, from `first` on."""
+    pixels = level.height * level.width
+    if buffer is None:
+        for i in range(count * depth):
+            store(load(total, first * depth + i, 1), result, at + i)
+    elif depth == LANES and count >= LANES:
+        one, starts = load(total, 0, 1), integers(LANES)
+        for k in range(LANES):
+            starts[k] = at + k * pixels
+        one = full_like(1, one)
+        store_rows(total, first * depth, count, one, one - one, result, starts, 0, pixels * LANES)
+    else:
+        for k in range(depth):
             for i in range(count):
-                store(total[i * channels + k], result, at + i * steps[0] + k * steps[1])
+                store(load(total, (first + i) * depth + k, 1), result, at + k * pixels + i)
+
+
+@inline
+def _sum_band(level, windows, band, ranges, grad, plane, depth, places, total, buffer):
+    """Sums what the targets bring to a band of the planes from `plane` on."""
+    first_rows, last_rows, lost = ranges
+    sums = elements(total)
+    for i in range((band.end - band.first + 2) * level.width * depth):
+        total[i] = 0
+    if min(band.size[0], band.size[1]) == 0:
+        return
+    for chunk in range(len(first_rows)):
+        if first_rows[chunk] < band.end and last_rows[chunk] >= band.first:
+            start = chunk * _CHUNK
+            count = min(_CHUNK, level.targets - start)
+            _find_places(windows, level.first + start, count, band, level.width, places)
+            at = (plane * level.targets + start) * level.channels
+            _add_chunk(level, grad, at, places, count, depth, sums, buffer)
+    if lost and band.first == 0:
+        for i in range(level.width * depth, (level.width + 1) * depth):
+            total[i] = np.nan
+
+
+@inline
+def _adjoint(level, windows, extents, like, arrays, bands, buffer, share):
+    """The units of a level: image, band, then a plane of several channels or up to eight planes of one."""
+    result, grad, pixels = pointer(level.image, like), pointer(level.values, like), level.height * level.width
+    together = 1 if buffer is None else LANES
+    groups, known, ranges = (level.planes + together - 1) // together, -1, _row_ranges(windows[0], 0, 0, 1)
+    upper, lower, fraction_y, fraction_x, total = arrays
+    for unit in range(share[0], share[1]):
+        image, group = unit // groups // bands, unit % groups
+        number, plane = unit // groups % bands, image * level.planes + group * together
+        row, size = windows_of(windows, image), size_of(level, extents, image)
+        band = Band(number * level.height // bands, (number + 1) * level.height // bands, size)
+        if image != known:
+            ranges, known = _row_ranges(row, level.first, level.targets, size[0]), image
+        places = Places(
+            elements(upper), elements(lower), elements(fraction_y), elements(fraction_x), min(size[1] - 1, 1)
+        )
+        depth = level.channels if buffer is None else min(LANES, level.planes - group * LANES)
+        _sum_band(level, row, band, ranges, grad, plane, depth, places, total, buffer)
+        at, count = (plane * pixels + band.first * level.width) * level.channels, (band.end - band.first) * level.width
+        _write(level, elements(total), level.width, count, depth, result, at, buffer)
+
+
+@inline
+def _share_level(level, windows, extents, like, buffer, real, part, parts):
+    together = 1 if buffer is None else LANES
+    depth, groups = level.channels * min(level.planes, together), (level.planes + together - 1) // together
+    rows = max(_SUMS // (level.width * depth), _ROWS)
+    bands = (level.height + rows - 1) // rows
+    arrays = (
+        integers(_CHUNK),
+        integers(_CHUNK),
+        numbers(_CHUNK, real),
+        numbers(_CHUNK, real),
+        numbers((rows + 2) * level.width * depth, real),
+    )
+    units = level.images * bands * groups
+    share = part * units // parts, (part + 1) * units // parts
+    _adjoint(level, windows, extents, like, arrays, bands, buffer, share)
 
 
 @parallel
-def adjoint(table, windows, extents, like, real, part, parts):
-    for level in range(len(table)):
-        result_at, grad_at, images, planes, _, height, width, channels, count, at = table[level]
-        result = flat(result_at, images * planes * height * width * channels, like)
-        grad = flat(grad_at, images * planes * count * channels, like)
-        pixels = height * width
-        # A group is a plane of several channels, or up to 8 planes of one.
-        together = LANES if channels == 1 else 1
-        groups = (planes + together - 1) // together
-        rows = max(_SUMS // (width * channels * min(planes, together)), _ROWS)
-        bands = (height + rows - 1) // rows
-        units, made = images * bands * groups, -1
-        total = np.empty((rows + 2) * width * channels * min(planes, together), real.dtype)
-        buffer = np.empty(_CHUNK * LANES, real.dtype)
-        upper, lower = np.empty(_CHUNK, np.int64), np.empty(_CHUNK, np.int64)
-        fraction_y, fraction_x = np.empty(_CHUNK, real.dtype), np.empty(_CHUNK, real.dtype)
-        lines = (np.arange(LANES) * count, np.full(LANES, real.dtype.type(0.5)))
-        first_rows, last_rows, lost = lines[0], lines[0], False
+def add_planes(table, windows, extents, like, real, part, parts):
+    """The adjoint of `blend_planes`."""
+    buffer = numbers(_CHUNK * LANES, real)
+    for number in range(len(table)):
+        _share_level(table[number], windows, extents, like, buffer, real, part, parts)
+
+
+@parallel
+def add_pixels(table, windows, extents, like, real, part, parts):
+    """The adjoint of `blend_pixels`."""
+    for number in range(len(table)):
+        _share_level(table[number], windows, extents, like, None, real, part, parts)
+
+
+# --- footprints -------------------------------------------------------------------------------------------------------
+
+
+@inline
+def _touching(level, windows, rows, lo, hi):
+    """The targets whose footprints may have rows in `[lo, hi)`."""
+    result, found = integers(level.targets), 0
+    for i in range(level.first, level.first + level.targets):
+        c = min(max(np.float64(windows[1, i]), 0.0), rows - 1.0)
+        s = max(np.float64(windows[3, i]), 1.0) if len(windows) > 2 else 1.0
+        if not (windows[0, i] < 0 or c + s < lo or c - s > hi):
+            result[found] = i
+            found += 1
+    return result[:found]
+
+
+@inline
+def _add_box(value, lo, hi, box, y, x, width, channels, total, c):
+    """Adds the value of a target to its footprint in the rows `lo .. hi`."""
+    for a in range(max(lo - box.row, 0), min(hi - box.row, box.rows)):
+        of_row = load(y.weight, box.row_weights + a, 1)
+        row = ((box.row + a - lo) * width + box.column) * channels + c
+        for b in range(box.columns):
+            at, weight = row + b * channels, of_row * load(x.weight, box.column_weights + b, 1)
+            store(load_as(total, at, value) + value * weight, total, at)
+
+
+@inline
+def _add_boxes(level, grad, first, lo, hi, taps, which, total):
+    """Adds targets of a plane that begins at `first` to its rows `lo .. hi`."""
+    y, x, channels, zero = as_pointers(taps[0]), as_pointers(taps[1]), level.channels, total[0]
+    sums = elements(total)
+    for k in range(len(which)):
+        box, at = box_of(y, x, k), (first + which[k] - level.first) * channels
+        for block in range(channels // LANES):
+            c = block * LANES
+            _add_box(load_as(grad, at + c, full(zero, LANES)), lo, hi, box, y, x, level.width, channels, sums, c)
+        for c in range(channels // LANES * LANES, channels):
+            _add_box(load_as(grad, at + c, zero), lo, hi, box, y, x, level.width, channels, sums, c)
+
+
+@parallel
+def add_footprints(table, windows, extents, like, real, part, parts):
+    """The adjoint of `sum_footprints`."""
+    for number in range(len(table)):
+        level = table[number]
+        result, grad = pointer(level.image, like), pointer(level.values, like)
+        bands = min(max((level.targets + _FOOTPRINTS - 1) // _FOOTPRINTS, parts), level.height)
+        units = level.images * bands
         for unit in range(part * units // parts, (part + 1) * units // parts):
-            image, band, group = unit // groups // bands, unit // groups % bands, unit % groups
-            lo, hi = band * height // bands, (band + 1) * height // bands
-            size = extents_of(extents, image, level, height, width)
-            row = windows[image if len(windows) > 1 else 0]
-            if image != made:
-                first_rows, last_rows, lost = _row_ranges(row, at, count, size[0])
-                made = image
-            plane = image * planes + group * together
-            n = min(together, planes - group * together) if channels == 1 else channels
-            steps_in, steps_out = ((1, count), (1, pixels)) if channels == 1 else ((channels, 1), (channels, 1))
-            total[:] = 0
-            for chunk in range(len(first_rows)):
-                if min(size) > 0 and first_rows[chunk] < hi and last_rows[chunk] >= lo:
-                    start, end = chunk * _CHUNK, min((chunk + 1) * _CHUNK, count)
-                    taps = (upper[: end - start], lower[: end - start], fraction_y, fraction_x)
-                    places(row, at + start, at + end, size, width, lo, hi - lo, *taps)
-                    begin = (plane * count + start) * channels
-                    _add(grad, begin, steps_in, *taps, min(size[1] - 1, 1), n, lines, total, buffer)
-            if lost and lo == 0 and min(size) > 0:
-                total[width * n : (width + 1) * n] = np.nan
-            _write(
-                total[width * n :], n, result, (plane * pixels + lo * width) * channels, steps_out, (hi - lo) * width
-            )
+            image, band = unit // bands, unit % bands
+            lo, hi = band * level.height // bands, (band + 1) * level.height // bands
+            row, size = windows_of(windows, image), size_of(level, extents, image)
+            which = _touching(level, row, size[0], lo, hi)
+            taps = footprints(row, which, size, real)
+            total = numbers((hi - lo) * level.width * level.channels, real)
+            for plane in range(image * level.planes, (image + 1) * level.planes):
+                for i in range(len(total)):
+                    total[i] = 0
+                _add_boxes(level, grad, plane * level.targets, lo, hi, taps, which, total)
+                out = (plane * level.height + lo) * level.width * level.channels
+                for i in range(len(total)):
+                    store(total[i], result, out + i)

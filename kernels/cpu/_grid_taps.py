@@ -1,85 +1,249 @@
-"""Windows of two rows -> the four taps of each target."""
+"""What the targets of dense grids read: their windows as taps and weights.
+
+Every target has a window of its own: rows x, y (and half-widths in x, y) of `windows` `[1 or B, 2 or 4, P]`. With two
+rows it reads two by two pixels, with four a box of pixels, its footprint. A target at x < 0 reads nothing.
+"""
+
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastwarp.kernels.cpu._extents import extent
+from fastwarp.kernels.cpu._interleave import LANES, eight
 from fastwarp.kernels.cpu._parallel import inline
+from fastwarp.kernels.cpu._scratch import integers, numbers
+from fastwarp.kernels.cpu._separable_taps import Runs, runs
+from fastwarp.kernels.cpu._vector import convert, elements, full_like, join, load, select, shuffle, store, widen
+
+LEVEL = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "image",  # address of the images that the windows point into
+            "values",  # address of what has a value for each target: results, or their gradients
+            "number",  # of the level, among all of the call
+            "images",  # how many there are of `values`
+            "planes",  # of an image
+            "sources",  # images to read: 1, or as many
+            "height",
+            "width",
+            "channels",
+            "targets",  # of an image
+            "first",  # window
+        )
+    ]
+)
+"""A level as kernels get it. Images are `[images, planes, height, width, channels]`: contiguous has one channel,
+channels_last one plane."""
 
 
 @inline
-def extents_of(extents, image, level, height, width):
+def size_of(level, extents, image):
     """Rows and columns of an image that are not padding."""
-    return extent(extents, image, level, 0, height), extent(extents, image, level, 1, width)
+    return extent(extents, image, level.number, 0, level.height), extent(extents, image, level.number, 1, level.width)
 
 
 @inline
-def steps(size, width, channels):
-    """From the first tap of a target to the one below and to the one on its right; 0 along an axis of one pixel."""
-    return (width * channels if size[0] > 1 else 0), (channels if size[1] > 1 else 0)
+def windows_of(windows, image):
+    """The windows of an image."""
+    return windows[image if len(windows) > 1 else 0]
 
 
-@inline
-def taps(windows, lo, hi, size, width, channels, real):
-    """Offset of the first tap and fractions in y and x of the targets `lo .. hi`, without branches.
+# --- two by two pixels ------------------------------------------------------------------------------------------------
 
-    `size` is what there is to read, at least one pixel. The second taps are inside as well: a target on the last pixel
-    has it as its second, with a fraction of 1. A target that reads nothing gets pixel 0: see `holes`.
+
+class Taps(NamedTuple):
+    """Two by two pixels of some targets.
+
+    `offset` counts values from the start of a plane to the first tap. The one to its right and the two below follow at
+    `right` and `down`, which are 0 along an axis of one pixel. The fractions are the weights of the second taps. The
+    `empty` targets that read nothing are listed in `holes`; their taps are those of pixel 0.
     """
-    count, kind = hi - lo, windows.dtype.type
-    offset, fraction_y, fraction_x = np.empty(count, np.int64), np.empty(count, real.dtype), np.empty(count, real.dtype)
-    last_y, last_x = np.int32(max(size[0] - 2, 0)), np.int32(max(size[1] - 2, 0))
-    edge_y, edge_x, zero = kind(size[0] - 1), kind(size[1] - 1), kind(0)
-    row, pixel = np.int64(width * channels), np.int64(channels)
-    xs, ys = windows[0, lo:hi], windows[1, lo:hi]
-    for i in range(count):
-        x, y = xs[i], ys[i]
-        inside_x, inside_y = (x if x > zero else zero), (y if y > zero else zero)  # NaN is not
-        inside_x, inside_y = (inside_x if inside_x < edge_x else edge_x), (inside_y if inside_y < edge_y else edge_y)
-        x0, y0 = min(np.int32(inside_x), last_x), min(np.int32(inside_y), last_y)
-        offset[i] = y0 * row + x0 * pixel
-        fraction_x[i] = inside_x - kind(x0) if x == x else x
-        fraction_y[i] = inside_y - kind(y0) if y == y else y
-    return offset, fraction_y, fraction_x
+
+    offset: Any
+    fraction_y: Any
+    fraction_x: Any
+    holes: Any
+    count: Any
+    empty: Any
+    down: Any
+    right: Any
 
 
 @inline
-def holes(windows, lo, hi):
-    """Which of the targets `lo .. hi` read nothing, counted from `lo`."""
-    found, xs = 0, windows[0, lo:hi]
-    for i in range(len(xs)):
+def arrays_of_taps(most, real):
+    """Memory for the taps of up to `most` targets."""
+    return integers(most), numbers(most, real), numbers(most, real), integers(most)
+
+
+@inline
+def bounds_of(size, windows):
+    """Of rows and of columns: the last pixel that can be the first of two, and the last of all as a coordinate."""
+    kind = windows.dtype.type
+    y = np.int32(max(size[0] - 2, 0)), kind(size[0] - 1)
+    return y, (np.int32(max(size[1] - 2, 0)), kind(size[1] - 1))
+
+
+@inline
+def first_pixels(c, bounds):
+    """The pixels at or before some coordinates of an axis, and how far beyond them the coordinates are.
+
+    Coordinates are limited to the axis; NaN is 0. The next pixel is inside as well: a coordinate on the last pixel has
+    it as its second, with a fraction of 1.
+    """
+    last, edge = bounds
+    zero = full_like(0, edge)
+    c = select(c > zero, c, zero)
+    c = select(c < edge, c, edge)
+    pixel = convert(c, last)
+    pixel = select(pixel < last, pixel, last)
+    return pixel, c - convert(pixel, zero)
+
+
+@inline
+def _store_taps(x, y, bounds, steps, memory, at):
+    offset, fraction_y, fraction_x = memory
+    x0, fx = first_pixels(x, bounds[1])
+    y0, fy = first_pixels(y, bounds[0])
+    wide = np.int64(0)
+    store(convert(y0, wide) * steps[0] + convert(x0, wide) * steps[1], offset, at)
+    store(select(y == y, fy, y), fraction_y, at)
+    store(select(x == x, fx, x), fraction_x, at)
+
+
+@inline
+def _find_taps(windows, first, count, size, steps, memory):
+    """Taps of the targets from window `first` on."""
+    bounds, to_y = bounds_of(size, windows), windows.shape[1]
+    for block in range(count // LANES):
+        at = block * LANES
+        x, y = load(windows, first + at, LANES), load(windows, to_y + first + at, LANES)
+        _store_taps(x, y, bounds, steps, memory, at)
+    for at in range(count // LANES * LANES, count):
+        x, y = load(windows, first + at, 1), load(windows, to_y + first + at, 1)
+        _store_taps(x, y, bounds, steps, memory, at)
+
+
+@inline
+def _find_holes(windows, first, count, holes):
+    """Lists the targets that read nothing, counted from window `first` on; how many there are."""
+    found, xs = 0, windows[0, first : first + count]
+    for i in range(count):
         found += xs[i] < 0
-    result = np.empty(found, np.int64)
-    if found:
+    if found > 0:
         found = 0
-        for i in range(len(xs)):
+        for i in range(count):
             if xs[i] < 0:
-                result[found] = i
+                holes[found] = i
                 found += 1
+    return found
+
+
+@inline
+def taps_of(level, windows, extents, image, lo, hi, arrays):
+    """Taps of the targets `lo .. hi` of an image, as pointers to `arrays`, which the caller keeps alive."""
+    size, row = size_of(level, extents, image), windows_of(windows, image)
+    offset, fraction_y, fraction_x, holes = arrays
+    memory = elements(offset), elements(fraction_y), elements(fraction_x)
+    count, first, down, right = hi - lo, level.first + lo, level.width * level.channels, level.channels
+    if min(size[0], size[1]) > 0:
+        _find_taps(row, first, count, size, (down, right), memory)
+        empty = _find_holes(row, first, count, holes)
+    else:
+        empty = count
+        for i in range(count):
+            holes[i] = i
+    down, right = down if size[0] > 1 else 0, right if size[1] > 1 else 0
+    return Taps(memory[0], memory[1], memory[2], elements(holes), count, empty, down, right)
+
+
+_first_twice = shuffle(0, 0, 1, 1, 4, 4, 5, 5)
+_second_twice = shuffle(2, 2, 3, 3, 6, 6, 7, 7)
+
+lefts = shuffle(0, 2, 8, 10, 4, 6, 12, 14)
+"""`lefts(*pairs)` are the left pixels of the pairs of `pairs_at`, in the order of the targets."""
+
+rights = shuffle(1, 3, 9, 11, 5, 7, 13, 15)
+"""The right pixels, likewise."""
+
+
+@inline
+def offsets_of(taps, i):
+    """The offsets of eight targets."""
+    return eight(taps.offset, i)
+
+
+@inline
+def pairs_at(source, start, x, like):
+    """The pixels `source[start + x[k]]` of eight targets, each with its right neighbour, in two vectors.
+
+    Targets 0, 1, 4, 5 are in the first, the others in the second: so nothing has to cross halves of registers.
+    """
+    a = join(load(source, start + x[0], 2), load(source, start + x[1], 2))
+    b = join(load(source, start + x[2], 2), load(source, start + x[3], 2))
+    c = join(load(source, start + x[4], 2), load(source, start + x[5], 2))
+    d = join(load(source, start + x[6], 2), load(source, start + x[7], 2))
+    return widen(join(a, c), like), widen(join(b, d), like)
+
+
+@inline
+def twice(values):
+    """Values of eight targets for both pixels of the pairs of `pairs_at`."""
+    return _first_twice(values, values), _second_twice(values, values)
+
+
+# --- footprints -------------------------------------------------------------------------------------------------------
+
+
+@inline
+def axis_windows(windows, axis, which, extent):
+    """Centre and half-width `[1, 2, m]` of the targets `which` along an axis, as `_separable_taps.runs` takes them."""
+    result = np.empty((1, 2, len(which)))
+    for k in range(len(which)):
+        i = which[k]
+        x, c = windows[0, i], np.float64(windows[axis, i])
+        s = max(np.float64(windows[2 + axis, i]), 1.0) if len(windows) > 2 else 1.0
+        lost = False
+        for row in range(len(windows)):
+            lost |= windows[row, i] != windows[row, i]
+        if x < 0:
+            c, s = np.float64(0.0), np.float64(0.0)
+        elif lost:
+            c, s = np.float64(np.nan), np.float64(1.0)
+        else:
+            c = min(max(c, 0.0), extent - 1.0)
+        result[0, 0, k], result[0, 1, k] = c, s
     return result
 
 
 @inline
-def places(windows, lo, hi, size, width, first, rows, upper, lower, fraction_y, fraction_x):
-    """Pixels of the upper and lower left taps of the targets `lo .. hi` in `rows` rows of an image from row `first` on,
-    and fractions in y and x, into the last four arguments; without branches.
+def footprints(windows, which, size, real):
+    """The rows and the columns that the targets `which` read; the weight of a pixel is the product of both."""
+    y = runs(axis_windows(windows, 1, which, size[0]), 0, 0, len(which), size[0], real)
+    x = runs(axis_windows(windows, 0, which, size[1]), 0, 0, len(which), size[1], real)
+    return y, x
 
-    There is a row more above and below, for what lies elsewhere. Targets that read nothing, and lost ones, go there.
-    """
-    kind = windows.dtype.type
-    last_y, last_x = np.int32(max(size[0] - 2, 0)), np.int32(max(size[1] - 2, 0))
-    edge_y, edge_x, zero = kind(size[0] - 1), kind(size[1] - 1), kind(0)
-    step, above, below = np.int32(min(size[0] - 1, 1)), np.int32(0), np.int32(rows + 1)
-    shift, row = np.int32(1 - first), np.int64(width)
-    xs, ys = windows[0, lo:hi], windows[1, lo:hi]
-    for i in range(len(xs)):
-        x, y = xs[i], ys[i]
-        inside_x, inside_y = (x if x > zero else zero), (y if y > zero else zero)  # NaN is not
-        inside_x, inside_y = (inside_x if inside_x < edge_x else edge_x), (inside_y if inside_y < edge_y else edge_y)
-        x0, y0 = min(np.int32(inside_x), last_x), min(np.int32(inside_y), last_y)
-        here = (x >= zero) & (y == y)
-        a, b = y0 + shift, y0 + step + shift
-        a, b = min(max(a, above), below) if here else above, min(max(b, above), below) if here else above
-        upper[i] = a * row + x0
-        lower[i] = b * row + x0
-        fraction_x[i] = inside_x - kind(x0)
-        fraction_y[i] = inside_y - kind(y0)
+
+@inline
+def as_pointers(taps):
+    """The same taps for inner functions. The caller keeps them alive."""
+    return Runs(elements(taps.start), elements(taps.offset), elements(taps.weight))
+
+
+class Box(NamedTuple):
+    """The footprint of a target: its first row and column, how many there are, and where their weights begin."""
+
+    row: Any
+    rows: Any
+    row_weights: Any
+    column: Any
+    columns: Any
+    column_weights: Any
+
+
+@inline
+def box_of(y, x, k):
+    """The footprint of target k, from pointers."""
+    of_rows, of_columns = load(y.offset, k, 1), load(x.offset, k, 1)
+    rows, columns = load(y.offset, k + 1, 1) - of_rows, load(x.offset, k + 1, 1) - of_columns
+    return Box(load(y.start, k, 1), rows, of_rows, load(x.start, k, 1), columns, of_columns)

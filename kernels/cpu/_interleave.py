@@ -7,10 +7,10 @@ LANES = 8
 
 
 @inline
-def eight(array):
-    """The first eight values of an array."""
-    a, b, c, d = load(array, 0, 1), load(array, 1, 1), load(array, 2, 1), load(array, 3, 1)
-    return a, b, c, d, load(array, 4, 1), load(array, 5, 1), load(array, 6, 1), load(array, 7, 1)
+def eight(array, at):
+    """Eight values of an array, from `at` on."""
+    a, b, c, d = load(array, at, 1), load(array, at + 1, 1), load(array, at + 2, 1), load(array, at + 3, 1)
+    return a, b, c, d, load(array, at + 4, 1), load(array, at + 5, 1), load(array, at + 6, 1), load(array, at + 7, 1)
 
 
 @inline
@@ -53,8 +53,8 @@ def blend_rows(source, upper, lower, w_upper, w_lower, first, count, target, ahe
     `target[i*8 + k] = w_upper[k] source[upper[k] + first + i] + w_lower[k] source[lower[k] + first + i]`
     What lies `ahead` values further on is prefetched.
     """
-    a, b = eight(upper), eight(lower)
-    v, w = _wide(eight(w_upper)), _wide(eight(w_lower))
+    a, b = eight(upper, 0), eight(lower, 0)
+    v, w = _wide(eight(w_upper, 0)), _wide(eight(w_lower, 0))
     for n in range((count + LANES - 1) // LANES):
         i = min(n * LANES, count - LANES)  # the last block may overlap the one before
         at = first + i
@@ -80,6 +80,25 @@ def interleave_rows(source, stride, count, target):
 
 
 @inline
+def interleave_stored(source, first, stride, count, target, like):
+    """As `interleave_rows`, for values from `source[first]` on that are stored in any type."""
+    for n in range((count + LANES - 1) // LANES):
+        i = min(n * LANES, count - LANES)
+        a, b = first + i, first + i + 4 * stride
+        rows = (
+            load_as(source, a, like),
+            load_as(source, a + stride, like),
+            load_as(source, a + 2 * stride, like),
+            load_as(source, a + 3 * stride, like),
+            load_as(source, b, like),
+            load_as(source, b + stride, like),
+            load_as(source, b + 2 * stride, like),
+            load_as(source, b + 3 * stride, like),
+        )
+        _store_eight(transpose(rows), target, i * LANES)
+
+
+@inline
 def _store_scaled(row, scale, bias, target, at, ahead):
     prefetch_to_write(target, at + ahead)
     store(row * scale + bias, target, at)
@@ -89,7 +108,7 @@ def _store_scaled(row, scale, bias, target, at, ahead):
 def store_rows(source, index, count, scale, bias, target, offsets, column, ahead):
     """Back to eight rows: `target[offsets[k] + column + i] = scale source[index + i*8 + k] + bias`, i in 0 .. count
     >= 8."""
-    starts = eight(offsets)
+    starts = eight(offsets, 0)
     for n in range((count + LANES - 1) // LANES):
         i = min(n * LANES, count - LANES)
         rows, at = transpose(_load_eight(source, index + i * LANES, LANES)), column + i

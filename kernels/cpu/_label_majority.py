@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastwarp.kernels.cpu._extents import extent
-from fastwarp.kernels.cpu._grid_footprints import axis_windows
+from fastwarp.kernels.cpu._grid_taps import axis_windows
 from fastwarp.kernels.cpu._label_places import cell as cell_of
 from fastwarp.kernels.cpu._label_places import nearest
 from fastwarp.kernels.cpu._parallel import inline, parallel

@@ -1,56 +1,100 @@
 """Launchers of the `grid` family: resampling at windows, its adjoint, its gradient to the windows, the camera.
 
-An image is seen as `[images, planes, H, W, K]`: contiguous has K = 1, channels_last has one plane of K = C. The targets
-of a level are one long row: nothing is known of how they lie to each other.
+Images are seen as `_grid_taps.LEVEL` says. Which kernel a level takes follows from its memory format and from the rows
+of the windows, so that a program compiles the kernels that it needs.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastwarp.kernels.cpu import _grid_footprints as footprints
 from fastwarp.kernels.cpu._extents import extents_array
-from fastwarp.kernels.cpu._grid_adjoint import adjoint
-from fastwarp.kernels.cpu._grid_bilinear import bilinear
-from fastwarp.kernels.cpu._grid_gradient import gradient
+from fastwarp.kernels.cpu._grid_adjoint import add_footprints, add_pixels, add_planes
+from fastwarp.kernels.cpu._grid_resample import blend_pixels, blend_planes, sum_footprints
+from fastwarp.kernels.cpu._grid_taps import LEVEL
 from fastwarp.kernels.cpu._grid_widen import widen as widen_kernel
 from fastwarp.kernels.cpu._grid_widen import widen_backward as widen_backward_kernel
+from fastwarp.kernels.cpu._grid_windows_gradient import gradient_of_footprints, gradient_of_pixels, gradient_of_planes
 from fastwarp.kernels.cpu._levels import dense, like, real, shares_windows, values
 from fastwarp.kernels.cpu._memory import array, empty, tensor
 from fastwarp.kernels.cpu._parallel import run
 from fastwarp.kernels.layout import common_batch, memory_format
 
+_WIDEN_WORK = 16  # of a target, in values
 
-def _table(
+Kernel = Callable[..., Any]
+Call = tuple[Kernel, tuple[Any, ...]]
+"""A kernel, and what it takes beside levels, windows and extents."""
+
+
+def _run(
     images: list[Tensor],
     others: list[Tensor],
-    counts: list[int],
     formats: list[torch.memory_format],
-    alike: bool,
-) -> np.ndarray:
-    """A row of addresses and sizes for each level.
+    windows: Tensor,
+    source_valid: Tensor | None,
+    choose: Callable[[int], Call],
+    work: int,
+) -> None:
+    """Runs the kernels that the levels of a call take; levels of the same kernel are one parallel region.
 
     Args:
         images: what the windows point into, dense in its memory format.
         others: what has a value for each target, likewise.
-        counts: number of targets of each level.
         formats: memory format of each level.
-        alike: all images have the same windows, so that their planes are one long list.
+        windows: as of `resample`.
+        source_valid: as of `resample`.
+        choose: the kernel for a level with so many channels.
+        work: size of the whole job in values.
     """
-    rows, first = [], 0
-    for image, other, count, format_ in zip(images, others, counts, formats, strict=True):
-        sources, channels, height, width = image.shape
-        inner = channels if format_ == torch.channels_last else 1
-        planes = channels // inner if channels else 0
+    shared = shares_windows(windows, source_valid)
+    chosen: dict[Kernel, tuple[tuple[Any, ...], list[tuple[int, ...]]]] = {}
+    first = 0
+    for number, (image, other, format_) in enumerate(zip(images, others, formats, strict=True)):
+        sources, all_channels, height, width = image.shape
+        channels = all_channels if format_ == torch.channels_last else 1
+        planes = all_channels // channels if all_channels else 0
         batch = max(sources, len(other)) if min(sources, len(other)) else 0
-        groups = (1, batch * planes, 1) if alike and sources == batch else (batch, planes, sources)
-        rows.append((image.data_ptr(), other.data_ptr(), *groups, height, width, inner, count, first))
-        first += count
-    return np.array(rows, np.int64)
+        # Where all images have the same windows, their planes are one long list.
+        groups = (1, batch * planes, 1) if shared and sources == batch else (batch, planes, sources)
+        targets = other.shape[2] * other.shape[3]
+        kernel, args = choose(channels)
+        level = (image.data_ptr(), other.data_ptr(), number, *groups, height, width, channels, targets, first)
+        chosen.setdefault(kernel, (args, []))[1].append(level)
+        first += targets
+    for kernel, (args, levels) in chosen.items():
+        run(kernel, (np.array(levels, LEVEL), array(windows), extents_array(source_valid), *args), work)
+
+
+def _pairs(sizes: list[int]) -> list[tuple[int, int]]:
+    return list(zip(sizes[::2], sizes[1::2], strict=True))
+
+
+def _resample(
+    images: list[Tensor],
+    results: list[Tensor],
+    formats: list[torch.memory_format],
+    windows: Tensor,
+    source_valid: Tensor | None,
+    affine: tuple[np.ndarray, np.ndarray] | None,
+) -> None:
+    of_planes = (like(images[0].dtype), real(results[0].dtype))
+    of_pixels = (like(images[0].dtype), like(results[0].dtype), real(results[0].dtype), affine)
+
+    def choose(channels: int) -> Call:
+        if windows.shape[1] == 4:
+            return sum_footprints, of_pixels
+        return (blend_planes, of_planes) if channels == 1 and affine is None else (blend_pixels, of_pixels)
+
+    work = values(results) + min(values(images), 4 * values(results))
+    _run(images, results, formats, windows, source_valid, choose, work)
 
 
 def resample(images: list[Tensor], windows: Tensor, sizes: list[int], source_valid: Tensor | None) -> list[Tensor]:
-    """Resamples levels `[B, C, H, W]` at windows; one parallel region for all of them.
+    """Resamples levels `[B, C, H, W]` at windows.
 
     Args:
         images: any strides, one dtype: uint8, fp16, bf16, fp32, fp64. A batch of 1 is shared by the windows.
@@ -65,63 +109,8 @@ def resample(images: list[Tensor], windows: Tensor, sizes: list[int], source_val
         for i, size, format_ in zip(images, _pairs(sizes), formats, strict=True)
     ]
     if values(results):
-        table = _table(
-            images, results, [h * w for h, w in _pairs(sizes)], formats, shares_windows(windows, source_valid)
-        )
-        stored, number = like(images[0].dtype), real(images[0].dtype)
-        args = (table, array(windows), extents_array(source_valid), stored, stored, number, number, number, False)
-        run(
-            footprints.resample if windows.shape[1] == 4 else bilinear,
-            args,
-            values(results) + min(values(images), 4 * values(results)),
-        )
+        _resample(images, results, formats, windows, source_valid, None)
     return results
-
-
-def _pairs(sizes: list[int]) -> list[tuple[int, int]]:
-    return list(zip(sizes[::2], sizes[1::2], strict=True))
-
-
-def _spread(grads: list[Tensor], *others: Tensor) -> list[Tensor]:
-    """A gradient for each image, where it is given once for all of them."""
-    return [grad.expand(common_batch(grad, *others), -1, -1, -1) for grad in grads]
-
-
-def resample_adjoint(
-    grads: list[Tensor], windows: Tensor, source_sizes: list[int], source_valid: Tensor | None
-) -> list[Tensor]:
-    """Gradients `[B, C, H, W]` to the images of `resample`, from those of the results, in their memory formats."""
-    formats = [memory_format(g) for g in grads]
-    grads = dense(_spread(grads, windows), formats)
-    results = [
-        empty((*g.shape[:2], *size), g.dtype, format_)
-        for g, size, format_ in zip(grads, _pairs(source_sizes), formats, strict=True)
-    ]
-    if values(results):
-        counts = [g.shape[2] * g.shape[3] for g in grads]
-        table = _table(results, grads, counts, formats, shares_windows(windows, source_valid))
-        stored, number = like(grads[0].dtype), real(grads[0].dtype)
-        args = (table, array(windows), extents_array(source_valid), stored, number)
-        run(
-            footprints.resample_adjoint if windows.shape[1] == 4 else adjoint,
-            args,
-            values(results) + 4 * values(grads),
-        )
-    return results
-
-
-def windows_gradient(grads: list[Tensor], images: list[Tensor], windows: Tensor, source_valid: Tensor | None) -> Tensor:
-    """Gradient to the windows of `resample`; summed over the images where they share their windows."""
-    formats = [memory_format(i) for i in images]
-    grads, images = dense(_spread(grads, images[0], windows), formats), dense(images, formats)
-    result = np.zeros(windows.shape)
-    if values(grads):
-        counts = [g.shape[2] * g.shape[3] for g in grads]
-        table = _table(images, grads, counts, formats, shares_windows(windows, source_valid))
-        args = (table, array(windows), extents_array(source_valid), like(images[0].dtype), real(images[0].dtype))
-        kernel = footprints.windows_gradient if windows.shape[1] == 4 else gradient
-        run(kernel, (*args, result), 4 * values(grads))
-    return tensor(result, windows.dtype)
 
 
 def camera(
@@ -137,28 +126,54 @@ def camera(
     image = frame.contiguous().permute(0, 3, 1, 2)
     result = empty((common_batch(image, windows), image.shape[1], *size), dtype, torch.contiguous_format)
     if result.numel():
-        number = real(dtype)
-        table = _table([image], [result], [size[0] * size[1]], [torch.channels_last], False)
-        affine = (np.array(scale, number.dtype), np.array(bias, number.dtype))
-        args = (
-            table,
-            array(windows),
-            extents_array(source_valid),
-            like(frame.dtype),
-            like(dtype),
-            number,
-            *affine,
-            True,
-        )
-        run(
-            footprints.resample if windows.shape[1] == 4 else bilinear,
-            args,
-            result.numel() + min(frame.numel(), 4 * result.numel()),
-        )
+        number = real(dtype).dtype
+        affine = (np.array(scale, number), np.array(bias, number))
+        _resample([image], [result], [torch.channels_last], windows, source_valid, affine)
     return result
 
 
-_WIDEN_WORK = 16  # of a target, in values
+def _for_each_image(grads: list[Tensor], *others: Tensor) -> list[Tensor]:
+    """A gradient for each image, where it is given once for all of them."""
+    return [grad.expand(common_batch(grad, *others), -1, -1, -1) for grad in grads]
+
+
+def resample_adjoint(
+    grads: list[Tensor], windows: Tensor, source_sizes: list[int], source_valid: Tensor | None
+) -> list[Tensor]:
+    """Gradients `[B, C, H, W]` to the images of `resample`, from those of the results, in their memory formats."""
+    formats = [memory_format(g) for g in grads]
+    grads = dense(_for_each_image(grads, windows), formats)
+    results = [
+        empty((*g.shape[:2], *size), g.dtype, format_)
+        for g, size, format_ in zip(grads, _pairs(source_sizes), formats, strict=True)
+    ]
+    if values(results):
+        args = (like(grads[0].dtype), real(grads[0].dtype))
+
+        def choose(channels: int) -> Call:
+            if windows.shape[1] == 4:
+                return add_footprints, args
+            return add_planes if channels == 1 else add_pixels, args
+
+        _run(results, grads, formats, windows, source_valid, choose, values(results) + 4 * values(grads))
+    return results
+
+
+def windows_gradient(grads: list[Tensor], images: list[Tensor], windows: Tensor, source_valid: Tensor | None) -> Tensor:
+    """Gradient to the windows of `resample`; summed over the images where they share their windows."""
+    formats = [memory_format(i) for i in images]
+    grads, images = dense(_for_each_image(grads, images[0], windows), formats), dense(images, formats)
+    result = np.zeros(windows.shape)
+    if values(grads):
+        args = (like(images[0].dtype), real(images[0].dtype), result)
+
+        def choose(channels: int) -> Call:
+            if windows.shape[1] == 4:
+                return gradient_of_footprints, args
+            return gradient_of_planes if channels == 1 else gradient_of_pixels, args
+
+        _run(images, grads, formats, windows, source_valid, choose, 4 * values(grads))
+    return tensor(result, windows.dtype)
 
 
 def widen(

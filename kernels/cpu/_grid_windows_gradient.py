@@ -1,0 +1,258 @@
+"""Gradient of resampling at the windows of dense grids to these windows.
+
+For each target and each of its taps, the products of tap and incoming gradient are summed over the channels; what the
+weights have to do with it comes afterwards. Each unit of work owns some windows and sums over the planes, then the
+images, that share them, in their order.
+"""
+
+import numpy as np
+
+from fastwarp.kernels.cpu._grid_taps import (
+    arrays_of_taps,
+    as_pointers,
+    axis_windows,
+    box_of,
+    lefts,
+    offsets_of,
+    pairs_at,
+    rights,
+    size_of,
+    taps_of,
+    twice,
+    windows_of,
+)
+from fastwarp.kernels.cpu._interleave import LANES
+from fastwarp.kernels.cpu._parallel import inline, parallel
+from fastwarp.kernels.cpu._scratch import numbers
+from fastwarp.kernels.cpu._separable_taps import chain_to_windows, runs
+from fastwarp.kernels.cpu._vector import elements, full, full_like, load, load_as, pointer, store
+from fastwarp.kernels.cpu._vector import total as sum_of_lanes
+
+_RUN = 4096  # values of targets whose sums are made at a time: they stay in L2
+_FOOTPRINTS = 1024  # targets whose footprints are found at a time, likewise
+_PLANES = 4  # planes that are read in turns, so that sums need not be loaded for each
+_ADDED = 64  # planes that are summed in the type that accumulates, then in float64
+_LINE = 2 * LANES  # channels that are multiplied together
+
+
+# --- two by two pixels ------------------------------------------------------------------------------------------------
+# `products[tap][target]` are the sums of tap times gradient.
+
+
+@inline
+def _add(values, products, at):
+    store(load(products, at, LANES) + values, products, at)
+
+
+@inline
+def _multiply_planes(source, base, grad, at, planes, sizes, taps, count, products):
+    """The first `count` targets, a multiple of 8, of some planes that lie `sizes` apart in the source and in `grad`."""
+    zero = full_like(0, load(products, 0, 1))
+    for block in range(count // LANES):
+        i = block * LANES
+        x = offsets_of(taps, i)
+        a0 = full(zero, LANES)
+        a1, b0, b1 = a0, a0, a0
+        for p in range(planes):
+            upper = base + p * sizes[0]
+            first, second = twice(load_as(grad, at + p * sizes[1] + i, a0))
+            above, below = pairs_at(source, upper, x, zero), pairs_at(source, upper + taps.down, x, zero)
+            a0, a1 = a0 + above[0] * first, a1 + above[1] * second
+            b0, b1 = b0 + below[0] * first, b1 + below[1] * second
+        _add(lefts(a0, a1), products, i)
+        _add(rights(a0, a1), products, taps.count + i)
+        _add(lefts(b0, b1), products, 2 * taps.count + i)
+        _add(rights(b0, b1), products, 3 * taps.count + i)
+
+
+@inline
+def _multiply_pixels(source, base, grad, at, channels, taps, count, products):
+    """The first `count` channels, a multiple of 16, of one plane."""
+    zero = full(full_like(0, load(products, 0, 1)), _LINE)
+    n = taps.count
+    for i in range(n):
+        upper = base + load(taps.offset, i, 1)
+        lower, here = upper + taps.down, at + i * channels
+        a, b, c, d = zero, zero, zero, zero
+        for block in range(count // _LINE):
+            k = block * _LINE
+            g = load_as(grad, here + k, zero)
+            a = a + load_as(source, upper + k, zero) * g
+            b = b + load_as(source, upper + taps.right + k, zero) * g
+            c = c + load_as(source, lower + k, zero) * g
+            d = d + load_as(source, lower + taps.right + k, zero) * g
+        store(load(products, i, 1) + sum_of_lanes(a), products, i)
+        store(load(products, n + i, 1) + sum_of_lanes(b), products, n + i)
+        store(load(products, 2 * n + i, 1) + sum_of_lanes(c), products, 2 * n + i)
+        store(load(products, 3 * n + i, 1) + sum_of_lanes(d), products, 3 * n + i)
+
+
+@inline
+def _multiply_values(source, base, grad, at, channels, taps, first, first_channel, products):
+    """One by one, for the targets and the channels from `first` and `first_channel` on, of one plane."""
+    n, like = taps.count, load(products, 0, 1)
+    for i in range(first, n):
+        a = base + load(taps.offset, i, 1)
+        b, c, d = a + taps.right, a + taps.down, a + taps.down + taps.right
+        p, q = load(products, i, 1), load(products, n + i, 1)
+        r, s = load(products, 2 * n + i, 1), load(products, 3 * n + i, 1)
+        for k in range(first_channel, channels):
+            g = load_as(grad, at + i * channels + k, like)
+            p = p + g * load_as(source, a + k, like)
+            q = q + g * load_as(source, b + k, like)
+            r = r + g * load_as(source, c + k, like)
+            s = s + g * load_as(source, d + k, like)
+        store(p, products, i)
+        store(q, products, n + i)
+        store(r, products, 2 * n + i)
+        store(s, products, 3 * n + i)
+
+
+@inline
+def _multiply_some(level, source, base, grad, at, planes, taps, sums, has_pixels):
+    """Adds the products over some planes, of which the first begins at `base` and at `at`."""
+    channels, right = level.channels, taps.right
+    sizes = level.height * level.width * channels, level.targets * channels
+    if has_pixels is None:
+        targets, done = (taps.count // LANES * LANES if right > 0 else 0), 0
+        for p in range(0, planes if targets > 0 else 0, _PLANES):
+            together, here, g = min(_PLANES, planes - p), base + p * sizes[0], at + p * sizes[1]
+            _multiply_planes(source, here, grad, g, together, sizes, taps, targets, sums)
+    else:
+        targets, done = 0, channels // _LINE * _LINE
+        for p in range(planes if done > 0 else 0):
+            _multiply_pixels(source, base + p * sizes[0], grad, at + p * sizes[1], channels, taps, done, sums)
+    for p in range(planes if targets < taps.count and done < channels else 0):
+        here, g = base + p * sizes[0], at + p * sizes[1]
+        _multiply_values(source, here, grad, g, channels, taps, targets, done, sums)
+
+
+@inline
+def _multiply(level, source, base, grad, at, taps, sums, products, has_pixels):
+    """The products of some targets over all planes of an image; `sums` is memory for those of some planes."""
+    for i in range(4 * taps.count):
+        products[i] = 0
+    size, between = level.height * level.width * level.channels, level.targets * level.channels
+    for first in range(0, level.planes, _ADDED):
+        for i in range(4 * taps.count):
+            sums[i] = 0
+        planes, here, g = min(_ADDED, level.planes - first), base + first * size, at + first * between
+        _multiply_some(level, source, here, grad, g, planes, taps, elements(sums), has_pixels)
+        for i in range(4 * taps.count):
+            products[i] += sums[i]
+
+
+@inline
+def _add_windows(windows, first, taps, size, products, result):
+    """Adds the gradient of the targets from window `first` on, given the products with their taps."""
+    n = taps.count
+    for i in range(n):
+        x, y = windows[0, first + i], windows[1, first + i]
+        if x < 0:
+            continue
+        fy, fx = np.float64(load(taps.fraction_y, i, 1)), np.float64(load(taps.fraction_x, i, 1))
+        a, b, c, d = products[i], products[n + i], products[2 * n + i], products[3 * n + i]
+        by_x, by_y = (1 - fy) * (b - a) + fy * (d - c), (1 - fx) * (c - a) + fx * (d - b)
+        # On the last pixel, and beyond, both taps are that pixel.
+        result[0, first + i] += np.nan if x != x or y != y else by_x if x < size[1] - 1 else 0.0
+        result[1, first + i] += np.nan if x != x or y != y else by_y if y < size[0] - 1 else 0.0
+
+
+@inline
+def _gradient_of_run(level, windows, extents, source, grad, result, owner, lo, hi, memory, has_pixels):
+    """The gradient to the windows `lo .. hi` that belong to `result[owner]`."""
+    taps_memory, sums, products = memory
+    for image in range(owner, level.images, len(result)):
+        size = size_of(level, extents, image)
+        if min(size[0], size[1]) == 0:
+            continue
+        taps = taps_of(level, windows, extents, image, lo, hi, taps_memory)
+        base = (image if level.sources > 1 else 0) * level.planes * level.height * level.width * level.channels
+        at = (image * level.planes * level.targets + lo) * level.channels
+        _multiply(level, source, base, grad, at, taps, sums, products, has_pixels)
+        _add_windows(windows_of(windows, image), level.first + lo, taps, size, products, result[owner])
+
+
+@inline
+def _gradient(level, windows, extents, like, real, result, has_pixels, part, parts):
+    source, grad, owners = pointer(level.image, like), pointer(level.values, like), len(result)
+    runs = max(level.targets * min(level.channels, 64) // _RUN, 1)
+    most = (level.targets + runs - 1) // runs
+    memory = arrays_of_taps(most, real), numbers(4 * most, real), np.empty(4 * most)
+    for unit in range(part * owners * runs // parts, (part + 1) * owners * runs // parts):
+        owner, run = unit // runs, unit % runs
+        lo, hi = run * level.targets // runs, (run + 1) * level.targets // runs
+        _gradient_of_run(level, windows, extents, source, grad, result, owner, lo, hi, memory, has_pixels)
+
+
+@parallel
+def gradient_of_planes(table, windows, extents, like, real, result, part, parts):
+    """Of `blend_planes`."""
+    for number in range(len(table)):
+        _gradient(table[number], windows, extents, like, real, result, None, part, parts)
+
+
+@parallel
+def gradient_of_pixels(table, windows, extents, like, real, result, part, parts):
+    """Of `blend_pixels`."""
+    for number in range(len(table)):
+        _gradient(table[number], windows, extents, like, real, result, True, part, parts)
+
+
+# --- footprints -------------------------------------------------------------------------------------------------------
+
+
+@inline
+def _add_products(source, base, grad, at, box, y, x, width, channels, by_y, by_x):
+    """Adds the gradient of the weights of a target."""
+    for a in range(box.rows):
+        row, of_row = base + ((box.row + a) * width + box.column) * channels, load(y.weight, box.row_weights + a, 1)
+        by_row = load(by_y, box.row_weights + a, 1)
+        for b in range(box.columns):
+            of_column = load(x.weight, box.column_weights + b, 1)
+            total = full_like(0, of_row)
+            for c in range(channels):
+                total = total + load_as(grad, at + c, total) * load_as(source, row + b * channels + c, total)
+            by_row = by_row + of_column * total
+            by_column = load(by_x, box.column_weights + b, 1) + of_row * total
+            store(by_column, by_x, box.column_weights + b)
+        store(by_row, by_y, box.row_weights + a)
+
+
+@inline
+def _add_boxes(level, image, source, grad, lo, hi, taps, by_weights):
+    """Adds the gradients of the weights of the targets `lo .. hi` over all planes of an image."""
+    y, x, channels = as_pointers(taps[0]), as_pointers(taps[1]), level.channels
+    by_y, by_x = elements(by_weights[0]), elements(by_weights[1])
+    for plane in range(level.planes):
+        base = ((image if level.sources > 1 else 0) * level.planes + plane) * level.height * level.width * channels
+        first = ((image * level.planes + plane) * level.targets + lo) * channels
+        for k in range(hi - lo):
+            at = first + k * channels
+            _add_products(source, base, grad, at, box_of(y, x, k), y, x, level.width, channels, by_y, by_x)
+
+
+@parallel
+def gradient_of_footprints(table, windows, extents, like, real, result, part, parts):
+    """Of `sum_footprints`."""
+    for number in range(len(table)):
+        level = table[number]
+        source, grad = pointer(level.image, like), pointer(level.values, like)
+        segments = (level.targets + _FOOTPRINTS - 1) // _FOOTPRINTS
+        for segment in range(part * segments // parts, (part + 1) * segments // parts):
+            lo, hi = segment * level.targets // segments, (segment + 1) * level.targets // segments
+            which = np.arange(level.first + lo, level.first + hi)
+            for image in range(level.images):
+                row, size = windows_of(windows, image), size_of(level, extents, image)
+                windows_y, windows_x = axis_windows(row, 1, which, size[0]), axis_windows(row, 0, which, size[1])
+                y = runs(windows_y, 0, 0, hi - lo, size[0], real)
+                x = runs(windows_x, 0, 0, hi - lo, size[1], real)
+                by_y, by_x = np.zeros(len(y.weight)), np.zeros(len(x.weight))
+                _add_boxes(level, image, source, grad, lo, hi, (y, x), (by_y, by_x))
+                by_window = np.zeros((2, 2, hi - lo))
+                chain_to_windows(windows_x, 0, 0, x, by_x, by_window[0])
+                chain_to_windows(windows_y, 0, 0, y, by_y, by_window[1])
+                out = result[image if len(result) > 1 else 0]
+                for k in range(hi - lo):
+                    for i in range(len(out)):
+                        out[i, level.first + lo + k] += by_window[i % 2, i // 2, k]
