@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import numba
 import numpy as np
 import pytest
@@ -308,3 +311,25 @@ def test_lines_powers_and_copies(dtype):
     np.testing.assert_array_equal(out[:lanes], values[1 : lanes + 1] + 1)
     np.testing.assert_array_equal(out[lanes:].reshape(4, 4), np.tile(values[:4, None], 4))
     np.testing.assert_array_equal(powers, 2.0 ** values[:8].astype(np.float64))
+
+
+def uses_of_llvm(path: Path) -> set[str]:
+    """Names of llvmlite and of numba's `intrinsic` in a file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [ast.unparse(node)] if isinstance(node, (ast.Name, ast.Attribute)) else []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        found |= {name for name in names if name.startswith("llvmlite") or name.split(".")[-1] == "intrinsic"}
+    return found
+
+
+def test_only_vectors_and_threads_know_llvm():
+    folder = Path(v.__file__).parent
+    uses = {path.name: found for path in folder.glob("*.py") if (found := uses_of_llvm(path))}
+    assert {"llvmlite.ir", "numba.extending.intrinsic"} <= uses.pop("_vector.py")
+    assert {"llvmlite.ir", "numba.extending.intrinsic"} <= uses.pop("_thread_pool.py")
+    # Compiled kernels are kept by the version that compiled them.
+    assert uses == {"_cache.py": {"llvmlite", "llvmlite.__version__"}}
