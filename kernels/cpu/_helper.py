@@ -1,13 +1,42 @@
-"""Helpers: numba functions that are compiled as parts of kernels alone.
+"""What numba compiles: kernels, which Python calls, and helpers, which are compiled as parts of kernels alone.
 
 What `numba.njit` makes can be called from Python: each function is translated to machine code and given a wrapper that
 unpacks Python's arguments, although a kernel that calls it is optimised and translated with a copy of it. Helpers stop
 at LLVM's code, which a kernel takes over.
 """
 
+import contextlib
+import gc
+from collections.abc import Iterator
 from typing import Any
 
-from numba.core import codegen, compiler, registry, sigutils
+from numba.core import codegen, compiler, compiler_lock, registry, sigutils
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Stops the search for unreachable objects, which takes an eighth of the compiler's time: numba makes so many
+    objects that all those of the process, torch's among them, are looked through again and again."""
+    with compiler_lock.global_compiler_lock:
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if enabled:
+                gc.enable()
+
+
+class Kernel(registry.CPUDispatcher):
+    """As what `numba.njit(**options)` makes of a function."""
+
+    def __init__(self, function: Any, **options: Any) -> None:
+        super().__init__(function, targetoptions=options | {"nopython": True, "no_cfunc_wrapper": True})
+
+    def compile(self, sig: Any) -> Any:
+        """Compiles a version, or loads it from the disk cache."""
+        with _no_collection():
+            return super().compile(sig)
 
 
 class _Library(codegen.JITCodeLibrary):

@@ -9,12 +9,11 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import torch
 
 from fastwarp.kernels.cpu import _thread_pool
 from fastwarp.kernels.cpu._cache import keep
-from fastwarp.kernels.cpu._helper import Helper
+from fastwarp.kernels.cpu._helper import Helper, Kernel
 
 SMALL = 1 << 14
 """Values (taps read or written) a thread must have to pay for it."""
@@ -26,7 +25,7 @@ _FLAGS: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "nsz"}, "error
 
 def jit(function: Callable[..., Any]) -> Any:
     """Compiles with numba on first call, without the GIL, and keeps the machine code on disk (see `_cache`)."""
-    return keep(numba.njit(**_FLAGS | {"no_cfunc_wrapper": True})(function))
+    return keep(Kernel(function, **_FLAGS))
 
 
 def inline(function: Callable[..., Any]) -> Any:

@@ -45,14 +45,13 @@ import platform
 import threading
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic as _intrinsic
 
 from fastwarp.kernels.cpu._cache import keep
-from fastwarp.kernels.cpu._helper import Helper
+from fastwarp.kernels.cpu._helper import Helper, Kernel
 
 MOST = 256
 """Threads that a job can have, the caller's included."""
@@ -292,7 +291,7 @@ def _inline(function: Any) -> Any:
 
 
 def _kept(function: Any) -> Any:
-    return keep(numba.njit(**_OPTIONS | {"no_cfunc_wrapper": True})(function))
+    return keep(Kernel(function, **_OPTIONS))
 
 
 @_inline
