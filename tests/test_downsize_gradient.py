@@ -19,7 +19,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tolerances import EPS32, assert_close_to, errors
 
-from fastwarp.kernels.cpu import _downsize_gradient_plan as gradient_plan
 from fastwarp.kernels.cpu import downsize as kernels
 from fastwarp.kernels.layout import memory_format
 from fastwarp.reference import downsize as reference
@@ -134,7 +133,7 @@ def check(args: list[Any], mode: str = "sigmoid", texture_gradient: bool = True)
 def small_tiles(monkeypatch):
     """Tiles of few rows and columns and few images at a time: seams everywhere."""
     for name, value in {"_COLUMNS": 7, "_ROWS": 6, "_LEAST_ROWS": 3, "_COEFFICIENTS": 900}.items():
-        monkeypatch.setattr(gradient_plan, name, value)
+        monkeypatch.setattr(kernels, name, value)
 
 
 sides = st.sampled_from((1, 2, 3, 5, 8, 13, 17, 24))

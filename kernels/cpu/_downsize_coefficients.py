@@ -1,13 +1,15 @@
 """Coefficients of the taps from their z (DownsizeNet eq. 1) and back, a vector of targets at a time; and vectors of
 pixels as the image has them.
 
-Values of targets lie as `[tap][target]`, a tap every `step` values.
+Values of targets lie as `[tap][target]`, a tap every `step` values. All memory is pointers.
 """
 
 import math
 
 from fastwarp.kernels.cpu._parallel import exact, inline
 from fastwarp.kernels.cpu._vector import (
+    convert,
+    count_lanes,
     full,
     full_like,
     full_line,
@@ -20,9 +22,11 @@ from fastwarp.kernels.cpu._vector import (
     shuffle,
     store,
     widen,
+    zero_line,
 )
 
 PAIRS = 8  # targets at a time
+_SINGLE = 16  # lanes of a vector of float32 numbers
 _TERMS = tuple(1 / math.factorial(n) for n in range(14))  # of e**x
 _PER_POWER = 1 / math.log(2)
 
@@ -73,9 +77,10 @@ def coefficients(values, step, taps, count, sigmoid):
 
     `sigmoid`: `sigma(z_k) / sum_j sigma(z_j)`, never 0/0; otherwise the softmax.
     """
-    zero, single = full_line(values.dtype.type(0)), values.itemsize == 4
-    for first in range(0, count, 64 // values.itemsize):
-        most = full_line(values.dtype.type(-math.inf))
+    zero = zero_line(values)
+    lanes, single = count_lanes(zero), count_lanes(zero) == _SINGLE
+    for first in range(0, count, lanes):
+        most = full_line(convert(-math.inf, zero))
         for k in range(taps):
             z = load_as(values, k * step + first, zero)
             most = select(z > most, z, most)
@@ -99,8 +104,9 @@ def coefficients_gradient(z, values, grads, step, taps, count, sigmoid):
     `z` and `values`, the coefficients, lie likewise. With a_k = s_k / sum_j s_j and ds_k/dz_k = s_k slope_k it is
     `a_k slope_k (grad_k - sum_j a_j grad_j)`; slope is sigma(-z_k) for `sigmoid` and 1 for the softmax.
     """
-    zero, single = full_line(values.dtype.type(0)), values.itemsize == 4
-    for first in range(0, count, 64 // values.itemsize):
+    zero = zero_line(values)
+    lanes, single = count_lanes(zero), count_lanes(zero) == _SINGLE
+    for first in range(0, count, lanes):
         total = zero
         for k in range(taps):
             at = k * step + first
@@ -119,14 +125,14 @@ def coefficients_gradient(z, values, grads, step, taps, count, sigmoid):
 @inline
 def _pairs(source, base, left, at):
     """`source[base + l]` and the value after it, for l of `left[at]` and, side by side, of `left[at + 1]`."""
-    return join(load(source, base + load(left, at, 1), 2), load(source, base + load(left, at + 1, 1), 2))
+    return join(load(source, base + left[at], 2), load(source, base + left[at + 1], 2))
 
 
 @inline
 def add_pairs(source, base, left, begin, weights, first, second, count, line):
     """`line[i] += weights[first + i] source[base + l] + weights[second + i] source[base + l + 1]`, l = left[begin + i],
     for i in 0 .. count, rounded up to whole vectors: so many of `left` are read too."""
-    zero = full(line.dtype.type(0), PAIRS)
+    zero = full(convert(0, line[0]), PAIRS)
     for i in range(0, count, PAIRS):
         at = begin + i
         # In this order the shuffles stay within the 128-bit halves of vectors.
@@ -139,12 +145,13 @@ def add_pairs(source, base, left, begin, weights, first, second, count, line):
 
 
 @inline
-def interleave(source, base, stride, columns, mean, scale, line, at):
-    """`line[at + j*C + c] = (source[base + c*stride + columns[j]] - mean[c]) scale[c]` for C = len(mean) in 2 .. 4.
+def interleave(source, base, stride, columns, normal, line, at):
+    """`line[at + j*C + c] = (source[base + c*stride + columns[j]] - mean[c]) scale[c]` for C in 2 .. 4.
 
     A vector of 4 is stored for each pixel, in their order: up to a pixel behind the last one is overwritten.
     """
-    channels, real = len(mean), mean.dtype.type(0)
+    mean, scale, channels = normal
+    real = mean[0]
     # What has no channel is the last one, once more.
     third, last = min(2, channels - 1), channels - 1
     shift, factor = (
@@ -152,8 +159,8 @@ def interleave(source, base, stride, columns, mean, scale, line, at):
         pack((scale[0], scale[1], scale[third], scale[last])),
     )
     a, b, c, d = base, base + stride, base + third * stride, base + last * stride
-    for j in range(len(columns)):
-        x = load(columns, j, 1)
+    for j in range(columns.count):
+        x = columns.numbers[j]
         first, second = load_as(source, a + x, real), load_as(source, b + x, real)
         pixel = pack((first, second, load_as(source, c + x, real), load_as(source, d + x, real)))
         store((pixel - shift) * factor, line, at + j * channels)

@@ -212,12 +212,32 @@ def pointer(typingctx, address, like):
 
 @intrinsic
 def elements(typingctx, array):
-    """The elements of an array as a pointer, for inner functions. The caller keeps the array alive."""
+    """The elements of an array as a pointer, for inner functions. The caller keeps the array alive, see `hold`."""
 
     def codegen(context, builder, signature, args):
         return context.make_array(signature.args[0])(context, builder, args[0]).data
 
     return types.CPointer(_memory(array).dtype)(array), codegen
+
+
+@intrinsic
+def hold(typingctx, array):
+    """Does nothing: an array lives until here, and so do pointers into it."""
+
+    def codegen(context, builder, signature, args):
+        return context.get_dummy_value()
+
+    return types.void(_memory(array)), codegen
+
+
+@intrinsic
+def tail(typingctx, memory, index):
+    """What lies in memory from an element on, as a pointer."""
+
+    def codegen(context, builder, signature, args):
+        return _address(context, builder, signature.args[0], *args)
+
+    return types.CPointer(_memory(memory).dtype)(memory, types.int64), codegen
 
 
 @intrinsic
@@ -432,6 +452,28 @@ def full_line(typingctx, value):
         return _splat(builder, args[0], count)
 
     return Vector(dtype, count)(dtype), codegen
+
+
+@intrinsic
+def zero_line(typingctx, memory):
+    """0 in every lane of a vector of 64 bytes, of the memory's type."""
+    dtype = _memory(memory).dtype
+    result = Vector(dtype, 64 * 8 // dtype.bitwidth)
+
+    def codegen(context, builder, signature, args):
+        return ir.Constant(context.get_value_type(result), None)
+
+    return result(memory), codegen
+
+
+@intrinsic
+def count_lanes(typingctx, vector):
+    """How many lanes a vector has."""
+
+    def codegen(context, builder, signature, args):
+        return ir.Constant(_I64, vector.lanes)
+
+    return types.int64(vector), codegen
 
 
 @intrinsic

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,11 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastwarp.kernels.cpu._downsize_backward import sweep
-from fastwarp.kernels.cpu._downsize_forward import PADDING, SIGMOID, SIGNED, SOFTMAX, forward
+from fastwarp.kernels.cpu._downsize_forward import PADDING, forward
 from fastwarp.kernels.cpu._downsize_gradient import pixels_gradient
-from fastwarp.kernels.cpu._downsize_gradient_plan import places_of_sums, plan, transposed_weights, unpacked
 from fastwarp.kernels.cpu._downsize_logits import logits, logits_backward
-from fastwarp.kernels.cpu._downsize_products import width
+from fastwarp.kernels.cpu._downsize_network import (
+    SIGMOID,
+    SIGNED,
+    SOFTMAX,
+    packed,
+    places_of_sums,
+    transposed_weights,
+    unpacked,
+)
 from fastwarp.kernels.cpu._levels import like
 from fastwarp.kernels.cpu._levels import real as real_of
 from fastwarp.kernels.cpu._memory import array, empty, tensor
@@ -23,32 +31,13 @@ from fastwarp.kernels.layout import memory_format
 __all__ = ["downsize", "downsize_backward", "logits", "logits_backward"]
 
 _MODES = {"sigmoid": SIGMOID, "softmax": SOFTMAX, "signed": SIGNED}
+# How the gradient is divided: whatever the number of threads, because that decides in which order sums are made.
+_COLUMNS, _ROWS = 320, 192  # of a tile, at most: its lines lie in the second cache, and its halo adds little
+_LEAST_ROWS = 48
+_UNITS = 16  # that there are if they can be: for as many threads
+_COEFFICIENTS = 1 << 23  # kept at a time, of as many images as this allows
+
 _VALUE = 16  # multiplications and additions that take as long as a value that is read or written
-
-
-def _packed(weights: list[Tensor], biases: list[Tensor], texture: Tensor, channels: int, real: np.ndarray) -> tuple:
-    """The network as the kernels read it: output channels last, and padded to whole vectors.
-
-    Returns:
-        Channels of each layer, the image's first; values from pixel to pixel of each layer; weights
-        `[3, 3, F_(l-1), F_l]` of all layers, one after the other; their biases; where those of layer l begin, twice;
-        the texture's weights `[K, F_L]`.
-    """
-    lanes = width(real)
-    widths = np.array([channels, *(len(b) for b in biases)], np.int64)
-    strides = -(-widths // lanes) * lanes
-    strides[0] = channels
-    before = [9 * a * b for a, b in zip(widths, strides[1:], strict=False)]
-    weight_at = np.array([0, 0, *np.cumsum(before)], np.int64)
-    bias_at = np.array([0, 0, *np.cumsum(strides[1:])], np.int64)
-    all_weights, all_biases = np.zeros(weight_at[-1], real.dtype), np.zeros(bias_at[-1], real.dtype)
-    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True), 1):
-        place = all_weights[weight_at[layer] : weight_at[layer + 1]].reshape(3, 3, -1, strides[layer])
-        place[..., : len(bias)] = array(weight).transpose(2, 3, 1, 0)
-        all_biases[bias_at[layer] :][: len(bias)] = array(bias)
-    by_texture = np.zeros((len(texture), strides[-1]), real.dtype)
-    by_texture[:, : texture.shape[1]] = array(texture)
-    return widths, strides, all_weights, all_biases, weight_at, bias_at, by_texture.reshape(-1)
 
 
 def _work(image: Tensor, widths: np.ndarray, anchors: int) -> int:
@@ -99,23 +88,36 @@ def downsize(
         return result
     image = image.detach()
     real = real_of(image.dtype)
-    widths, *net = _packed(weights, biases, texture, channels, real)
+    net = packed(weights, biases, texture, channels, real)
     args = (
         np.array([image.data_ptr(), result.data_ptr()], np.int64),
-        tuple(image.shape),
-        image.stride(),
-        result.stride(),
-        widths,
-        *net,
-        np.array(mean, real.dtype),
-        np.array(scale, real.dtype),
-        *(array(t) for t in (logits.flatten(), rows, F.pad(columns.mT, (0, PADDING)), anchor_rows, anchor_columns)),
-        _MODES[normalise],
-        like(image.dtype),
-        real,
+        *(tuple(image.shape), image.stride(), result.stride(), net),
+        (np.array(mean, real.dtype), np.array(scale, real.dtype)),
+        (array(logits.flatten()), array(rows), array(F.pad(columns.mT, (0, PADDING)))),
+        (array(anchor_rows), array(anchor_columns)),
+        *(_MODES[normalise], like(image.dtype), real),
     )
-    run(forward, args, _work(image, widths, math.prod(size)) + (len(logits) + 1) * result.numel())
+    run(forward, args, _work(image, net[0], math.prod(size)) + (len(logits) + 1) * result.numel())
     return result
+
+
+class _Division(NamedTuple):
+    """Tiles down and across an image, runs of images that are summed one after the other, images at a time."""
+
+    down: int
+    across: int
+    runs: int
+    images: int
+
+
+def _divided(batch: int, height: int, width: int, coefficients: int) -> _Division:
+    """Divides a batch of images that have so many coefficients each."""
+    across = -(-width // _COLUMNS)
+    most = max(height // _LEAST_ROWS, 1)
+    down = max(-(-height // _ROWS), min(most, -(-_UNITS // (across * batch))))
+    images = max(min(batch, _COEFFICIENTS // max(coefficients, 1)), 1)
+    runs = min(images, -(-_UNITS // (down * across)))
+    return _Division(down, across, runs, images)
 
 
 def downsize_backward(
@@ -132,9 +134,7 @@ def downsize_backward(
     mean: list[float],
     scale: list[float],
     normalise: str,
-    texture_gradient: bool,
-    need_image: bool,
-    need_parameters: bool,
+    *wanted: bool,
 ) -> list[Tensor]:
     """Gradients of `downsize`; activations are computed anew, and sums do not depend on the number of threads.
 
@@ -152,63 +152,54 @@ def downsize_backward(
         mean: as in `downsize`.
         scale: as in `downsize`.
         normalise: as in `downsize`.
-        texture_gradient: the image also moves what the convolutions read; otherwise only the pixels that are mixed.
-        need_image: whether the image's gradient is wanted; otherwise it is empty.
-        need_parameters: whether the others are; otherwise they are empty.
+        wanted: three answers. `texture_gradient`: the image also moves what the convolutions read; otherwise only the
+            pixels that are mixed. `need_image`: whether the image's gradient is wanted; otherwise it is empty.
+            `need_parameters`: whether the others are; otherwise they are empty.
 
     Returns:
         The image's in its dtype and memory format, those of the weights, of the biases, of `texture` and `logits`.
     """
+    texture_gradient, need_image, need_parameters = wanted
     channels, size = image.shape[1], tuple(logits.shape[1:])
     parameters = [*weights, *biases, texture, logits]
     to_image = empty(image.shape, image.dtype, memory_format(image)) if need_image else image.new_empty(0)
     if not len(image):
         return [to_image, *(torch.zeros_like(p) if need_parameters else p.new_empty(0) for p in parameters)]
     grad, image, real = grad.detach(), image.detach(), real_of(image.dtype)
-    widths, strides, *net = _packed(weights, biases, texture, channels, real)
-    divided = plan(len(image), image.shape[2], image.shape[3], logits.numel() if need_image else 0)
+    net = packed(weights, biases, texture, channels, real)
+    widths, strides = net[:2]
+    division = _divided(len(image), image.shape[2], image.shape[3], logits.numel() if need_image else 0)
     to_texture = texture_gradient and need_image and len(weights) > 0
     # In half precision, the two ways' gradients are added before they are rounded.
     wide = to_texture and image.dtype not in (torch.float32, torch.float64)
     part = empty(image.shape, logits.dtype, memory_format(image)) if wide else to_image
-    back = transposed_weights(weights, real)
     sums_at = places_of_sums(strides, len(logits))
-    units = divided.down * divided.across * divided.runs
+    units = division.down * division.across * division.runs
     sums = np.zeros((units, sums_at[-1] if need_parameters else 0))
-    to_logits = logits.new_zeros((divided.runs if need_parameters else 0, *logits.shape))
-    values = array(logits.new_empty((divided.images if need_image else 0, *logits.shape)))
+    to_logits = logits.new_zeros((division.runs if need_parameters else 0, *logits.shape))
+    values = array(logits.new_empty((division.images if need_image else 0, *logits.shape)))
+    tables, likes = (array(logits), array(rows), array(columns)), (like(image.dtype), like(part.dtype), real)
     args = (
         np.array([image.data_ptr(), grad.data_ptr(), part.data_ptr()], np.int64),
-        tuple(image.shape),
-        *(image.stride(), grad.stride(), part.stride() if need_image else image.stride()),
-        *(widths, strides, *net, *back, np.array(mean, real.dtype), np.array(scale, real.dtype)),
-        *(array(t) for t in (logits, rows, columns, anchor_rows, anchor_columns)),
-        *(_MODES[normalise], to_texture, need_parameters),
+        *(tuple(image.shape), (image.stride(), grad.stride(), part.stride() if need_image else image.stride())),
+        *(net, transposed_weights(weights, real), (np.array(mean, real.dtype), np.array(scale, real.dtype))),
+        *(tables, (array(anchor_rows), array(anchor_columns)), (_MODES[normalise], to_texture, need_parameters)),
     )
     work = _work(image, widths, math.prod(size)) * (3 if need_parameters or to_texture else 1)
     work += (len(logits) + 1) * grad.numel()
-    for first in range(0, len(image), divided.images):
-        images = (first, min(first + divided.images, len(image)))
-        run(
-            sweep,
-            (
-                *(*args, images, divided[:2], divided.runs, values, array(to_logits), sums_at, sums),
-                *(like(image.dtype), like(part.dtype), real),
-            ),
-            work,
-        )
+    for first in range(0, len(image), division.images):
+        last = min(first + division.images, len(image))
+        divided = ((first, last), division[:2], division.runs)
+        run(sweep, (*args, divided, (values, array(to_logits)), (sums_at, sums), likes), work)
         if need_image:
-            pixels = (
-                np.array([grad[first:].data_ptr(), to_image[first:].data_ptr(), part[first:].data_ptr()], np.int64),
-                (images[1] - first, *image.shape[1:]),
-                *(grad.stride(), to_image.stride(), values, to_texture, array(rows), array(columns)),
-                *(like(image.dtype), like(part.dtype), real),
-            )
+            addresses = np.array([t[first:].data_ptr() for t in (grad, to_image, part)], np.int64)
+            shape = (last - first, *image.shape[1:])
+            pixels = (addresses, shape, grad.stride(), to_image.stride(), values, to_texture, *tables[1:], likes)
             run(pixels_gradient, pixels, to_image.numel() + len(logits) * grad.numel())
     if not need_parameters:
         return [to_image, *(p.new_empty(0) for p in parameters)]
     total = sums.sum(0)
     found = unpacked(total, sums_at, strides, widths)
     found.append(total[sums_at[-2] :].reshape(len(logits), -1)[:, : texture.shape[1]])
-    by_logits = to_logits[0] if divided.runs == 1 else to_logits.sum(0)
+    by_logits = to_logits[0] if division.runs == 1 else to_logits.sum(0)
     return [to_image, *(tensor(a, logits.dtype) for a in found), by_logits]

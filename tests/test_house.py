@@ -1,0 +1,38 @@
+"""What the source of the kernels for CPUs must look like, so that a stranger can read it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+LINES, PARAMETERS = 80, 15
+KERNELS = sorted((Path(__file__).parent.parent / "kernels" / "cpu").glob("*.py"))
+
+
+def functions(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, lines without those of the docstring, and number of parameters of each function of a file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if ast.get_docstring(node) is not None:
+                text = node.body[0]
+                lines -= (text.end_lineno or text.lineno) - text.lineno + 1
+            arguments = node.args
+            named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+            others = [a for a in (arguments.vararg, arguments.kwarg) if a is not None]
+            yield node.name, lines, len(named) + len(others)
+
+
+def test_the_kernels_are_found():
+    assert len(KERNELS) > 20
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
+def test_functions_are_short_and_take_few_arguments(path):
+    large = [f for f in functions(path) if f[1] > LINES or f[2] > PARAMETERS]
+    assert not large, "\n".join(
+        f"{path.name}: {name} has {lines} lines and {count} parameters" for name, lines, count in large
+    )
