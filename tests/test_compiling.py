@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import logging
 import os
@@ -57,6 +59,34 @@ def test_kernels_of_others_are_not_ours():
     with _compiling.observed(tally):
         kernel("somebody.elses")(1)
     assert (tally.kernels, tally.seconds) == (0, 0)
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_the_garbage_collector_waits_for_the_compiler(is_on):
+    seen = []
+
+    @numba.extending.overload(never := lambda: None)
+    def _():
+        seen.append(gc.isenabled())
+        return lambda: None
+
+    def invented():
+        never()
+
+    def faulty():
+        never() + ""
+
+    (gc.enable if is_on else gc.disable)()
+    try:
+        for function in (invented, faulty):
+            function.__module__ = "fastwarp.kernels.cpu.invented"
+            with contextlib.suppress(numba.TypingError):
+                numba.njit(function)()
+            assert gc.isenabled() == is_on
+    finally:
+        gc.enable()
+    assert seen
+    assert not any(seen)
 
 
 def test_an_observer_can_refuse_and_a_later_call_compiles():
