@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import logging
 import threading
 import time
@@ -82,37 +81,26 @@ def watch() -> None:
     from numba.core import event
 
     class Listener(event.Listener):
-        """Of kernels of fastwarp; not of the helpers that are compiled with a kernel.
-
-        Python's garbage collector waits meanwhile: the compiler makes millions of objects, and to go through them again
-        and again is an eighth of its time.
-        """
+        """Of kernels of fastwarp; not of the helpers that are compiled with a kernel."""
 
         def __init__(self) -> None:
             self.started: list[float | None] = []  # numba compiles in one thread at a time
-            self.collects = False
 
         def on_start(self, it: Any) -> None:
             self.started.append(None)
-            if self.is_kernel(it):
-                self.tell(it, None)
-                self.collects = gc.isenabled()
-                gc.disable()
+            self.tell(it, None)
             self.started[-1] = time.perf_counter()
 
         def on_end(self, it: Any) -> None:
-            if self.is_kernel(it) and self.started[-1] is not None:  # not refused
-                if self.collects:
-                    gc.enable()
+            if self.started[-1] is not None:  # not refused
                 self.tell(it, time.perf_counter() - self.started[-1])
             self.started.pop()
 
-        def is_kernel(self, it: Any) -> bool:
-            return len(self.started) == 1 and it.data["dispatcher"].py_func.__module__.startswith("fastwarp.kernels.")
-
         def tell(self, it: Any, seconds: float | None) -> None:
-            for observer in list(_observers):
-                observer(it.data["dispatcher"].py_func.__name__, seconds)
+            function = it.data["dispatcher"].py_func
+            if len(self.started) == 1 and function.__module__.startswith("fastwarp.kernels."):
+                for observer in list(_observers):
+                    observer(function.__name__, seconds)
 
     _observers.append(_Log())
     event.register("numba:compile", Listener())

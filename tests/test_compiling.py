@@ -19,6 +19,7 @@ import torch
 import fastwarp
 from fastwarp import _compiling, _warmup, cli, doctor
 from fastwarp.cli import main
+from fastwarp.kernels.cpu._parallel import jit
 
 
 @pytest.fixture(autouse=True)
@@ -79,9 +80,8 @@ def test_the_garbage_collector_waits_for_the_compiler(is_on):
     (gc.enable if is_on else gc.disable)()
     try:
         for function in (invented, faulty):
-            function.__module__ = "fastwarp.kernels.cpu.invented"
             with contextlib.suppress(numba.TypingError):
-                numba.njit(function)()
+                jit(function)()
             assert gc.isenabled() == is_on
     finally:
         gc.enable()
