@@ -61,6 +61,21 @@ def test_compiled_path_equals_eager(dynamic, kind, backend):
         assert_near(got, expected)
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.separable_zoom(x, *[torch.eye(2).cumsum(1)] * 2, (4, 5)),
+        lambda x: F.box_density(x[:, 0, :3, :4].cumsum(2), (16, 20), (4, 5), torch.full((2,), 3.0)),
+    ],
+    ids=["knots", "amplitude"],
+)
+def test_batches_that_are_symbols_fit_those_that_are_numbers(function):
+    torch.compiler.reset()
+    image = torch.rand(2, 3, 6, 7)
+    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
+    assert_near([compiled(image)], [function(image)])
+
+
 class Perception(torch.nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()

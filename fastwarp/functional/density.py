@@ -185,7 +185,7 @@ def _number(function: str, name: str, value: Any, boxes: Tensor, low: float, uni
         return None, check_number(function, name, value, low, unit=unit)
     if not value.dtype.is_floating_point:
         raise TypeError(f"{function}: {name} is {value.dtype}, expected a number or a floating-point tensor")
-    if value.dim() > 1 or (value.dim() == 1 and value.shape[0] not in (1, boxes.shape[0])):
+    if value.dim() > 1 or (value.dim() == 1 and value.shape[0] != 1 and value.shape[0] != boxes.shape[0]):
         raise fail(function, name, f"of shape {list(value.shape)}", f"numbers{unit}, one or [{boxes.shape[0]}]")
     check_devices(function, boxes=boxes, **{name: value})
     return as_geometry(value.reshape(-1)), 0.0
