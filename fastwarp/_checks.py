@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastwarp import _forward_mode
 from fastwarp.errors import as_integer, as_real, check_batches, check_devices, check_size, check_tensor, fail
 
 IMAGE_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -165,6 +166,17 @@ def rebuild(structure: Any, values: list[Tensor]) -> Any:
     if isinstance(structure, Mapping):
         return kind(dict(zip(structure, values, strict=True)))
     return kind(values) if isinstance(structure, Sequence) else values[0]
+
+
+def is_plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether these are numbers on a CPU, which may be looked at, and changed in place: without gradients, and not seen
+    by anything that compiles, traces or transforms."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _forward_mode.in_dual_level():  # type: ignore[attr-defined]
+        return False
+    if torch._C._len_torch_dispatch_stack() > 0:
+        return False
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return all(type(t) is Tensor and t.device.type == "cpu" and not t.requires_grad and not wrapped(t) for t in tensors)
 
 
 def check_number(

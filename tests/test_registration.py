@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import assert_bitwise, random_knots, random_mesh, random_warp, run_python
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from fastwarp import FastwarpError, MeshWarp, SeparableWarp
 from fastwarp.nn import Unzoom
@@ -272,12 +273,44 @@ def test_compile_vmap_and_autocast(kind):
         return kind(*tensors).unzoom(features, image_size=IMAGE, valid=valid)
 
     expected = unzoom(*inputs)
-    compiled = torch.compile(unzoom, fullgraph=True, backend="aot_eager")
-    assert_bitwise([compiled(*inputs)], [expected])
+    for dynamic in (False, True):  # then numbers are symbols, phases among them
+        compiled = torch.compile(unzoom, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+        assert_bitwise([compiled(*inputs)], [expected])
     stacked = torch.vmap(unzoom)(*(torch.stack([i, i.flip(0)]) for i in inputs))
     assert_bitwise([stacked[0], stacked[1]], [expected, unzoom(*(i.flip(0) for i in inputs))])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert_bitwise([unzoom(*inputs)], [expected])
+
+
+@kinds
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.*deprecated")
+def test_padding_is_kept_however_an_unzoom_is_called(kind):
+    """By itself it copies padding into its result. What records the call may give it other extents later, and gradients
+    go to what was copied."""
+    warp, _ = warp_of(kind, 2)
+    features = torch.rand(2, 3, 12, 19, dtype=torch.float64)
+    valid, other = torch.tensor([[96, 101], [49, 150]]), torch.tensor([[33, 150], [96, 70]])
+
+    def unzoom(features, valid):
+        return warp.unzoom(features, image_size=IMAGE, valid=valid)
+
+    before = features.clone()
+    expected = unzoom(features, valid)
+    assert_bitwise([features], [before])
+    grown = features.clone().requires_grad_()
+    recorded = unzoom(grown, valid)
+    recorded.sum().backward()
+    for b, (h, w) in enumerate(((12, 13), (7, 19))):
+        assert_bitwise([expected[b, :, h:], expected[b, :, :, w:]], [features[b, :, h:], features[b, :, :, w:]])
+        assert (grown.grad[b, :, h:] == 1).all()
+        assert (grown.grad[b, :, :, w:] == 1).all()
+    assert_bitwise([recorded.detach()], [expected])
+    for record in (lambda f, *args: torch.jit.trace(f, args, check_trace=False), lambda f, *args: make_fx(f)(*args)):
+        assert_bitwise([record(unzoom, features, other)(features, valid)], [expected])
+    both = torch.vmap(unzoom, (None, 0))(features, torch.stack([valid, other]))
+    assert_bitwise([both[0], both[1]], [expected, unzoom(features, other)])
+    with torch.inference_mode():
+        assert_bitwise([unzoom(features, valid)], [expected])
 
 
 # --- through a network ------------------------------------------------------------------------------------------------

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastwarp._checks import as_list, check_option, extents
+from fastwarp._checks import as_list, check_option, extents, is_plain
+from fastwarp._constants import constant
 from fastwarp.errors import FastwarpError, as_integer, as_real, check_size, fail
 
 OUTSIDE = ("keep", "fill")
@@ -25,32 +25,6 @@ class Registration:
     phases: list[float]  # of each level
     valid: Tensor | None  # int64 [1 or B, 2]: the part of each image that is no padding, in pixels
     keep: bool  # cells of padding stay as they are, else they become 0
-
-    @property
-    def offsets(self) -> list[float]:
-        """The pixel of cell 0 of each axis, `phase (s - 1)`."""
-        return [self.phases[i // 2] * (s - 1) for i, s in enumerate(self.strides)]
-
-    def pixels(self, device: torch.device) -> list[Tensor]:
-        """Height and width of the part of each image that is no padding, `[1 or B]` each."""
-        if self.valid is None:
-            return [torch.full((1,), side, device=device) for side in self.image]
-        return [self.valid[:, axis].clamp(0, side) for axis, side in enumerate(self.image)]
-
-    def cells(self, sizes: list[int], device: torch.device) -> Tensor | None:
-        """Int64 `[1 or B, levels, 2]`: the part of each map that is no padding: cells that begin inside the image, and
-        where offsets are negative those whose pixel is. None: all of all maps."""
-        before = [s - 1 + math.ceil(max(-offset, 0)) for s, offset in zip(self.strides, self.offsets, strict=True)]
-        if self.valid is None:
-            about = zip(sizes, self.strides, before, strict=True)
-            if all((self.image[i % 2] + more) // s >= n for i, (n, s, more) in enumerate(about)):
-                return None
-        pixels = self.pixels(device)
-        cells = [
-            torch.where(pixels[i % 2] > 0, (pixels[i % 2] + more) // s, 0).clamp(max=n)
-            for i, (n, s, more) in enumerate(zip(sizes, self.strides, before, strict=True))
-        ]
-        return torch.stack(cells, 1).unflatten(1, (-1, 2))
 
 
 def registration(
@@ -89,7 +63,7 @@ def registration(
     for p in phases:
         if p is None:
             raise TypeError(f"{function}: phase is {phase!r}, expected a number, or one for each level")
-        if not math.isfinite(p):
+        if not abs(p) < math.inf:  # math.isfinite takes no symbolic number
             raise fail(function, "phase", p, "a finite number")
     valid = extents(function, "valid", options["valid"], None, 1, maps[0].shape[0], like)
     flat = [s for pair in pairs for s in pair]
@@ -123,86 +97,101 @@ def _stride(function: str, image: tuple[int, int], size: Any) -> tuple[int, int]
     def explains(s: int) -> bool:
         return all((side + s - 1) // s == n for side, n in zip(image, size, strict=True))
 
+    least = max((side + n - 1) // n for side, n in zip(image, size, strict=True))
     power = 1
-    while power < 2 * max(image):
-        if explains(power):
-            return power, power
+    while power < least:
         power *= 2
-    least = int(max((side + n - 1) // n for side, n in zip(image, size, strict=True)))
-    if explains(least):
-        return least, least
+    for s in (power, int(least)):
+        if explains(s):
+            return s, s
     got = f"a map of {size[0]} x {size[1]}, which no stride makes of an image of {image[0]} x {image[1]}"
     raise fail(function, "features", got, "ceil(H / s) rows and ceil(W / s) columns, or strides=")
 
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """The cells of some axes one after the other, `[1 or B, n]` each, float64."""
+    """Where the cells of all levels are, float64: of both axes, rows first, at equal length, so that short axes have
+    cells at their end that there are not."""
 
-    cell: Tensor  # its number in its axis
-    at: Tensor  # normalised positions in the image; those past its ends are held at them
-    last: Tensor  # the last cell of its axis that is not padding
-    length: Tensor  # (V - 1) / s
+    cell: Tensor  # [n]: their numbers
+    at: Tensor  # [1 or B, 2, levels, n]: normalised positions in the image; those past its ends are held at them
+    cells: Tensor  # [1 or B, 2, levels, 1]: how many of an axis are no padding
+    length: Tensor  # [1 or B, 2, levels, 1]: (V - 1) / s
+    whole: bool  # nothing is padding
 
     @property
     def inside(self) -> Tensor:
         """Bool: not padding."""
-        return self.cell <= self.last
+        return self.cell < self.cells
 
-    def split(self, sizes: list[int]) -> list[Places]:
-        """Axis by axis."""
-        parts = (getattr(self, field.name).split(sizes, 1) for field in dataclasses.fields(self))
-        return [Places(*axis) for axis in zip(*parts, strict=True)]
+    @property
+    def extents(self) -> Tensor | None:
+        """Int64 `[1 or B, levels, 2]`: the part of each map that is no padding. None: all of all maps."""
+        return None if self.whole else self.cells.squeeze(3).mT.long().contiguous()
+
+    def level(self, number: int, height: int, width: int) -> tuple[Places, Places]:
+        """Rows, `[1 or B, height, 1]`, and columns, `[1 or B, 1, width]`, of one level."""
+        (y, x), (rows, columns), (down, across) = (
+            t[:, :, number].unbind(1) for t in (self.at, self.cells, self.length)
+        )
+        return (
+            Places(self.cell[:height, None], y[:, :height, None], rows[..., None], down[..., None], self.whole),
+            Places(self.cell[:width], x[:, None, :width], columns[..., None], across[..., None], self.whole),
+        )
 
     def centre(self, mapped: Tensor) -> Tensor:
-        """The cell that is at the positions `mapped`, `[B, n]` or `[B, m, n]`. Relative to the cell itself, so that
-        the identity is exact."""
-        tensors = (self.cell, self.at, self.last, self.length)
-        cell, at, last, length = (t[:, None] if mapped.dim() == 3 else t for t in tensors)
-        centre = cell + (mapped - at) * length
-        held = torch.minimum(centre.detach().clamp(min=0), last)
+        """The cell that is at the positions `mapped`. Relative to the cell itself, so that the identity is exact."""
+        centre = self.cell + (mapped - self.at) * self.length
+        held = torch.minimum(centre.detach().clamp(min=0), self.cells - 1)
         # Rounding may bring a place on the outline of the image just past it, which shall not stop its gradient.
         moves = (centre.detach() - held).abs() <= 1e-9
         return held + torch.where(moves, centre - centre.detach(), 0)
 
     def spacing(self, centre: Tensor) -> Tensor:
-        """Mean distance of the centres `[B, n]` of the two neighbours that are not padding, of one at the ends."""
-        first, last = self.cell == 0, self.cell >= self.last
-        after = torch.where(last, centre, torch.cat([centre[:, 1:], centre[:, -1:]], 1))
-        before = torch.where(first, centre, torch.cat([centre[:, :1], centre[:, :-1]], 1))
+        """Mean distance of the centres of the two neighbours that are not padding, of one at the ends."""
+        first, last = self.cell == 0, self.cell >= self.cells - 1
+        after = torch.where(last, centre, torch.cat([centre[..., 1:], centre[..., -1:]], -1))
+        before = torch.where(first, centre, torch.cat([centre[..., :1], centre[..., :-1]], -1))
         return (after - before) / torch.where(first | last, 1, 2)
 
 
-def places(about: Registration, sizes: list[int], device: torch.device) -> Places:
-    """All axes of all levels, rows before columns, with `sizes` cells each."""
-
-    def spread(values: Sequence[Any]) -> Tensor:
-        """A number, or `[1 or B]`, of each axis for each of its cells."""
-        return torch.cat(
-            [
-                v.double()[:, None].expand(-1, n)
-                if isinstance(v, Tensor) and v.dim() > 0  # sizes are tensors, too, while torch.jit.trace runs
-                else torch.full((1, n), v, dtype=torch.float64, device=device)
-                for v, n in zip(values, sizes, strict=True)
-            ],
-            1,
-        )
-
-    cells = about.cells(sizes, device)
-    cell = torch.cat([torch.arange(n, dtype=torch.float64, device=device) for n in sizes])[None]
-    last = spread(sizes if cells is None else cells.flatten(1).unbind(1)) - 1
-    stride, pixel = spread(about.strides), spread(about.pixels(device) * len(about.phases))
+def places(about: Registration, sizes: list[int], like: Tensor) -> Places:
+    """Of maps of the sizes `[h1, w1, ...]`, on the device of `like`."""
+    offsets = [about.phases[i // 2] * (s - 1) for i, s in enumerate(about.strides)]  # the pixel of cell 0
+    # Cells that begin inside the image are none of padding, and where offsets are negative those whose pixel is.
+    before = [s - 1 + math.ceil(max(-offset, 0)) for s, offset in zip(about.strides, offsets, strict=True)]
+    images = [*about.image] * len(about.phases)
+    about_axes = zip(sizes, images, before, about.strides, strict=True)
+    whole = about.valid is None and all((side + more) // s >= n for n, side, more, s in about_axes)
+    table = constant([*about.strides, *offsets, *before, *sizes, *images], like, torch.float64)
+    stride, offset, more, size, pixel = table.view(5, 1, -1, 2, 1).transpose(2, 3)
+    if about.valid is not None:
+        pixel = torch.minimum(about.valid.clamp(min=0)[:, :, None, None], pixel)
+    cells = torch.where(pixel > 0, ((pixel + more) / stride).floor(), 0).minimum(size)
+    cell = torch.arange(max(sizes), dtype=torch.float64, device=like.device)
     span = (pixel - 1).clamp(min=1)
-    at = torch.where(pixel > 1, (stride * cell + spread(about.offsets)) / span, 0.5).clamp(0, 1)
-    return Places(cell, at, last, span / stride)
+    at = torch.where(pixel > 1, (stride * cell + offset) / span, 0.5).clamp(0, 1)
+    return Places(cell, at, cells, span / stride, whole)
 
 
-def keep_padding(cells: Tensor | None, maps: list[Tensor], results: list[Tensor]) -> list[Tensor]:
-    """The results with the maps' own cells of padding: beyond `cells`, if not None."""
-    if cells is None:
+def keep_padding(extents: Tensor | None, maps: list[Tensor], results: list[Tensor]) -> list[Tensor]:
+    """The results with the maps' own cells of padding: beyond `extents`, if not None."""
+    if extents is None:
+        return results
+    if is_plain([extents, *results]):
+        # The results are nobody else's yet, and padding is a small part of them.
+        for before, after, sizes in zip(maps, results, extents.unbind(1), strict=True):
+            batches: Any = [slice(None)] if len(sizes) == 1 else range(len(sizes))
+            for images, (height, width) in zip(batches, sizes.tolist(), strict=True):
+                if height < after.shape[2]:
+                    after[images, :, height:] = before[images, :, height:]
+                if width < after.shape[3]:
+                    after[images, :, :height, width:] = before[images, :, :height, width:]
         return results
     kept = []
     for level, (before, after) in enumerate(zip(maps, results, strict=True)):
-        y, x = (torch.arange(n, device=after.device) < cells[:, level, i, None] for i, n in enumerate(after.shape[2:]))
+        y, x = (
+            torch.arange(n, device=after.device) < extents[:, level, i, None] for i, n in enumerate(after.shape[2:])
+        )
         kept.append(torch.where(y[:, None, :, None] & x[:, None, None, :], after, before))
     return kept

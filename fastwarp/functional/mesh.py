@@ -21,7 +21,7 @@ from fastwarp._checks import (
     rebuild,
 )
 from fastwarp.errors import call, check_size
-from fastwarp.functional._registration import Registration, check_unregistered, keep_padding, places, registration
+from fastwarp.functional._registration import Places, check_unregistered, keep_padding, places, registration
 from fastwarp.functional.separable import Levels, Mode, Size
 
 Tile = Literal["bilinear", "homography"]
@@ -214,15 +214,16 @@ def mesh_unzoom(
     given = {"image_size": image_size, "strides": strides, "phase": phase, "valid": valid, "outside": outside}
     about = registration(name, features, maps, mesh, given, size=size, source_valid=source_valid)
     flat = [side for pair in sizes for side in pair]
-    windows = _registered_windows(about, flat, mesh, tile == "homography", padding_mode == "border")
-    cells = about.cells(flat, mesh.device)
+    axes = places(about, flat, mesh)
+    extent = axes.extents
+    windows = _registered_windows(axes, flat, mesh, tile == "homography", padding_mode == "border")
     if antialias:
-        windows = call(name, _ops.grid_widen, windows, flat, flat, cells, cells)
+        windows = call(name, _ops.grid_widen, windows, flat, flat, extent, extent)
     if mode == "nearest":
-        results = call(name, _ops.label_nearest, maps, windows, False, flat, cells, 0)
+        results = call(name, _ops.label_nearest, maps, windows, False, flat, extent, 0)
     else:
-        results = call(name, _ops.grid_resample, maps, windows, flat, cells)
-    return rebuild(features, keep_padding(cells, maps, results) if about.keep else results)
+        results = call(name, _ops.grid_resample, maps, windows, flat, extent)
+    return rebuild(features, keep_padding(extent, maps, results) if about.keep else results)
 
 
 def windows_of(
@@ -233,41 +234,35 @@ def windows_of(
     inverse: bool,
     antialias: bool,
     border: bool,
-    about: Registration | None,
+    registered: Places | None,
 ) -> Tensor:
     """What targets read, to be kept: of a zoom, an unzoom, or a registered one."""
-    cells = None
-    if about is None:
+    extent = None
+    if registered is None:
         options = (inverse, homography, border, None, None)
         windows, _ = call("freeze", _ops.mesh_positions, mesh, sizes, source_sizes, *options)
     else:
-        windows, cells = _registered_windows(about, sizes, mesh, homography, border), about.cells(sizes, mesh.device)
-    return call("freeze", _ops.grid_widen, windows, sizes, source_sizes, cells, cells) if antialias else windows
+        windows, extent = _registered_windows(registered, sizes, mesh, homography, border), registered.extents
+    return call("freeze", _ops.grid_widen, windows, sizes, source_sizes, extent, extent) if antialias else windows
 
 
-def _registered_windows(about: Registration, sizes: list[int], mesh: Tensor, homography: bool, border: bool) -> Tensor:
+def _registered_windows(axes: Places, sizes: list[int], mesh: Tensor, homography: bool, border: bool) -> Tensor:
     """What each cell reads, `[B, 2, P]`; -1 reads nothing."""
-    axes = places(about, sizes, mesh.device).split(sizes)
-    levels = list(zip(axes[::2], axes[1::2], strict=True))
-    points = torch.cat([torch.stack(_product(y.at, x.at), -1).flatten(1, 2) for y, x in levels], 1)
+    shapes = list(zip(sizes[::2], sizes[1::2], strict=True))
+    levels = [axes.level(number, *shape) for number, shape in enumerate(shapes)]
+    grids = [torch.stack(torch.broadcast_tensors(x.at, y.at), -1) for y, x in levels]
+    points = torch.cat([grid.flatten(1, 2) for grid in grids], 1)
     mapped, _ = call("mesh_unzoom", _ops.mesh_map, mesh.double(), points, True, homography)
     lost = mesh.isnan().flatten(1).any(1)[:, None, None]
     parts = []
-    counts = [y.at.shape[1] * x.at.shape[1] for y, x in levels]
-    for (y, x), part in zip(levels, mapped.split(counts, 1), strict=True):
-        u, v = part.unflatten(1, (y.at.shape[1], x.at.shape[1])).unbind(-1)
-        reads = y.inside[:, :, None] & x.inside[:, None, :]
+    for (y, x), shape, part in zip(levels, shapes, mapped.split([h * w for h, w in shapes], 1), strict=True):
+        u, v = part.unflatten(1, shape).unbind(-1)
+        reads = y.inside & x.inside
         if not border:
             reads = reads & (lost | (u >= -_SLACK) & (u <= 1 + _SLACK) & (v >= -_SLACK) & (v <= 1 + _SLACK))
-        centres = torch.stack([x.centre(u), y.centre(v.mT).mT], 1)
+        centres = torch.stack([x.centre(u), y.centre(v)], 1)
         parts.append(torch.where(reads[:, None], centres, -1).flatten(2))
     return torch.cat(parts, 2).to(mesh.dtype)
-
-
-def _product(y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions (x, y) of a product of rows `[B, h]` and columns `[B, w]`, `[B, h, w]` each."""
-    shape = (len(y), y.shape[1], x.shape[1])
-    return x[:, None, :].expand(shape), y[:, :, None].expand(shape)
 
 
 def mesh_zoom_frame(

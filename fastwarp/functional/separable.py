@@ -18,7 +18,7 @@ from fastwarp._checks import (
     rebuild,
 )
 from fastwarp.errors import call, check_size, check_tensor, fail
-from fastwarp.functional._registration import Registration, check_unregistered, keep_padding, places, registration
+from fastwarp.functional._registration import Places, check_unregistered, keep_padding, places, registration
 
 Levels = TypeVar("Levels", Tensor, list[Tensor], tuple[Tensor, ...], dict[str, Tensor])
 Size = Sequence[int]
@@ -224,13 +224,14 @@ def separable_unzoom(
     given = {"image_size": image_size, "strides": strides, "phase": phase, "valid": valid, "outside": outside}
     about = registration(name, features, maps, knots_y, given, size=size, source_valid=source_valid)
     flat = [side for pair in sizes for side in pair]
-    windows = _registered_windows(about, flat, knots_y, knots_x, bool(antialias), padding_mode == "border")
-    cells = about.cells(flat, knots_y.device)
+    axes = places(about, flat, knots_y)
+    extent = axes.extents
+    windows = _registered_windows(axes, flat, knots_y, knots_x, bool(antialias), padding_mode == "border")
     if mode == "nearest":
-        results = call(name, _ops.label_nearest, maps, windows, True, flat, cells, 0)
+        results = call(name, _ops.label_nearest, maps, windows, True, flat, extent, 0)
     else:
-        results = call(name, _ops.separable_resample, maps, windows, flat, cells, bool(antialias))
-    return rebuild(features, keep_padding(cells, maps, results) if about.keep else results)
+        results = call(name, _ops.separable_resample, maps, windows, flat, extent, bool(antialias))
+    return rebuild(features, keep_padding(extent, maps, results) if about.keep else results)
 
 
 def windows_of(
@@ -240,40 +241,35 @@ def windows_of(
     inverse: bool,
     antialias: bool,
     border: bool,
-    about: Registration | None,
+    registered: Places | None,
 ) -> Tensor:
     """What targets read, to be kept: of a zoom, an unzoom, or a registered one."""
-    if about is not None:
-        return _registered_windows(about, sizes, *knots, antialias, border)
+    if registered is not None:
+        return _registered_windows(registered, sizes, *knots, antialias, border)
     return call("freeze", _ops.axis_windows, *knots, sizes, source_sizes, inverse, antialias, border, None, None)
 
 
 def _registered_windows(
-    about: Registration, sizes: list[int], knots_y: Tensor, knots_x: Tensor, antialias: bool, border: bool
+    axes: Places, sizes: list[int], knots_y: Tensor, knots_x: Tensor, antialias: bool, border: bool
 ) -> Tensor:
     """As `separable_windows`, of registered maps."""
-    axes = places(about, sizes, knots_y.device)
-    parts = axes.at.split(sizes, 1)
+    batch = max(len(knots_y), len(knots_x), len(axes.at))
     mapped, shown = [], []
-    for knots, positions in ((knots_y.double(), parts[::2]), (knots_x.double(), parts[1::2])):
-        at = torch.cat(positions, 1)
-        at = at.expand(max(len(knots), len(at)), -1).contiguous()
-        mapped.append(call("separable_unzoom", _ops.axis_map, knots, at, True))
+    for knots, at in zip((knots_y, knots_x), axes.at.expand(batch, -1, -1, -1).unbind(1), strict=True):
+        at = at.flatten(1).contiguous()
+        mapped.append(call("separable_unzoom", _ops.axis_map, knots.double(), at, True))
         shown.append((at >= knots[:, :1]) & (at <= knots[:, -1:]))
-    lost = (knots_y.isnan().any(1) | knots_x.isnan().any(1))[:, None]
-    centre, reads = axes.centre(_by_level(mapped, sizes)), axes.inside
+    shape = (batch, 2, *axes.at.shape[2:])
+    lost = (knots_y.isnan().any(1) | knots_x.isnan().any(1))[:, None, None, None]
+    centre, reads = axes.centre(torch.stack(mapped, 1).view(shape)), axes.inside
     if not border:
-        reads = reads & (lost | _by_level(shown, sizes))
+        reads = reads & (lost | torch.stack(shown, 1).view(shape))
     width = axes.spacing(centre).abs().clamp(min=1) if antialias else torch.ones_like(centre)
     windows = torch.stack([torch.where(lost, torch.nan, centre), torch.where(lost, 1, width)], 1)
-    return torch.where(reads[:, None], windows, 0).to(knots_y.dtype)
-
-
-def _by_level(axes: list[Tensor], sizes: list[int]) -> Tensor:
-    """Rows of all levels `[B, sum]` and columns of all levels as one, level by level rows before columns."""
-    batch = max(len(axis) for axis in axes)
-    split = [axis.expand(batch, -1).split(sizes[i::2], 1) for i, axis in enumerate(axes)]
-    return torch.cat([part for level in zip(*split, strict=True) for part in level], 1)
+    windows = torch.where(reads[:, None], windows, 0).to(knots_y.dtype)
+    # Level by level, rows before columns, without the cells that there are not.
+    axes_of_levels = windows.transpose(2, 3).flatten(2, 3).unbind(2)
+    return torch.cat([part[..., :n] for part, n in zip(axes_of_levels, sizes, strict=True)], 2)
 
 
 def separable_zoom_frame(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastwarp._checks import check_images, check_option, level_arguments, rebuild
 from fastwarp._precision import keeping_precision
 from fastwarp.errors import FastwarpError, call, check_batches, check_size
-from fastwarp.functional._registration import check_unregistered, keep_padding, registration
+from fastwarp.functional._registration import check_unregistered, keep_padding, places, registration
 from fastwarp.functional.separable import Levels, Size
 
 _ops = torch.ops.fastwarp
@@ -57,24 +57,23 @@ class FrozenWarp(nn.Module):
         self.antialias, self._separable = bool(antialias), separable
         source, target = list(self.source_size), list(self.size)
         flat = [side for pair in self.feature_sizes for side in pair]
-        about, cells = None, None
+        axes = None
         if registered["image_size"] is None:
             check_unregistered("freeze", registered["strides"])
         elif flat:
             maps = [torch.empty(1, 1, *pair, device="meta") for pair in self.feature_sizes]
+            like = torch.empty(0, device=device)
             options = registered | {"valid": None, "outside": "keep"}
-            about = registration(
-                "freeze", maps, maps, torch.empty(0, device=device), options, size=None, source_valid=None
-            )
-            cells = about.cells(flat, device)
+            about = registration("freeze", maps, maps, like, options, size=None, source_valid=None)
+            axes = places(about, flat, like)
         with torch.no_grad():
             zoom = windows(target, source, False, self.antialias, True, None)
             unzoom = zoom.new_empty(len(zoom), 2, 0)
             if flat:
-                unzoom = windows(flat, flat, True, self.antialias, padding_mode == "border", about)
+                unzoom = windows(flat, flat, True, self.antialias, padding_mode == "border", axes)
         self.register_buffer("zoom_windows", zoom)
         self.register_buffer("unzoom_windows", unzoom)
-        self.register_buffer("cells", cells)
+        self.register_buffer("cells", None if axes is None else axes.extents)
 
     def forward(self, image: Tensor) -> Tensor:
         """As `zoom`."""
