@@ -1,5 +1,6 @@
 """Resampling of eight rows at a time, interleaved as `[column][8]`: the vertical step into that layout, the horizontal
-step there, and back. A tile of columns is made after the other, so that it stays in the L2."""
+step there, and back. A tile of columns is made after the other, so that it stays in the L2. Pixels of three or four
+channels are vectors by themselves where they are summed: they need not be interleaved."""
 
 from typing import NamedTuple
 
@@ -11,10 +12,11 @@ from fastwarp.kernels.cpu._scratch import integers, numbers, zeros
 from fastwarp.kernels.cpu._separable_levels import next_row, share_of
 from fastwarp.kernels.cpu._separable_sums import sum_rows
 from fastwarp.kernels.cpu._separable_taps import pairs_of, runs_of
-from fastwarp.kernels.cpu._vector import full, load, load_as, pointer, store
+from fastwarp.kernels.cpu._vector import full, load, load_as, pointer, store, tuple_setitem
 
 _TILE = 1024  # values of a target row that are made at a time: sources and results of 8 rows stay in L2
 _AHEAD = 64  # values between what is read and what is prefetched
+_PIXEL = 4  # lanes of a vector that is a pixel
 
 
 class Tiles(NamedTuple):
@@ -105,6 +107,37 @@ def _sum_columns(source, tiles, n, x, channels, steps, target):
 
 
 @inline
+def _sum_pixels(lines, length, tiles, n, x, channels, target, step):
+    """Horizontal step in a tile of eight lines that are not interleaved, `length` and in the result `step` apart, for
+    pixels of up to four channels. Reads and writes four: a pixel comes after the one before, whose last it overwrites.
+    """
+    zero = full(lines.dtype.type(0), _PIXEL)
+    for j in range(n * tiles.columns, min((n + 1) * tiles.columns, len(x.start))):
+        pixel, at = load(tiles.start, j, 1) // LANES, (j - n * tiles.columns) * channels
+        totals = zero, zero, zero, zero, zero, zero, zero, zero
+        for t in range(load(x.offset, j, 1), load(x.offset, j + 1, 1)):
+            weight = full(load(x.weight, t, 1), _PIXEL)
+            for k in range(LANES):
+                value = load(lines, pixel + k * length, _PIXEL)
+                totals = tuple_setitem(totals, k, totals[k] + value * weight)
+            pixel += channels
+        for k in range(LANES):
+            store(totals[k], target, at + k * step)
+
+
+@inline
+def _store_lines(lines, step, target, offsets, where, count):
+    """Writes `count` values of eight lines to `offsets[k] + where`."""
+    for k in range(LANES):
+        source, at = k * step, offsets[k] + where
+        for n in range((count + LANES - 1) // LANES if count >= LANES else 0):
+            i = min(n * LANES, count - LANES)
+            store(load(lines, source + i, LANES), target, at + i)
+        for i in range(count if count < LANES else 0):
+            store(load(lines, source + i, 1), target, at + i)
+
+
+@inline
 def _store_run(tile, source, scale, bias, target, offsets, where, count):
     """Writes `count` columns of eight interleaved rows to `offsets[k] + where`."""
     if count >= LANES:
@@ -117,18 +150,27 @@ def _store_run(tile, source, scale, bias, target, offsets, where, count):
 
 
 @inline
-def _store_tile(tile, tiles, n, channels, size, affine, target, offsets, empty_rows, real):
-    """Writes a tile of targets of a result of `size`; what reads nothing becomes 0."""
+def _store_tile(tile, tiles, n, channels, size, affine, target, offsets, real):
+    """Writes a tile of targets of a result of `size`."""
     h, w = size
     lo, hi = n * tiles.columns, min((n + 1) * tiles.columns, w)
     if affine is None:
         _store_run(tile, 0, real[1], real[0], target, offsets, lo * channels, (hi - lo) * channels)
-        across, between = channels, 1
     else:
         scale, bias = affine
         for c in range(channels):
             first = c * tiles.columns * LANES
             _store_run(tile, first, scale[c], bias[c], target, offsets, c * h * w + lo, hi - lo)
+
+
+@inline
+def _clear(tiles, n, channels, size, affine, target, offsets, empty_rows, real):
+    """Makes what reads nothing 0, in a tile of targets of a result of `size`."""
+    h, w = size
+    lo, hi = n * tiles.columns, min((n + 1) * tiles.columns, w)
+    if affine is None:
+        across, between = channels, 1
+    else:
         across, between = 1, h * w
     any_empty = False
     for k in range(LANES):
@@ -172,7 +214,8 @@ def _blend_units(source, target, real, units, image, level, y, x, affine):
             begin, count = tiles.begin[n], tiles.end[n] - tiles.begin[n]
             blend_rows(source, upper, lower, w_upper, w_lower, begin, count, interleaved, ahead)
             _blend_columns(interleaved, tiles, n, x, channels, steps, tile)
-            _store_tile(tile, tiles, n, channels, (h, w), affine, target, out, empty_rows, real)
+            _store_tile(tile, tiles, n, channels, (h, w), affine, target, out, real)
+            _clear(tiles, n, channels, (h, w), affine, target, out, empty_rows, real)
 
 
 @parallel
@@ -214,8 +257,9 @@ def _sum_units(source, target, real, units, image, level, sizes, y, x, affine):
         last[j] = x.start[j] + x.offset[j + 1] - x.offset[j] - 1
     tiles = _tiles(x.start, last, channels, width, real)
     steps, length = _steps(tiles.columns, channels, affine), _longest(tiles)
-    lines, interleaved = zeros(length * LANES, real), numbers(length * LANES, real)
-    tile = numbers(tiles.columns * channels * LANES, real)
+    lines, interleaved = zeros(length * LANES + _PIXEL, real), numbers(length * LANES, real)
+    step = tiles.columns * channels + _PIXEL
+    tile = numbers(step * LANES, real)
     out, empty_rows = integers(LANES), integers(LANES)
     for unit in range(units[0], units[1]):
         for n in range(len(tiles.begin)):
@@ -227,9 +271,15 @@ def _sum_units(source, target, real, units, image, level, sizes, y, x, affine):
                 at = ((image * planes + plane) * height + y.start[i]) * width * channels + begin
                 _sum_into(source, at, width * channels, y, i, lines, k * length, count, real[0])
                 plane, i = next_row(plane, i, planes, h)
-            interleave_rows(lines, length, max(count, LANES), interleaved)
-            _sum_columns(interleaved, tiles, n, x, channels, steps, tile)
-            _store_tile(tile, tiles, n, channels, (h, w), affine, target, out, empty_rows, real)
+            if affine is None and 3 <= channels <= _PIXEL:
+                _sum_pixels(lines, length, tiles, n, x, channels, tile, step)
+                first = n * tiles.columns
+                _store_lines(tile, step, target, out, first * channels, min(tiles.columns, w - first) * channels)
+            else:
+                interleave_rows(lines, length, max(count, LANES), interleaved)
+                _sum_columns(interleaved, tiles, n, x, channels, steps, tile)
+                _store_tile(tile, tiles, n, channels, (h, w), affine, target, out, real)
+            _clear(tiles, n, channels, (h, w), affine, target, out, empty_rows, real)
 
 
 @parallel
