@@ -11,7 +11,7 @@ from fastwarp._checks import check_knots, check_mesh, check_option, extents
 from fastwarp.errors import call, check_size
 from fastwarp.functional import mesh as _mesh
 from fastwarp.functional import separable as _separable
-from fastwarp.functional._registration import Registration, check_unregistered, registration
+from fastwarp.functional._registration import Places, check_unregistered, places, registration
 
 _ops = torch.ops.fastwarp
 
@@ -60,12 +60,9 @@ def of_separable(
     """Windows of labels `[B, C, H, W]`, as wide as their targets are apart if `wide`; checks the arguments."""
     check_knots(function, *knots, labels.shape[0], labels=labels)
     if cells.image_size is not None:
-        about, source = (
-            _registration(function, labels, knots[0], cells, size, valid, source_valid),
-            list(labels.shape[2:]),
-        )
-        windows = _separable._registered_windows(about, source, *knots, wide, False)
-        return Windows(windows, True, source, about.cells(source, knots[0].device))
+        axes, source = _places(function, labels, knots[0], cells, size, valid, source_valid), list(labels.shape[2:])
+        windows = _separable._registered_windows(axes, source, *knots, wide, False)
+        return Windows(windows, True, source, axes.extents)
     sides, ends = _unregistered(function, labels, knots[0], cells, size, inverse, valid, source_valid)
     windows = call(function, _ops.axis_windows, *knots, *sides, inverse, wide, not inverse, *ends)
     return Windows(windows, True, sides[0], ends[1])
@@ -88,12 +85,9 @@ def of_mesh(
     check_option(function, "tile", tile, _mesh.TILES)
     homography = tile == "homography"
     if cells.image_size is not None:
-        about, source = _registration(function, labels, mesh, cells, size, valid, source_valid), list(labels.shape[2:])
-        windows, extent = (
-            _mesh._registered_windows(about, source, mesh, homography, False),
-            about.cells(source, mesh.device),
-        )
-        sides, ends = (source, source), (extent, extent)
+        axes, source = _places(function, labels, mesh, cells, size, valid, source_valid), list(labels.shape[2:])
+        windows = _mesh._registered_windows(axes, source, mesh, homography, False)
+        sides, ends = (source, source), (axes.extents, axes.extents)
     else:
         sides, ends = _unregistered(function, labels, mesh, cells, size, inverse, valid, source_valid)
         windows, _ = call(function, _ops.mesh_positions, mesh, *sides, inverse, homography, not inverse, *ends)
@@ -102,11 +96,12 @@ def of_mesh(
     return Windows(windows, False, sides[0], ends[1])
 
 
-def _registration(
+def _places(
     function: str, labels: Tensor, like: Tensor, cells: Cells, size: Any, valid: Any, source_valid: Any
-) -> Registration:
+) -> Places:
     options = {**cells._asdict(), "valid": valid, "outside": "fill"}
-    return registration(function, labels, [labels], like, options, size=size, source_valid=source_valid)
+    about = registration(function, labels, [labels], like, options, size=size, source_valid=source_valid)
+    return places(about, list(labels.shape[2:]), like)
 
 
 def _unregistered(
