@@ -139,7 +139,8 @@ def main_launches() -> Iterator[str]:
         images = [torch.empty(1, *shape, dtype=torch.bfloat16).to(memory_format=form) for shape in PYRAMID]
         separable.resample(images, windows, sizes, None, False)
         yield f"main: unzoom {form}"
-    mesh.positions(torch.empty(1, 31, 51, 2), sizes, sizes, True, False, False, None, None)
+    windows, _ = mesh.positions(torch.empty(1, 31, 51, 2), sizes, sizes, True, False, False, None, None)
+    grid.resample([image.contiguous() for image in images], windows, sizes, None)
     yield "main: mesh unzoom"
     args = downsize_arguments((16, 3, 300, 300), (160, 160), 2, 3, 16, torch.bfloat16)
     downsize.downsize(*args, "sigmoid")

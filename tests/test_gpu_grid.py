@@ -255,6 +255,15 @@ def test_targets_that_read_nothing(antialias):
         assert (normalised == 0).all()
 
 
+def test_nothing_is_written_past_the_results(monkeypatch):
+    """Blocks of pixels reach past the last row and column."""
+    windows, memory = windows_for(1, [3, 33], [9, 11], False), torch.zeros(4 * 2 * 3 * 33, device=DEVICE)
+    monkeypatch.setattr(grid, "empty_levels", lambda *args: [memory[: 2 * 3 * 33].view(1, 2, 3, 33)])
+    grid.resample([on_device(torch.ones(1, 2, 9, 11))], on_device(windows), [3, 33], None)
+    assert memory[: 2 * 3 * 33].sum() > 0
+    assert (memory[2 * 3 * 33 :] == 0).all()
+
+
 @antialiased
 def test_pixels_of_no_weight_are_not_read(antialias):
     image = torch.randn(1, 1, 6, 6)

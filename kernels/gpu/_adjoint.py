@@ -16,22 +16,22 @@ from fastwarp.kernels.gpu._taps import (
     along_channels,
     along_pixels,
     channel_offsets,
+    channels_of_planes,
     dense_tile,
     empty_levels,
     field,
-    find_level,
     geometry,
     hint,
     launches,
     load_windows,
     no_planes,
     pixels_of_block,
+    pixels_of_planes,
     pointer,
-    rows_of_blocks,
     small_field,
     source_extent,
-    store_planes,
     taps,
+    work_of_program,
 )
 
 
@@ -174,18 +174,20 @@ def _adjoint_planes(
     row, first_y, count_y = run_y
     column, first_x, count_x = run_x
     for c0 in range(begin, end, BLOCK_C):
-        source, left = grad_ptr + c0 * stride_c, end - c0
-        planes = no_planes(p, ACC)
-        for dy in range(tl.max(tl.max(count_y, 1), 0)):
+        sources = channels_of_planes(grad_ptr, stride_c, c0, end, BLOCK_C)
+        targets = channels_of_planes(out_ptr, pixels.to(tl.int64), c0, end, BLOCK_C)
+        planes = no_planes(p, ACC, BLOCK_C)
+        for dy in range(tl.max(count_y, None)):
             i, reads_y = first_y + dy, dy < count_y
             wy = _weight_of(row, i, reads_y, windows_y, ANTIALIAS, GEO)
-            for dx in range(tl.max(tl.max(count_x, 1), 0)):
+            for dx in range(tl.max(count_x, None)):
                 j, reads_x = first_x + dx, dx < count_x
                 wx = _weight_of(column, j, reads_x, windows_x, ANTIALIAS, GEO)
                 w = tl.where(reads_y & reads_x, wy * wx, 0.0).to(ACC)
                 offset = i.to(OFFSET) * stride_h + j.to(OFFSET) * stride_w
-                planes = add_planes(planes, source, stride_c, left, offset, w > 0, w, BLOCK_C)
-        store_planes(planes, out_ptr + pixels.to(tl.int64) * c0, pixels, left, p, exists, BLOCK_C)
+                planes = add_planes(planes, sources, offset, w)
+        for k in tl.static_range(BLOCK_C):
+            tl.store(targets[k] + p, planes[k], mask=exists)
 
 
 @triton.jit(do_not_specialize=["total", "total_source", "stride_wb", "stride_rb", "stride_sb", "group"])
@@ -211,8 +213,8 @@ def _adjoint_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """Program (level, image, group of channels, block of source pixels), the last one fastest."""
-    position = find_level(tl.program_id(0), levels)
+    """Program (block of source pixels of a level, group of channels, image)."""
+    position, block, b, begin, end = work_of_program(levels, group, ALIGNED)
     grad_ptr, out_ptr = pointer(grads, position), pointer(outs, position)
     channels = small_field(levels, position, 3)
     stride_c = field(levels, position, 5)
@@ -220,31 +222,21 @@ def _adjoint_kernel(
     stride_w = hint(field(levels, position, 7).to(OFFSET), ALIGNED)
     targets_y = small_field(levels, position, 8)
     size_y, size_x = small_field(levels, position, 10), small_field(levels, position, 11)
-
-    pid = tl.program_id(0) - small_field(levels, position, 0)
-    pixels, groups = size_y * size_x, tl.cdiv(channels, group)
-    across, blocks = rows_of_blocks(size_y, size_x, BLOCK_P)
+    pixels = size_y * size_x
     if CHANNELS_LAST:
-        blocks = tl.cdiv(pixels, BLOCK_P)
-    b = (pid // (blocks * groups)).to(tl.int64)
-    begin = hint(pid // blocks % groups * group, ALIGNED)
-    end = hint(tl.minimum(begin + group, channels), ALIGNED)
-    if CHANNELS_LAST:
-        p = pid % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+        p = block * BLOCK_P + tl.arange(0, BLOCK_P)
         row, column = p // size_x, p % size_x
-        row_exists, column_exists = p < pixels, p < pixels
     else:
-        row, column = pixels_of_block(pid % blocks, across, BLOCK_P)
+        row, column = pixels_of_block(block, size_x, BLOCK_P)
         p = row * size_x + column
-        row_exists, column_exists = row < size_y, column < size_x
 
     windows_ptr += b * stride_wb + field(levels, position, 2)
     scales_ptr += b * stride_sb + field(levels, position, 2)
     runs_ptr += b * stride_rb + field(levels, position, 12)
-    first_y = tl.load(runs_ptr + row, mask=row_exists, other=0)
-    count_y = tl.load(runs_ptr + total_source + row, mask=row_exists, other=0)
-    first_x = tl.load(runs_ptr + size_y + column, mask=column_exists, other=0)
-    count_x = tl.load(runs_ptr + total_source + size_y + column, mask=column_exists, other=0)
+    first_y = tl.load(runs_ptr + row, mask=row < size_y, other=0)
+    count_y = tl.load(runs_ptr + total_source + row, mask=row < size_y, other=0)
+    first_x = tl.load(runs_ptr + size_y + column, mask=column < size_x, other=0)
+    count_x = tl.load(runs_ptr + total_source + size_y + column, mask=column < size_x, other=0)
 
     grad_ptr += b * hint(field(levels, position, 4), ALIGNED)
     out_ptr += b * hint(channels, ALIGNED) * pixels
@@ -259,7 +251,7 @@ def _adjoint_kernel(
         )
     else:
         _adjoint_planes(
-            *(out_ptr, grad_ptr, windows_y, windows_x, run_y, run_x, strides, p, row_exists & column_exists),
+            *(out_ptr, grad_ptr, windows_y, windows_x, run_y, run_x, strides, p, (row < size_y) & (column < size_x)),
             *(pixels, begin, end, ANTIALIAS, OFFSET, ACC, GEO, BLOCK_C),
         )
 
@@ -268,7 +260,7 @@ def resample_adjoint(
     grads: list[Tensor], windows: Tensor, source_sizes: list[int], source_valid: Tensor | None, antialias: bool
 ) -> list[Tensor]:
     """Gradients `[B, C, H, W]` to the images of `resample`, from those of the results, in their memory formats."""
-    outs = empty_levels(grads, source_sizes)
+    outs = empty_levels(grads, len(grads[0]), source_sizes)
     windows = windows.contiguous()
     source_valid = None if source_valid is None else source_valid.contiguous()
     sizes = [side for grad in grads for side in grad.shape[2:]]
@@ -289,9 +281,9 @@ def resample_adjoint(
             COLUMNS=columns,
             num_warps=8,
         )
-        for plan, table, constants in launches(grads, outs, begins[0], begins[1], planes=True):
+        for plan, table, constants in launches(grads, outs, begins[0], begins[1], pixels_of_planes(False)):
             ins, results = plan.of(grads), plan.of(outs)
-            _adjoint_kernel[(plan.programs,)](
+            _adjoint_kernel[plan.grid](
                 *(results, ins, windows, scales, runs),
                 *(table, sum(sizes), sum(source_sizes)),
                 *(batch_stride(windows), batch_stride(scales), batch_stride(runs), plan.group),

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._grid_taps import empty_results, first_targets, load_centres, target_taps
+from fastwarp.kernels.gpu._grid_taps import first_targets, load_centres, target_taps
 from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of, find_segment, pack, select, unpack
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
@@ -19,8 +19,8 @@ from fastwarp.kernels.gpu._taps import (
     along_pixels,
     channel_offsets,
     dense_tile,
+    empty_levels,
     field,
-    find_level,
     geometry,
     hint,
     plan_launches,
@@ -28,6 +28,7 @@ from fastwarp.kernels.gpu._taps import (
     small_field,
     source_extent,
     wide,
+    work_of_program,
 )
 from fastwarp.kernels.layout import common_batch
 
@@ -220,20 +221,14 @@ def _grid_adjoint_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """Program (level, image, group of channels, block of source pixels), the last one fastest."""
-    position = find_level(tl.program_id(0), levels)
+    """Program (block of source pixels of a level, group of channels, image)."""
+    position, block, b, begin, end = work_of_program(levels, group, ALIGNED)
     grad_ptr, out_ptr = pointer(grads, position), pointer(outs, position)
     channels = small_field(levels, position, 3)
     stride_c = field(levels, position, 5)
     size_y, size_x = small_field(levels, position, 10), small_field(levels, position, 11)
-
-    pid = tl.program_id(0) - small_field(levels, position, 0)
     pixels = size_y * size_x
-    blocks, groups = tl.cdiv(pixels, BLOCK_P), tl.cdiv(channels, group)
-    b = (pid // (blocks * groups)).to(tl.int64)
-    begin = hint(pid // blocks % groups * group, ALIGNED)
-    end = hint(tl.minimum(begin + group, channels), ALIGNED)
-    p = pid % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    p = block * BLOCK_P + tl.arange(0, BLOCK_P)
     row, column = p // size_x, p % size_x
 
     level = small_field(levels, position, 1)
@@ -286,7 +281,7 @@ def resample_adjoint(
     Needs memory for the sorted targets, about 40 bytes for each (80 with filters), and 4 bytes for each source pixel.
     """
     images = common_batch(grads[0], windows)
-    outs = empty_results(grads, images, source_sizes)
+    outs = empty_levels(grads, images, source_sizes)
     grads = [grad.expand(images, -1, -1, -1) for grad in grads]
     plans = plan_launches(outs)
     if not plans:
@@ -331,7 +326,7 @@ def resample_adjoint(
             )
         for plan in plans:
             ins, results = plan.of(grads), plan.of(outs)
-            _grid_adjoint_kernel[(plan.programs,)](
+            _grid_adjoint_kernel[plan.grid](
                 *(results, ins, records, offsets, starts, reaches, source_valid),
                 *(plan.table(grads, outs, begins, cell_begins), counts, number),
                 *(cells if batch > 1 else 0, int(batch > 1), batch_stride(source_valid), plan.group),

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._grid_taps import first_targets, most, target_taps
+from fastwarp.kernels.gpu._grid_taps import first_targets, load_centres, target_taps
 from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of, next_power_of_2
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
@@ -22,14 +22,15 @@ from fastwarp.kernels.gpu._taps import (
     along_pixels,
     channel_offsets,
     field,
-    find_level,
     geometry,
     hint,
+    most,
     pointer,
     small_field,
     source_extent,
     weight,
     wide,
+    work_of_program,
 )
 from fastwarp.kernels.layout import common_batch, memory_format
 
@@ -50,17 +51,15 @@ def _plan_launches(images: list[Tensor], grads: list[Tensor]) -> tuple[list[Plan
         values = 4096 if INTERPRETED else 1024 if channels_last and not double else 512
         tiles[channels_last] = {"BLOCK_C": block_c, "BLOCK_P": values // block_c}
         chunks[channels_last] = cdiv(channels, block_c)
-        blocks[channels_last] = [
-            len(grads[i]) * cdiv(grads[i].shape[2] * grads[i].shape[3], values // block_c) for i in index
-        ]
-    programs = sum(sum(n) for n in blocks.values())
+        blocks[channels_last] = [cdiv(grads[i].shape[2] * grads[i].shape[3], values // block_c) for i in index]
+    programs = len(grads[0]) * sum(sum(n) for n in blocks.values())
     shares = min(max(1056 // max(programs, 1), 1), max(chunks.values(), default=1))
     plans = []
     for channels_last, index in formats.items():
-        *firsts, total = itertools.accumulate((n * shares for n in blocks[channels_last]), initial=0)
+        *firsts, total = itertools.accumulate(blocks[channels_last], initial=0)
         tile = tiles[channels_last]
         group = cdiv(chunks[channels_last], shares) * tile["BLOCK_C"]
-        plans.append(Plan(channels_last, index, firsts, total, group, tile))
+        plans.append(Plan(channels_last, index, firsts, (total, shares, len(grads[0])), group, tile))
     return plans, shares
 
 
@@ -77,12 +76,20 @@ def _weight_and_slopes(d, t):
 
 
 @triton.jit
+def _sides(c, extent):
+    """First pixel, weights of it and the next, the distance between them: 0 at the last pixel. Its gradient is towards
+    the next pixel, so it is not left out at a weight of 0, as in `two_taps`."""
+    first = tl.where(c == c, tl.floor(c), 0.0)
+    return first.to(tl.int32), 1.0 - (c - first), c - first, (first + 1 < extent).to(tl.int32)
+
+
+@triton.jit
 def _share(w, difference):
     """What pixels of weight 0 give is 0, whatever they hold."""
     return tl.where(w == 0, 0.0, w.to(difference.dtype) * difference)
 
 
-@triton.jit(do_not_specialize=["total", "stride_wb", "stride_vb", "group", "shares", "batch"])
+@triton.jit(do_not_specialize=["total", "stride_wb", "stride_vb", "group", "batch"])
 def _grid_windows_gradient_kernel(
     out_ptr,
     grads,
@@ -95,7 +102,6 @@ def _grid_windows_gradient_kernel(
     stride_wb,
     stride_vb,
     group,
-    shares,
     batch,
     ANTIALIAS: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
@@ -107,10 +113,9 @@ def _grid_windows_gradient_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """Program (level, image, share of the channels, block of targets): `out_ptr` is [share, image, row, target]."""
-    position = find_level(tl.program_id(0), levels)
+    """Program (block of targets of a level, share of the channels, image): `out_ptr` is [share, image, row, target]."""
+    position, block, b, begin, end = work_of_program(levels, group, ALIGNED)
     grad_ptr, image_ptr = pointer(grads, position), pointer(images, position)
-    channels = small_field(levels, position, 3)
     stride_c, grad_c = field(levels, position, 5), field(grad_levels, position, 5)
     stride_h = hint(field(levels, position, 6).to(OFFSET), ALIGNED)
     stride_w = hint(field(levels, position, 7).to(OFFSET), ALIGNED)
@@ -118,19 +123,18 @@ def _grid_windows_gradient_kernel(
     grad_w = hint(field(grad_levels, position, 7).to(OFFSET), ALIGNED)
     size_y, size_x = small_field(levels, position, 10), small_field(levels, position, 11)
 
-    pid = tl.program_id(0) - small_field(levels, position, 0)
-    blocks = tl.cdiv(size_y * size_x, BLOCK_P)
-    b, share = (pid // (blocks * shares)).to(tl.int64), pid // blocks % shares
-    begin = hint(tl.minimum(share * group, channels), ALIGNED)
-    end = hint(tl.minimum(begin + group, channels), ALIGNED)
-    p = pid % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    p = block * BLOCK_P + tl.arange(0, BLOCK_P)
     inside = p < size_y * size_x
 
     valid = b * stride_vb + field(levels, position, 1) * 2
     extent_y = source_extent(valid_ptr, valid, small_field(levels, position, 8))
     extent_x = source_extent(valid_ptr, valid + 1, small_field(levels, position, 9))
     windows_ptr += b * stride_wb + field(levels, position, 2)
-    reads, ty, tx = target_taps(windows_ptr, p, inside, total, extent_y, extent_x, ANTIALIAS, GEO)
+    if ANTIALIAS:
+        reads, ty, tx = target_taps(windows_ptr, p, inside, total, extent_y, extent_x, ANTIALIAS, GEO)
+    else:
+        reads, y, x = load_centres(windows_ptr, p, inside, total, extent_y, extent_x, GEO)
+        ty, tx = _sides(tl.where(reads, y, 0.0), extent_y), _sides(tl.where(reads, x, 0.0), extent_x)
 
     image_ptr += b * hint(field(levels, position, 4), ALIGNED)
     image_ptr = along_pixels(image_ptr + ty[0].to(OFFSET) * stride_h + tx[0].to(OFFSET) * stride_w, CHANNELS_LAST)
@@ -171,7 +175,7 @@ def _grid_windows_gradient_kernel(
             by_y += g * (_share(near_x, south - here) + _share(far_x, both - east))
 
     rows: tl.constexpr = 4 if ANTIALIAS else 2
-    out_ptr += (share * batch + b) * rows * total + field(levels, position, 2) + p
+    out_ptr += (tl.program_id(1) * batch + b) * rows * total + field(levels, position, 2) + p
     nan = (ty[2] + tx[2]) * 0.0  # a window that is NaN on one axis has no gradient on the other
     tl.store(out_ptr, tl.sum(by_x, axis) + nan, mask=inside)
     out_ptr += total
@@ -204,9 +208,9 @@ def windows_gradient(grads: list[Tensor], images: list[Tensor], windows: Tensor,
             ins, those = plan.of(images), plan.of(grads)
             unit = plan.channels_last and all(t.stride(1) == 1 for t in those)
             tables = (plan.table(t, grads, begins, begins) for t in (images, grads))
-            _grid_windows_gradient_kernel[(plan.programs,)](
+            _grid_windows_gradient_kernel[plan.grid](
                 *(sums, those, ins, windows, source_valid, *tables, total),
-                *(batch_stride(windows), batch_stride(source_valid), plan.group, shares, batch),
+                *(batch_stride(windows), batch_stride(source_valid), plan.group, batch),
                 ANTIALIAS=windows.shape[1] == 4,
                 CHANNELS_LAST=plan.channels_last,
                 UNIT=unit,

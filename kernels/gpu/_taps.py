@@ -1,8 +1,8 @@
 """What the kernels of the `separable` family share: windows as weights, the levels of a pyramid, tiles.
 
 A tile is [channels, pixels], or [pixels, channels] for channels_last: what is innermost in memory comes last, so that a
-warp reads and writes runs of memory. Pixels are numbered row by row; a tile may span rows. Where channels lie apart, a
-thread better has up to four of the same pixel: those are `Planes`, four vectors over pixels.
+warp reads and writes runs of memory. Pixels are numbered row by row; a tile may span rows. Where channels lie apart,
+resampling better takes a rectangle of pixels and one channel after the other, or up to four at a time: `planes`.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from fastwarp.kernels.layout import memory_format
 
 _FIELDS: tl.constexpr = tl.constexpr(13)  # integers per level, see `Plan.table`
 ROW: tl.constexpr = tl.constexpr(32)
-"""Pixels along a row of a block of `Planes`."""
+"""Pixels along a row of a block of planes."""
 VALUES = 4096 if INTERPRETED else 1024
 """Values of a tile, see `plan_launches`."""
 
@@ -34,8 +34,8 @@ class Plan:
     Attributes:
         channels_last: the memory format.
         index: which levels.
-        firsts: the first program of each.
-        programs: their number.
+        firsts: the first block of each, and so the first program.
+        grid: programs: blocks of all levels, groups of channels, images.
         group: channels of one program.
         block: sizes of a tile.
     """
@@ -43,7 +43,7 @@ class Plan:
     channels_last: bool
     index: list[int]
     firsts: list[int]
-    programs: int
+    grid: tuple[int, int, int]
     group: int
     block: dict[str, int]
 
@@ -66,16 +66,22 @@ class Plan:
         return pack(*numbers)
 
 
-def plan_launches(tiled: Sequence[Tensor], grads: Sequence[Tensor] | None = None, planes: bool = False) -> list[Plan]:
+def pixels_of_planes(one_by_one: bool) -> int:
+    """Pixels of a block of planes: a thread has 4 of one channel at a time, or 2 of four."""
+    return VALUES // (2 if one_by_one else 4)
+
+
+def plan_launches(tiled: Sequence[Tensor], grads: Sequence[Tensor] | None = None, planes: int = 0) -> list[Plan]:
     """The launches for tiles over the pixels of `tiled`, one per memory format; levels without values need none.
 
     A tile has 8 values per thread of 4 warps, or 4 of float64: enough loads in flight, and no spills. channels_last: up
     to 128 channels, vectors of 16 bytes along them. Else 4 channels that share addresses and weights.
 
     A program makes a group of channels: larger ones share the work on windows, smaller ones keep a GPU of 132
-    multiprocessors busy (8 programs each).
+    multiprocessors busy (8 programs each). Groups that only other levels have make nothing.
 
-    With `planes`, if not channels_last, BLOCK_C is the number of planes, and a block has ROW pixels along a row.
+    With `planes`, if not channels_last, BLOCK_C is the number of planes, and a block has that many pixels, ROW of them
+    along a row.
 
     With `grads` the tiles are two-dimensional and lie on these instead, while `tiled` still gives the format. Their
     kernel has more in registers: 8 warps share a tile of 512 values, or 1024 of float64 (below that ptxas aims at 128
@@ -95,35 +101,40 @@ def plan_launches(tiled: Sequence[Tensor], grads: Sequence[Tensor] | None = None
         most = 4 if not channels_last else 128 if grads is None else 32
         block = {"BLOCK_C": min(next_power_of_2(max(channels)), most)}
         pixels = values // block["BLOCK_C"]
-        if planes and not channels_last:
-            block, pixels = {"BLOCK_C": min(max(channels), most)}, values // most
-            tall = pixels // ROW.value
-            area = [cdiv(tiled[i].shape[2], tall) * cdiv(tiled[i].shape[3], ROW.value) * pixels for i in index]
+        if planes > 0 and not channels_last:
+            block, pixels = {"BLOCK_C": min(max(channels), most)}, planes
+            area = [blocks_of_planes(tiled[i].shape[2], tiled[i].shape[3], pixels) * pixels for i in index]
         if grads is None:
             block["BLOCK_P"] = pixels
-            blocks = [len(tiled[i]) * cdiv(n, pixels) for i, n in zip(index, area, strict=True)]
+            blocks = [cdiv(n, pixels) for n in area]
         else:
             block["BLOCK_Y"] = 8 if pixels >= 256 else 4
             block["BLOCK_X"] = pixels // block["BLOCK_Y"]
             sides = [(grads[i].shape[2], grads[i].shape[3]) for i in index]
-            counts = [cdiv(h, block["BLOCK_Y"]) * cdiv(w, block["BLOCK_X"]) for h, w in sides]
-            blocks = [len(tiled[i]) * n for i, n in zip(index, counts, strict=True)]
-        chunks = cdiv(max(channels), block["BLOCK_C"])
-        group = block["BLOCK_C"] * (chunks if INTERPRETED else min(max(sum(blocks) * chunks // 1056, 1), 8))
-        programs = (n * cdiv(c, group) for n, c in zip(blocks, channels, strict=True))
-        *firsts, total = itertools.accumulate(programs, initial=0)
-        plans.append(Plan(channels_last, index, firsts, total, group, block))
+            blocks = [cdiv(h, block["BLOCK_Y"]) * cdiv(w, block["BLOCK_X"]) for h, w in sides]
+        chunks, batch = cdiv(max(channels), block["BLOCK_C"]), len(tiled[index[0]])
+        least = cdiv(chunks, 65535)  # what the second axis of a grid of programs can have
+        useful = min(batch * sum(blocks) * chunks // 1056, 8)
+        group = block["BLOCK_C"] * (chunks if INTERPRETED else max(useful, least))
+        *firsts, total = itertools.accumulate(blocks, initial=0)
+        grid = total, cdiv(max(channels), group), batch
+        plans.append(Plan(channels_last, index, firsts, grid, group, block))
     return plans
 
 
-def empty_levels(like: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
-    """Levels of `sizes` `[H1, W1, ...]`, otherwise as `like`."""
-    return [
-        torch.empty(
-            (*t.shape[:2], *sizes[2 * i : 2 * i + 2]), dtype=t.dtype, device=t.device, memory_format=memory_format(t)
-        )
-        for i, t in enumerate(like)
-    ]
+def blocks_of_planes(height: int, width: int, pixels: int) -> int:
+    """Blocks of so many pixels that an image has, see `pixels_of_block`."""
+    return cdiv(height, pixels // ROW.value) * cdiv(width, ROW.value)
+
+
+def empty_levels(like: Sequence[Tensor], batch: int, sizes: Sequence[int]) -> list[Tensor]:
+    """Levels of `batch` images of `sizes` `[H1, W1, ...]`, otherwise as `like`; zeros where that has no values."""
+    outs = []
+    for i, t in enumerate(like):
+        shape = (batch, t.shape[1], *sizes[2 * i : 2 * i + 2])
+        out = torch.empty(shape, dtype=t.dtype, device=t.device, memory_format=memory_format(t))
+        outs.append(out if t.numel() > 0 else out.zero_())
+    return outs
 
 
 @triton.jit
@@ -149,6 +160,15 @@ def small_field(levels, position, INDEX: tl.constexpr):
 
 
 @triton.jit
+def work_of_program(levels, group, ALIGNED: tl.constexpr):
+    """Position of its level in the table, its block there, its image, its first channel, and the one after its last."""
+    position = find_level(tl.program_id(0), levels)
+    begin = hint(tl.program_id(1) * group, ALIGNED)
+    end = hint(tl.minimum(begin + group, small_field(levels, position, 3)), ALIGNED)
+    return position, tl.program_id(0) - small_field(levels, position, 0), tl.program_id(2).to(tl.int64), begin, end
+
+
+@triton.jit
 def pointer(pointers, position):
     pointer = pointers[0]
     for p in tl.static_range(1, len(pointers)):
@@ -162,9 +182,11 @@ def launches(
     outputs: Sequence[Tensor],
     windows: Sequence[int],
     others: Sequence[int],
-    planes: bool = False,
+    planes: int = 0,
 ) -> list[tuple[Plan, tuple[int, ...], dict]]:
     """`plan_launches(outputs)`, with the table of each and the constants that its kernel shares with all others.
+
+    Levels of inputs without values are left out, see `empty_levels`.
 
     Kept for layouts that come again: on the host it takes longer than all else of a launch.
     """
@@ -174,7 +196,7 @@ def launches(
 
 @functools.lru_cache(256)
 def _kept_launches(
-    inputs: tuple, outputs: tuple, windows: tuple[int, ...], others: tuple[int, ...], planes: bool, values: int
+    inputs: tuple, outputs: tuple, windows: tuple[int, ...], others: tuple[int, ...], planes: int, values: int
 ) -> list[tuple[Plan, tuple[int, ...], dict]]:
     """Of tensors of these layouts, by tensors without values."""
     ins, outs = (
@@ -182,6 +204,7 @@ def _kept_launches(
         for layouts in (inputs, outputs)
     )
     found = []
+    outs = [out if image.numel() > 0 else out[:0] for image, out in zip(ins, outs, strict=True)]
     for plan in plan_launches(outs, planes=planes):
         those = (*plan.of(ins), *plan.of(outs))
         constants = {
@@ -242,54 +265,44 @@ def hint(x, ALIGNED: tl.constexpr):
 
 
 @triton.jit
-def rows_of_blocks(size_y, size_x, BLOCK_P: tl.constexpr):
-    """Blocks of ROW pixels along a row that an image has along a row, and in all."""
-    across = tl.cdiv(size_x, ROW)
-    return across, tl.cdiv(size_y, BLOCK_P // ROW) * across
-
-
-@triton.jit
-def pixels_of_block(block, across, BLOCK_P: tl.constexpr):
+def pixels_of_block(block, size_x, BLOCK_P: tl.constexpr):
     """Rows `[y, 1]` and columns `[1, x]` of its pixels, which may be outside."""
     tall: tl.constexpr = BLOCK_P // ROW
+    across = tl.cdiv(size_x, ROW)
+    down = block // across
     row, column = tl.arange(0, tall)[:, None], tl.arange(0, ROW)[None, :]
-    return block // across * tall + row, block % across * ROW + column
+    return down * tall + row, (block - down * across) * ROW + column
 
 
 # --- planes -----------------------------------------------------------------------------------------------------------
 
 
 @triton.jit
-def no_planes(p, ACC: tl.constexpr):
-    """Four vectors of zeros over the pixels p."""
-    zero = tl.zeros(p.shape, ACC)
-    return zero, zero, zero, zero
+def channels_of_planes(ptr, stride, begin, end, BLOCK_C: tl.constexpr):
+    """Pointers to BLOCK_C channels from `begin` on. Past the end it is the last one again: no channel needs a mask."""
+    pointers = ()
+    for k in tl.static_range(BLOCK_C):
+        pointers += (ptr + tl.minimum(begin + k, end - 1) * stride,)  # type: ignore[assignment]
+    return pointers
 
 
 @triton.jit
-def add_planes(planes, ptr, stride, count, offset, mask, w, BLOCK_C: tl.constexpr):
-    """Adds what is at `ptr + offset`, and each `stride` further for the other `count` channels, times the weights w."""
-    a, b, c, d = planes
-    a += tl.load(ptr + offset, mask=mask, other=0).to(a.dtype) * w
-    if BLOCK_C > 1:
-        b += tl.load(ptr + stride + offset, mask=mask & (count > 1), other=0).to(a.dtype) * w
-    if BLOCK_C > 2:
-        c += tl.load(ptr + 2 * stride + offset, mask=mask & (count > 2), other=0).to(a.dtype) * w
-    if BLOCK_C > 3:
-        d += tl.load(ptr + 3 * stride + offset, mask=mask & (count > 3), other=0).to(a.dtype) * w
-    return a, b, c, d
+def no_planes(p, ACC: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Vectors of zeros over the pixels p."""
+    planes = ()
+    for _ in tl.static_range(BLOCK_C):
+        planes += (tl.zeros(p.shape, ACC),)  # type: ignore[assignment]
+    return planes
 
 
 @triton.jit
-def store_planes(planes, ptr, stride, count, offset, mask, BLOCK_C: tl.constexpr):
-    """Writes `count` channels to `ptr + offset` and each `stride` further."""
-    tl.store(ptr + offset, planes[0], mask=mask)
-    if BLOCK_C > 1:
-        tl.store(ptr + stride + offset, planes[1], mask=mask & (count > 1))
-    if BLOCK_C > 2:
-        tl.store(ptr + 2 * stride + offset, planes[2], mask=mask & (count > 2))
-    if BLOCK_C > 3:
-        tl.store(ptr + 3 * stride + offset, planes[3], mask=mask & (count > 3))
+def add_planes(planes, pointers, offset, w):
+    """Adds to each of the planes what is there, times the weights w. What has a weight of 0 is not read."""
+    sums = ()
+    for k in tl.static_range(len(planes)):
+        tap = tl.load(pointers[k] + offset, mask=w > 0, other=0)
+        sums += (planes[k] + tap.to(w.dtype) * w,)  # type: ignore[assignment]
+    return sums
 
 
 # --- windows ----------------------------------------------------------------------------------------------------------
@@ -344,18 +357,34 @@ def taps(c, s, extent):
 
 
 @triton.jit
-def two_taps(c, s, extent):
-    """Windows of half-width 1 as their first tap and the weights of it and of the next; 0 where nothing is read."""
-    below = tl.floor(tl.where(c == c, c, 0.0))
-    first = tl.maximum(below, 0.0)
-    near, far = 1.0 - tl.abs(first - c), tl.where(first < extent - 1, 1.0 - tl.abs(first + 1.0 - c), 0.0)
-    total = near + far
-    scale = tl.where(total <= 0, 1.0, 1.0 / tl.where(total <= 0, 1.0, total))
-    reads = (s > 0) & ~(first > extent - 1)
-    return first.to(tl.int32), tl.where(reads, near * scale, 0.0), tl.where(reads, far * scale, 0.0)
+def within(c, extent):
+    """Centres within their axis, NaN as it is: what is read lies in memory, wherever a window may be."""
+    last = tl.maximum(extent - 1, 0).to(c.dtype)
+    return tl.where(c < 0, 0.0, tl.where(c > last, last, c))
+
+
+@triton.jit
+def two_taps(c):
+    """Windows of half-width 1, whose centres are `within` their axis, as two taps.
+
+    Returns the first tap, its weight and that of the second, and the distance between them. At the centre of a pixel
+    both are this pixel, with half of the weight each: so no tap has a weight of 0, and kernels need no masks to leave
+    out a neighbour that may be infinite, or outside.
+    """
+    first = tl.floor(tl.where(c == c, c, 0.0))
+    far = c - first
+    apart = (far > 0).to(tl.int32)
+    far = tl.where(far == 0, 0.5, far)
+    return first.to(tl.int32), 1.0 - far, far, apart
 
 
 @triton.jit
 def weight(d, t):
     """Weight of tap number d of the windows whose `taps` are t."""
     return tl.where(d < t[1], (1.0 - tl.abs(t[2] + d) * t[3]) * t[4], 0.0)
+
+
+@triton.jit
+def most(t):
+    """The largest number of taps of any of the targets."""
+    return tl.max(t[1], None).to(tl.int32)

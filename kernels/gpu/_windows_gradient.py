@@ -17,7 +17,6 @@ from fastwarp.kernels.gpu._taps import (
     along_pixels,
     channel_offsets,
     field,
-    find_level,
     geometry,
     hint,
     load_windows,
@@ -28,6 +27,7 @@ from fastwarp.kernels.gpu._taps import (
     taps,
     weight,
     wide,
+    work_of_program,
 )
 
 
@@ -71,14 +71,16 @@ def _windows_gradient_kernel(
     BLOCK_Y: tl.constexpr,
     BLOCK_X: tl.constexpr,
 ):
-    """Program (level, image, group of channels, block of target rows, of columns): its share of the gradients.
+    """Program (block of targets of a level, group of channels, image): its share of the gradients.
 
     `sums_ptr` holds for each level [image, group, block of columns, (centre, half-width), row], then
     [image, group, block of rows, (centre, half-width), column].
     """
-    position = find_level(tl.program_id(0), levels)
-    grad_ptr, image_ptr = pointer(grads, position), pointer(images, position)
+    position, block, b, begin, end = work_of_program(levels, group, ALIGNED)
     channels = small_field(levels, position, 3)
+    if begin >= channels:
+        return
+    grad_ptr, image_ptr = pointer(grads, position), pointer(images, position)
     stride_c, grad_c = field(levels, position, 5), field(grad_levels, position, 5)
     stride_h = hint(field(levels, position, 6).to(OFFSET), ALIGNED)
     stride_w = hint(field(levels, position, 7).to(OFFSET), ALIGNED)
@@ -86,14 +88,11 @@ def _windows_gradient_kernel(
     grad_w = hint(field(grad_levels, position, 7).to(OFFSET), ALIGNED)
     size_y, size_x = small_field(levels, position, 10), small_field(levels, position, 11)
 
-    pid = tl.program_id(0) - small_field(levels, position, 0)
     blocks_y, blocks_x = tl.cdiv(size_y, BLOCK_Y), tl.cdiv(size_x, BLOCK_X)
     groups = tl.cdiv(channels, group)
-    image_group = pid // (blocks_x * blocks_y)
-    b = (image_group // groups).to(tl.int64)
-    begin = hint(image_group % groups * group, ALIGNED)
-    end = hint(tl.minimum(begin + group, channels), ALIGNED)
-    block_y, block_x = pid // blocks_x % blocks_y, pid % blocks_x
+    image_group = tl.program_id(2) * groups + tl.program_id(1)
+    block_y = block // blocks_x
+    block_x = block - block_y * blocks_x
     p = tl.arange(0, BLOCK_Y * BLOCK_X)
     row, column = block_y * BLOCK_Y + p // BLOCK_X, block_x * BLOCK_X + p % BLOCK_X
     inside = (row < size_y) & (column < size_x)
@@ -219,7 +218,7 @@ def windows_gradient(
             ins, those = plan.of(images), plan.of(grads)
             unit = plan.channels_last and all(t.stride(1) == 1 for t in those)
             tables = (plan.table(t, grads, first_windows, begins[::2]) for t in (images, grads))
-            _windows_gradient_kernel[(plan.programs,)](
+            _windows_gradient_kernel[plan.grid](
                 *(sums, those, ins, windows, source_valid, *tables, sum(sizes), batch),
                 *(batch_stride(windows), batch_stride(source_valid), plan.group),
                 ANTIALIAS=antialias,

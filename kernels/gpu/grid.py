@@ -11,120 +11,29 @@ import triton.language as tl
 from torch import Tensor
 
 from fastwarp.kernels.gpu._grid_adjoint import resample_adjoint
-from fastwarp.kernels.gpu._grid_taps import empty_results, first_targets, most, tap_weight, target_taps
+from fastwarp.kernels.gpu._grid_taps import first_targets, target_taps
 from fastwarp.kernels.gpu._grid_widen import widen, widen_backward
 from fastwarp.kernels.gpu._grid_windows_gradient import windows_gradient
 from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of
 from fastwarp.kernels.gpu._pieces import batch_stride
+from fastwarp.kernels.gpu._sample import sample_frame, sample_planes, sample_tiles
 from fastwarp.kernels.gpu._taps import (
     accumulator,
-    add_planes,
-    along_channels,
-    along_pixels,
-    channel_offsets,
-    dense_tile,
+    empty_levels,
     field,
-    find_level,
     geometry,
     hint,
     launches,
-    no_planes,
+    pixels_of_block,
+    pixels_of_planes,
     pointer,
     small_field,
     source_extent,
-    store_planes,
+    work_of_program,
 )
-from fastwarp.kernels.gpu.separable import _round_to_byte
 from fastwarp.kernels.layout import common_batch
 
 __all__ = ["camera", "resample", "resample_adjoint", "widen", "widen_backward", "windows_gradient"]
-
-
-@triton.jit
-def _resample_tiles(
-    out_ptr,
-    image_ptr,
-    ty,
-    tx,
-    strides,
-    p,
-    pixels,
-    channels,
-    begin,
-    end,
-    ANTIALIAS: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    BYTES: tl.constexpr,
-    OFFSET: tl.constexpr,
-    ACC: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-):
-    """channels_last: the channels from `begin` to `end` of the targets p, whose taps are given."""
-    stride_c, stride_h, stride_w = strides
-    near = ty[0].to(OFFSET) * stride_h + tx[0].to(OFFSET) * stride_w
-    for c0 in range(begin, end, BLOCK_C):
-        c = c0 + tl.arange(0, BLOCK_C)
-        source = image_ptr + channel_offsets(c, stride_c, True, True) + along_pixels(near, True)
-        target = dense_tile(out_ptr, c, p, channels, pixels, True, ALIGNED, OFFSET)
-        exists = along_channels(c < end, True)
-        value = tl.zeros([BLOCK_P, BLOCK_C], ACC)
-        if ANTIALIAS:
-            for dy in range(most(ty)):
-                for dx in range(most(tx)):
-                    w = along_pixels(tap_weight(dy, dx, ty, tx, ANTIALIAS), True)
-                    tap = tl.load(source + (dy * stride_h + dx * stride_w), mask=exists & (w > 0), other=0)
-                    value += tap.to(ACC) * w.to(ACC)
-        else:
-            for dy in tl.static_range(2):
-                for dx in tl.static_range(2):
-                    w = along_pixels(tap_weight(dy, dx, ty, tx, ANTIALIAS), True)
-                    tap = tl.load(source + (dy * stride_h + dx * stride_w), mask=exists & (w > 0), other=0)
-                    value += tap.to(ACC) * w.to(ACC)
-        if BYTES:
-            value = _round_to_byte(value)
-        tl.store(target, value, mask=exists & along_pixels(p < pixels, True))
-
-
-@triton.jit
-def _resample_planes(
-    out_ptr,
-    image_ptr,
-    ty,
-    tx,
-    strides,
-    p,
-    pixels,
-    begin,
-    end,
-    ANTIALIAS: tl.constexpr,
-    BYTES: tl.constexpr,
-    OFFSET: tl.constexpr,
-    ACC: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """The same where channels lie apart: weights and masks once for all of them."""
-    stride_c, stride_h, stride_w = strides
-    near = ty[0].to(OFFSET) * stride_h + tx[0].to(OFFSET) * stride_w
-    for c0 in range(begin, end, BLOCK_C):
-        source, left = image_ptr + c0 * stride_c, end - c0
-        planes = no_planes(p, ACC)
-        if ANTIALIAS:
-            for dy in range(most(ty)):
-                for dx in range(most(tx)):
-                    w = tap_weight(dy, dx, ty, tx, ANTIALIAS).to(ACC)
-                    at = source + (dy * stride_h + dx * stride_w)
-                    planes = add_planes(planes, at, stride_c, left, near, w > 0, w, BLOCK_C)
-        else:
-            for dy in tl.static_range(2):
-                for dx in tl.static_range(2):
-                    w = tap_weight(dy, dx, ty, tx, ANTIALIAS).to(ACC)
-                    at = source + (dy * stride_h + dx * stride_w)
-                    planes = add_planes(planes, at, stride_c, left, near, w > 0, w, BLOCK_C)
-        if BYTES:
-            a, b, c, d = planes
-            planes = (_round_to_byte(a), _round_to_byte(b), _round_to_byte(c), _round_to_byte(d))
-        store_planes(planes, out_ptr + pixels.to(tl.int64) * c0, pixels, left, p, p < pixels, BLOCK_C)
 
 
 @triton.jit(do_not_specialize=["total", "stride_wb", "stride_vb", "group"])
@@ -148,38 +57,40 @@ def _grid_resample_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """Program (level, image, group of channels, block of targets), the last one fastest."""
-    position = find_level(tl.program_id(0), levels)
+    """Program (block of targets of a level, group of channels, image)."""
+    position, block, b, begin, end = work_of_program(levels, group, ALIGNED)
     image_ptr, out_ptr = pointer(images, position), pointer(outs, position)
     channels = small_field(levels, position, 3)
-    stride_c, stride_h, stride_w = field(levels, position, 5), field(levels, position, 6), field(levels, position, 7)
-
-    pid = tl.program_id(0) - small_field(levels, position, 0)
-    pixels = small_field(levels, position, 10) * small_field(levels, position, 11)
-    blocks, groups = tl.cdiv(pixels, BLOCK_P), tl.cdiv(channels, group)
-    b = (pid // (blocks * groups)).to(tl.int64)
-    begin = hint(pid // blocks % groups * group, ALIGNED)
-    end = hint(tl.minimum(begin + group, channels), ALIGNED)
-    p = pid % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    stride_h = hint(field(levels, position, 6).to(OFFSET), ALIGNED)
+    stride_w = hint(field(levels, position, 7).to(OFFSET), ALIGNED)
+    size_y, size_x = small_field(levels, position, 10), small_field(levels, position, 11)
+    pixels = size_y * size_x
+    if CHANNELS_LAST:
+        p = block * BLOCK_P + tl.arange(0, BLOCK_P)
+        exists = p < pixels
+    else:
+        row, column = pixels_of_block(block, size_x, BLOCK_P)
+        p = row * size_x + column
+        exists = (row < size_y) & (column < size_x)
 
     valid = b * stride_vb + field(levels, position, 1) * 2
     extent_y = source_extent(valid_ptr, valid, small_field(levels, position, 8))
     extent_x = source_extent(valid_ptr, valid + 1, small_field(levels, position, 9))
     windows_ptr += b * stride_wb + field(levels, position, 2)
-    _, ty, tx = target_taps(windows_ptr, p, p < pixels, total, extent_y, extent_x, ANTIALIAS, GEO)
+    reads, ty, tx = target_taps(windows_ptr, p, exists, total, extent_y, extent_x, ANTIALIAS, GEO)
 
-    stride_h, stride_w = hint(stride_h.to(OFFSET), ALIGNED), hint(stride_w.to(OFFSET), ALIGNED)
     image_ptr += b * hint(field(levels, position, 4), ALIGNED)
     out_ptr += b * hint(channels, ALIGNED) * pixels
-    strides = (stride_c, stride_h, stride_w)
     if CHANNELS_LAST:
-        _resample_tiles(
-            *(out_ptr, image_ptr, ty, tx, strides, p, pixels, channels, begin, end),
+        sample_tiles(
+            *((out_ptr, image_ptr), reads, ty, tx, (stride_h, stride_w), p, (channels, pixels), begin, end),
             *(ANTIALIAS, ALIGNED, BYTES, OFFSET, ACC, BLOCK_C, BLOCK_P),
         )
     else:
-        _resample_planes(
-            *(out_ptr, image_ptr, ty, tx, strides, p, pixels, begin, end, ANTIALIAS, BYTES, OFFSET, ACC, BLOCK_C)
+        strides = field(levels, position, 5), stride_h, stride_w
+        sample_planes(
+            *((out_ptr, image_ptr), reads, ty, tx, strides, p, exists, pixels, begin, end),
+            *(ANTIALIAS, BYTES, OFFSET, ACC, BLOCK_C),
         )
 
 
@@ -194,25 +105,26 @@ def resample(images: list[Tensor], windows: Tensor, sizes: list[int], source_val
         source_valid: int64 `[1 or B, levels, 2]` or None; pixels from there on are never read.
     """
     batch = common_batch(images[0], windows)
-    outs = empty_results(images, batch, sizes)
+    outs = empty_levels(images, batch, sizes)
     images = [image.expand(batch, -1, -1, -1) for image in images]
     windows = windows.contiguous()
     source_valid = None if source_valid is None else source_valid.contiguous()
     *begins, total = first_targets(sizes)
+    antialias = windows.shape[1] == 4
     with device_of(windows):
-        for plan, table, constants in launches(images, outs, begins, begins, planes=True):
+        for plan, table, constants in launches(images, outs, begins, begins, pixels_of_planes(not antialias)):
             ins, results = plan.of(images), plan.of(outs)
             dtype = ins[0].dtype
-            _grid_resample_kernel[(plan.programs,)](
+            _grid_resample_kernel[plan.grid](
                 *(results, ins, windows, source_valid, table, total),
                 *(batch_stride(windows), batch_stride(source_valid), plan.group),
-                ANTIALIAS=windows.shape[1] == 4,
+                ANTIALIAS=antialias,
                 BYTES=dtype == torch.uint8,
                 ACC=accumulator(dtype),
                 GEO=geometry(windows, dtype),
                 **constants,
                 # Filters in float64 take many registers: four warps spill.
-                num_warps=8 if dtype == torch.float64 and windows.shape[1] == 4 and not plan.channels_last else 4,
+                num_warps=8 if dtype == torch.float64 and antialias and not plan.channels_last else 4,
             )
     return outs
 
@@ -244,26 +156,10 @@ def _grid_camera_kernel(
     windows_ptr += b * stride_wb
     reads, ty, tx = target_taps(windows_ptr, p, p < pixels, pixels, extent_y, extent_x, ANTIALIAS, GEO)
 
-    stride = w.to(OFFSET) * len(scale)
-    source = frame_ptr + b * stride_fb + ty[0] * stride + tx[0] * len(scale)
-    out_ptr += b * len(scale) * pixels + p
-    for c in tl.static_range(len(scale)):
-        value = tl.zeros([BLOCK_P], tl.float32)
-        if ANTIALIAS:
-            for dy in range(most(ty)):
-                for dx in range(most(tx)):
-                    share = tap_weight(dy, dx, ty, tx, ANTIALIAS).to(tl.float32)
-                    tap = tl.load(source + (dy * stride + dx * len(scale) + c), mask=share > 0, other=0)
-                    value += tap.to(tl.float32) * share
-        else:
-            for dy in tl.static_range(2):
-                for dx in tl.static_range(2):
-                    share = tap_weight(dy, dx, ty, tx, ANTIALIAS).to(tl.float32)
-                    tap = tl.load(source + (dy * stride + dx * len(scale) + c), mask=share > 0, other=0)
-                    value += tap.to(tl.float32) * share
-        value = tl.where(reads, value * scale[c] + bias[c], 0.0)
-        tl.store(out_ptr, value, mask=p < pixels)
-        out_ptr += pixels
+    sample_frame(
+        *(out_ptr + b * len(scale) * pixels, frame_ptr + b * stride_fb, reads, ty, tx, w.to(OFFSET), scale, bias),
+        *(p, p < pixels, pixels, ANTIALIAS),
+    )
 
 
 def camera(

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._grid_taps import empty_results, first_targets
+from fastwarp.kernels.gpu._grid_taps import first_targets
 from fastwarp.kernels.gpu._label_places import cell, load_targets
 from fastwarp.kernels.gpu._label_places import nearest as nearest_pixel
 from fastwarp.kernels.gpu._launch import device_of
@@ -17,13 +17,14 @@ from fastwarp.kernels.gpu._taps import (
     along_pixels,
     channel_offsets,
     dense_tile,
+    empty_levels,
     field,
-    find_level,
     plan_launches,
     pointer,
     small_field,
     source_extent,
     wide,
+    work_of_program,
 )
 from fastwarp.kernels.layout import as_integers, bits, common_batch
 
@@ -85,20 +86,14 @@ def _label_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """Program (level, image, group of channels, block of targets), the last one fastest."""
-    position = find_level(tl.program_id(0), levels)
+    """Program (block of targets of a level, group of channels, image)."""
+    position, block, b, begin, end = work_of_program(levels, group, False)
     image_ptr, out_ptr = pointer(images, position), pointer(outs, position)
     channels = small_field(levels, position, 3)
     stride_c, stride_h, stride_w = field(levels, position, 5), field(levels, position, 6), field(levels, position, 7)
     size_y, size_x = small_field(levels, position, 10), small_field(levels, position, 11)
-
-    pid = tl.program_id(0) - small_field(levels, position, 0)
     pixels = size_y * size_x
-    blocks, groups = tl.cdiv(pixels, BLOCK_P), tl.cdiv(channels, group)
-    b = (pid // (blocks * groups)).to(tl.int64)
-    begin = pid // blocks % groups * group
-    end = tl.minimum(begin + group, channels)
-    p = pid % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    p = block * BLOCK_P + tl.arange(0, BLOCK_P)
 
     valid = b * stride_vb + field(levels, position, 1) * 2
     extent_y = source_extent(valid_ptr, valid, small_field(levels, position, 8))
@@ -155,7 +150,7 @@ def _launch(
     majority: bool,
 ) -> list[Tensor]:
     batch, dtype = common_batch(images[0], windows), images[0].dtype
-    outs = empty_results(images, batch, sizes)
+    outs = empty_levels(images, batch, sizes)
     images = [image.expand(batch, -1, -1, -1) for image in images]
     windows = windows.contiguous()
     source_valid = None if source_valid is None else source_valid.contiguous()
@@ -165,7 +160,7 @@ def _launch(
         for plan in plan_launches(outs):
             ins, results = plan.of(images), plan.of(outs)
             integers = [tuple(t.view(as_integers(dtype)) for t in tensors) for tensors in (results, ins)]
-            _label_kernel[(plan.programs,)](
+            _label_kernel[plan.grid](
                 *(*integers, windows, source_valid, plan.table(images, outs, begins, begins), windows.shape[2]),
                 *(batch_stride(windows), batch_stride(source_valid), plan.group, *numbers),
                 SEPARABLE=separable,
