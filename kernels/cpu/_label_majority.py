@@ -7,7 +7,7 @@ from fastwarp.kernels.cpu._grid_taps import axis_windows
 from fastwarp.kernels.cpu._label_places import cell as cell_of
 from fastwarp.kernels.cpu._label_places import nearest
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._vector import elements, load, pointer, store
+from fastwarp.kernels.cpu._vector import elements, hold, load, pointer, store
 
 _CLASSES = 256  # from 0 on: the usual ones, which are counted in a table
 
@@ -187,3 +187,4 @@ def majority(levels, windows, extents, like, fills, separable, part, parts):
                     if reads:
                         value = _winner(source, base + c, cell, stride, channels, load(source, near + c, 1), table)
                     store(value, target, out + j * channels + c)
+    hold(votes)

@@ -5,7 +5,7 @@ import numpy as np
 from fastwarp.kernels.cpu._extents import extent
 from fastwarp.kernels.cpu._label_places import NOTHING, of_axis, of_pixels
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._vector import elements, gather, load, pointer, store
+from fastwarp.kernels.cpu._vector import elements, gather, hold, load, pointer, store
 
 _TOGETHER = 8  # values that are gathered for one store
 
@@ -73,3 +73,4 @@ def nearest(table, windows, extents, like, fills, separable, part, parts):
                 nothing = row == NOTHING or pixels[j] == NOTHING
                 for c in range(channels):
                     store(fills[0] if nothing else fills[1], target, out + j * channels + c)
+        hold(offset)
