@@ -28,6 +28,7 @@ from paired import paired, trained
 from torch import Tensor
 
 from fastwarp import MeshWarp, SeparableWarp, functional
+from fastwarp.functional.mesh import windows_of
 
 FLOAT = torch.float32
 SIZE = SHAPES["zoom"].size
@@ -121,6 +122,27 @@ def test_mesh_zoom(benchmark: Any, layout: str, device: str) -> None:
         moved=size_in_bytes([source]) + 12 * shape.size[0] * shape.size[1],
         tolerance=TOLERANCES[FLOAT],
         targets={"grid_sample": BEST},
+    )
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_mesh_antialias(benchmark: Any, layout: str) -> None:
+    """An antialiased zoom, 3x600x960 -> 300x480, against a sparse matrix that is made beforehand."""
+    source, size = (600, 960), (300, 480)
+    mesh = _mesh("smooth", 1, "cpu")
+    warp, picture = MeshWarp(mesh), image((1, 3, *source), layout=layout, device="cpu")
+    windows = windows_of(mesh, False, [*size], [*source], inverse=False, antialias=True, border=True, about=None)
+    matrix = peers_mesh.sparse(windows, source)
+    paired(
+        benchmark,
+        {
+            "fastwarp": lambda x: [warp.zoom(x, size, antialias=True)],
+            "sparse matmul": lambda x: peers_mesh.sparse_matmul(x, matrix, size),
+        },
+        lambda: [picture.clone()],
+        moved=size_in_bytes([picture]) + 12 * size[0] * size[1],
+        tolerance=TOLERANCES[FLOAT],
+        targets={"sparse matmul": BEST},
     )
 
 
