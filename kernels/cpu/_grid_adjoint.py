@@ -84,7 +84,7 @@ def _row_ranges(windows, at, count, rows):
 
 
 @inline
-def _limited(row, end):
+def _row_within(row, end):
     row = select(row > 0, row, 0)
     return select(row < end, row, end)
 
@@ -97,7 +97,7 @@ def _store_places(x, y, bounds, band, width, places, at):
     here, y0 = (x >= zero) & (y == y), convert(y0, wide)
     upper, end = y0 + (1 - band.first), band.end - band.first + 1
     lower = upper + min(band.size[0] - 1, 1)
-    upper, lower = select(here, _limited(upper, end), 0), select(here, _limited(lower, end), 0)
+    upper, lower = select(here, _row_within(upper, end), 0), select(here, _row_within(lower, end), 0)
     store(upper * width + convert(x0, wide), places.upper, at)
     store(lower * width + convert(x0, wide), places.lower, at)
     store(fraction_y, places.fraction_y, at)
@@ -169,33 +169,39 @@ def _add_values(grad, at, steps, places, count, first, depth, total):
             store(load(total, d + k, 1) + fy * fx * g, total, d + k)
 
 
+# Two ways to add the targets of a chunk, of which the first is at `at`, and to write what they come to.
+
+
 @inline
-def _add_chunk(level, grad, at, places, count, depth, total, buffer):
-    """Adds the targets of a chunk; `at` is the first in its plane, `buffer` memory for eight planes or None."""
-    if buffer is None:
-        vectors = depth // LANES * LANES
-        _add_vectors(grad, at, depth, places, count, depth, vectors, total)
-        if vectors < depth:
-            _add_values(grad, at, (depth, 1), places, count, vectors, depth, total)
-    elif depth == LANES and count >= LANES:
+def _add_to_pixels(level, grad, at, places, count, depth, total, buffer):
+    vectors = depth // LANES * LANES
+    _add_vectors(grad, at, depth, places, count, depth, vectors, total)
+    if vectors < depth:
+        _add_values(grad, at, (depth, 1), places, count, vectors, depth, total)
+
+
+@inline
+def _write_pixels(level, total, first, count, depth, result, at):
+    for i in range(count * depth):
+        store(load(total, first * depth + i, 1), result, at + i)
+
+
+@inline
+def _add_to_planes(level, grad, at, places, count, depth, total, buffer):
+    if depth == LANES and count >= LANES:
         interleave_stored(grad, at, level.targets, count, buffer, load(total, 0, LANES))
-        _add_vectors(buffer, 0, LANES, places, count, LANES, LANES, total)
+        _add_vectors(buffer, 0, depth, places, count, depth, depth, total)
     else:
         _add_values(grad, at, (1, level.targets), places, count, 0, depth, total)
 
 
 @inline
-def _write(level, total, first, count, depth, result, at, buffer):
-    """Stores `count` pixels of `total`, from `first` on."""
+def _write_planes(level, total, first, count, depth, result, at):
     pixels = level.height * level.width
-    if buffer is None:
-        for i in range(count * depth):
-            store(load(total, first * depth + i, 1), result, at + i)
-    elif depth == LANES and count >= LANES:
-        one, starts = load(total, 0, 1), integers(LANES)
+    if depth == LANES and count >= LANES:
+        one, starts = full_like(1, load(total, 0, 1)), integers(LANES)
         for k in range(LANES):
             starts[k] = at + k * pixels
-        one = full_like(1, one)
         store_rows(total, first * depth, count, one, one - one, result, starts, 0, pixels * LANES)
     else:
         for k in range(depth):
@@ -204,7 +210,7 @@ def _write(level, total, first, count, depth, result, at, buffer):
 
 
 @inline
-def _sum_band(level, windows, band, ranges, grad, plane, depth, places, total, buffer):
+def _sum_band(level, add, windows, band, ranges, grad, plane, depth, places, total, buffer):
     """Sums what the targets bring to a band of the planes from `plane` on."""
     first_rows, last_rows, lost = ranges
     sums = elements(total)
@@ -218,66 +224,59 @@ def _sum_band(level, windows, band, ranges, grad, plane, depth, places, total, b
             count = min(_CHUNK, level.targets - start)
             _find_places(windows, level.first + start, count, band, level.width, places)
             at = (plane * level.targets + start) * level.channels
-            _add_chunk(level, grad, at, places, count, depth, sums, buffer)
+            add(level, grad, at, places, count, depth, sums, buffer)
     if lost and band.first == 0:
         for i in range(level.width * depth, (level.width + 1) * depth):
             total[i] = np.nan
 
 
 @inline
-def _adjoint(level, windows, extents, like, arrays, bands, buffer, share):
+def _adjoint(level, add, write, together, windows, extents, like, arrays, bands, share):
     """The units of a level: image, band, then a plane of several channels or up to eight planes of one."""
     result, grad, pixels = pointer(level.image, like), pointer(level.values, like), level.height * level.width
-    together = 1 if buffer is None else LANES
-    groups, known, ranges = (level.planes + together - 1) // together, -1, _row_ranges(windows[0], 0, 0, 1)
-    upper, lower, fraction_y, fraction_x, total = arrays
+    groups, known = (level.planes + together - 1) // together, -1
+    upper, lower, fraction_y, fraction_x, total, buffer = arrays
     for unit in range(share[0], share[1]):
-        image, group = unit // groups // bands, unit % groups
-        number, plane = unit // groups % bands, image * level.planes + group * together
+        image, number, group = unit // groups // bands, unit // groups % bands, unit % groups
         row, size = windows_of(windows, image), size_of(level, extents, image)
-        band = Band(number * level.height // bands, (number + 1) * level.height // bands, size)
         if image != known:
             ranges, known = _row_ranges(row, level.first, level.targets, size[0]), image
-        places = Places(
-            elements(upper), elements(lower), elements(fraction_y), elements(fraction_x), min(size[1] - 1, 1)
-        )
-        depth = level.channels if buffer is None else min(LANES, level.planes - group * LANES)
-        _sum_band(level, row, band, ranges, grad, plane, depth, places, total, buffer)
+        band = Band(number * level.height // bands, (number + 1) * level.height // bands, size)
+        right = min(size[1] - 1, 1)
+        places = Places(elements(upper), elements(lower), elements(fraction_y), elements(fraction_x), right)
+        plane, depth = image * level.planes + group * together, level.channels
+        if together > 1:
+            depth = min(together, level.planes - group * together)
+        _sum_band(level, add, row, band, ranges, grad, plane, depth, places, total, elements(buffer))
         at, count = (plane * pixels + band.first * level.width) * level.channels, (band.end - band.first) * level.width
-        _write(level, elements(total), level.width, count, depth, result, at, buffer)
+        write(level, elements(total), level.width, count, depth, result, at)
 
 
 @inline
-def _share_level(level, windows, extents, like, buffer, real, part, parts):
-    together = 1 if buffer is None else LANES
+def _share_level(level, add, write, together, windows, extents, like, real, part, parts):
+    """The part of a thread: how chunks are added, how sums are written, and of how many planes at a time."""
     depth, groups = level.channels * min(level.planes, together), (level.planes + together - 1) // together
     rows = max(_SUMS // (level.width * depth), _ROWS)
     bands = (level.height + rows - 1) // rows
-    arrays = (
-        integers(_CHUNK),
-        integers(_CHUNK),
-        numbers(_CHUNK, real),
-        numbers(_CHUNK, real),
-        numbers((rows + 2) * level.width * depth, real),
-    )
+    places = integers(_CHUNK), integers(_CHUNK), numbers(_CHUNK, real), numbers(_CHUNK, real)
+    total, buffer = numbers((rows + 2) * level.width * depth, real), numbers(_CHUNK * together, real)
     units = level.images * bands * groups
     share = part * units // parts, (part + 1) * units // parts
-    _adjoint(level, windows, extents, like, arrays, bands, buffer, share)
+    _adjoint(level, add, write, together, windows, extents, like, (*places, total, buffer), bands, share)
 
 
 @parallel
-def add_planes(table, windows, extents, like, real, part, parts):
-    """The adjoint of `blend_planes`."""
-    buffer = numbers(_CHUNK * LANES, real)
+def spread_planes(table, windows, extents, like, real, part, parts):
+    """The adjoint of `resample_planes`."""
     for number in range(len(table)):
-        _share_level(table[number], windows, extents, like, buffer, real, part, parts)
+        _share_level(table[number], _add_to_planes, _write_planes, LANES, windows, extents, like, real, part, parts)
 
 
 @parallel
-def add_pixels(table, windows, extents, like, real, part, parts):
-    """The adjoint of `blend_pixels`."""
+def spread_pixels(table, windows, extents, like, real, part, parts):
+    """The adjoint of `resample_pixels`."""
     for number in range(len(table)):
-        _share_level(table[number], windows, extents, like, None, real, part, parts)
+        _share_level(table[number], _add_to_pixels, _write_pixels, 1, windows, extents, like, real, part, parts)
 
 
 # --- footprints -------------------------------------------------------------------------------------------------------
@@ -297,7 +296,7 @@ def _touching(level, windows, rows, lo, hi):
 
 
 @inline
-def _add_box(value, lo, hi, box, y, x, width, channels, total, c):
+def _spread_target(value, lo, hi, box, y, x, width, channels, total, c):
     """Adds the value of a target to its footprint in the rows `lo .. hi`."""
     for a in range(max(lo - box.row, 0), min(hi - box.row, box.rows)):
         of_row = load(y.weight, box.row_weights + a, 1)
@@ -308,7 +307,7 @@ def _add_box(value, lo, hi, box, y, x, width, channels, total, c):
 
 
 @inline
-def _add_boxes(level, grad, first, lo, hi, taps, which, total):
+def _spread_targets(level, grad, first, lo, hi, taps, which, total):
     """Adds targets of a plane that begins at `first` to its rows `lo .. hi`."""
     y, x, channels, zero = as_pointers(taps[0]), as_pointers(taps[1]), level.channels, total[0]
     sums = elements(total)
@@ -316,14 +315,14 @@ def _add_boxes(level, grad, first, lo, hi, taps, which, total):
         box, at = box_of(y, x, k), (first + which[k] - level.first) * channels
         for block in range(channels // LANES):
             c = block * LANES
-            _add_box(load_as(grad, at + c, full(zero, LANES)), lo, hi, box, y, x, level.width, channels, sums, c)
+            _spread_target(load_as(grad, at + c, full(zero, LANES)), lo, hi, box, y, x, level.width, channels, sums, c)
         for c in range(channels // LANES * LANES, channels):
-            _add_box(load_as(grad, at + c, zero), lo, hi, box, y, x, level.width, channels, sums, c)
+            _spread_target(load_as(grad, at + c, zero), lo, hi, box, y, x, level.width, channels, sums, c)
 
 
 @parallel
-def add_footprints(table, windows, extents, like, real, part, parts):
-    """The adjoint of `sum_footprints`."""
+def spread_footprints(table, windows, extents, like, real, part, parts):
+    """The adjoint of `resample_footprints`."""
     for number in range(len(table)):
         level = table[number]
         result, grad = pointer(level.image, like), pointer(level.values, like)
@@ -339,7 +338,7 @@ def add_footprints(table, windows, extents, like, real, part, parts):
             for plane in range(image * level.planes, (image + 1) * level.planes):
                 for i in range(len(total)):
                     total[i] = 0
-                _add_boxes(level, grad, plane * level.targets, lo, hi, taps, which, total)
+                _spread_targets(level, grad, plane * level.targets, lo, hi, taps, which, total)
                 out = (plane * level.height + lo) * level.width * level.channels
                 for i in range(len(total)):
                     store(total[i], result, out + i)

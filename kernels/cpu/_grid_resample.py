@@ -58,7 +58,7 @@ def _blend_values(source, base, taps, first, channels, affine, target, place, on
 
 
 @inline
-def _clear(taps, channels, zero, target, place):
+def _fill_holes(taps, channels, zero, target, place):
     """Targets that read nothing are 0."""
     for n in range(taps.empty):
         i = load(taps.holes, n, 1)
@@ -105,11 +105,11 @@ def _blend_planes(level, windows, extents, source, target, share, runs, arrays, 
                 _blend_plane(source, base, taps, target, out, one)
             else:
                 _blend_values(source, base, taps, 0, 1, None, target, (out, 1, 1), one)
-        _clear(taps, 1, real[0], target, (out, 1, 1))
+        _fill_holes(taps, 1, real[0], target, (out, 1, 1))
 
 
 @parallel
-def blend_planes(table, windows, extents, like, real, part, parts):
+def resample_planes(table, windows, extents, like, real, part, parts):
     """Two by two taps in images of one channel."""
     for number in range(len(table)):
         level = table[number]
@@ -247,11 +247,11 @@ def _blend_planes_of_pixels(level, windows, extents, source, target, share, runs
             base = ((image if level.sources > 1 else 0) * planes + unit % planes) * plane_size
             length = level.sources * planes * plane_size
             _blend_run(source, base, length, taps, channels, affine, target, place, real[1])
-        _clear(taps, channels, real[0], target, place)
+        _fill_holes(taps, channels, real[0], target, place)
 
 
 @parallel
-def blend_pixels(table, windows, extents, like, like_out, real, affine, part, parts):
+def resample_pixels(table, windows, extents, like, like_out, real, affine, part, parts):
     """Two by two taps in images of several channels. `affine` are scales and biases of the channels, which then come
     apart, or None."""
     for number in range(len(table)):
@@ -313,8 +313,8 @@ def _sum_planes(level, image, source, target, lo, hi, taps, affine, zero):
 
 
 @parallel
-def sum_footprints(table, windows, extents, like, like_out, real, affine, part, parts):
-    """Any footprints. `affine` as of `blend_pixels`."""
+def resample_footprints(table, windows, extents, like, like_out, real, affine, part, parts):
+    """Any footprints. `affine` as of `resample_pixels`."""
     for number in range(len(table)):
         level = table[number]
         source, target = pointer(level.image, like), pointer(level.values, like_out)

@@ -15,7 +15,7 @@ from fastwarp.kernels.cpu._scratch import integers, numbers
 from fastwarp.kernels.cpu._separable_taps import Runs, runs
 from fastwarp.kernels.cpu._vector import convert, elements, full_like, join, load, select, shuffle, store, widen
 
-LEVEL = np.dtype(
+GRID_LEVEL = np.dtype(
     [
         (name, np.int64)
         for name in (

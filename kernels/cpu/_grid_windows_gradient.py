@@ -30,9 +30,9 @@ from fastwarp.kernels.cpu._vector import total as sum_of_lanes
 
 _RUN = 4096  # values of targets whose sums are made at a time: they stay in L2
 _FOOTPRINTS = 1024  # targets whose footprints are found at a time, likewise
-_PLANES = 4  # planes that are read in turns, so that sums need not be loaded for each
+_PLANES = 4  # that are read in turns, so that sums need not be loaded for each
 _ADDED = 64  # planes that are summed in the type that accumulates, then in float64
-_LINE = 2 * LANES  # channels that are multiplied together
+_CHANNELS = 2 * LANES  # channels that are multiplied together
 
 
 # --- two by two pixels ------------------------------------------------------------------------------------------------
@@ -40,7 +40,7 @@ _LINE = 2 * LANES  # channels that are multiplied together
 
 
 @inline
-def _add(values, products, at):
+def _add_to(values, products, at):
     store(load(products, at, LANES) + values, products, at)
 
 
@@ -59,23 +59,23 @@ def _multiply_planes(source, base, grad, at, planes, sizes, taps, count, product
             above, below = pairs_at(source, upper, x, zero), pairs_at(source, upper + taps.down, x, zero)
             a0, a1 = a0 + above[0] * first, a1 + above[1] * second
             b0, b1 = b0 + below[0] * first, b1 + below[1] * second
-        _add(lefts(a0, a1), products, i)
-        _add(rights(a0, a1), products, taps.count + i)
-        _add(lefts(b0, b1), products, 2 * taps.count + i)
-        _add(rights(b0, b1), products, 3 * taps.count + i)
+        _add_to(lefts(a0, a1), products, i)
+        _add_to(rights(a0, a1), products, taps.count + i)
+        _add_to(lefts(b0, b1), products, 2 * taps.count + i)
+        _add_to(rights(b0, b1), products, 3 * taps.count + i)
 
 
 @inline
 def _multiply_pixels(source, base, grad, at, channels, taps, count, products):
     """The first `count` channels, a multiple of 16, of one plane."""
-    zero = full(full_like(0, load(products, 0, 1)), _LINE)
+    zero = full(full_like(0, load(products, 0, 1)), _CHANNELS)
     n = taps.count
     for i in range(n):
         upper = base + load(taps.offset, i, 1)
         lower, here = upper + taps.down, at + i * channels
         a, b, c, d = zero, zero, zero, zero
-        for block in range(count // _LINE):
-            k = block * _LINE
+        for block in range(count // _CHANNELS):
+            k = block * _CHANNELS
             g = load_as(grad, here + k, zero)
             a = a + load_as(source, upper + k, zero) * g
             b = b + load_as(source, upper + taps.right + k, zero) * g
@@ -108,27 +108,32 @@ def _multiply_values(source, base, grad, at, channels, taps, first, first_channe
         store(s, products, 3 * n + i)
 
 
+# Two ways to add the products over some planes, of which the first begins at `base` and at `at`.
+
+
 @inline
-def _multiply_some(level, source, base, grad, at, planes, taps, sums, has_pixels):
-    """Adds the products over some planes, of which the first begins at `base` and at `at`."""
-    channels, right = level.channels, taps.right
+def _add_planes(level, source, base, grad, at, planes, taps, sums):
+    count = taps.count // LANES * LANES if taps.right > 0 else 0
+    sizes = level.height * level.width, level.targets
+    for p in range(0, planes if count > 0 else 0, _PLANES):
+        some, here, g = min(_PLANES, planes - p), base + p * sizes[0], at + p * sizes[1]
+        _multiply_planes(source, here, grad, g, some, sizes, taps, count, sums)
+    for p in range(planes if count < taps.count else 0):
+        _multiply_values(source, base + p * sizes[0], grad, at + p * sizes[1], 1, taps, count, 0, sums)
+
+
+@inline
+def _add_pixels(level, source, base, grad, at, planes, taps, sums):
+    channels, done = level.channels, level.channels // _CHANNELS * _CHANNELS
     sizes = level.height * level.width * channels, level.targets * channels
-    if has_pixels is None:
-        targets, done = (taps.count // LANES * LANES if right > 0 else 0), 0
-        for p in range(0, planes if targets > 0 else 0, _PLANES):
-            together, here, g = min(_PLANES, planes - p), base + p * sizes[0], at + p * sizes[1]
-            _multiply_planes(source, here, grad, g, together, sizes, taps, targets, sums)
-    else:
-        targets, done = 0, channels // _LINE * _LINE
-        for p in range(planes if done > 0 else 0):
-            _multiply_pixels(source, base + p * sizes[0], grad, at + p * sizes[1], channels, taps, done, sums)
-    for p in range(planes if targets < taps.count and done < channels else 0):
-        here, g = base + p * sizes[0], at + p * sizes[1]
-        _multiply_values(source, here, grad, g, channels, taps, targets, done, sums)
+    for p in range(planes if done > 0 else 0):
+        _multiply_pixels(source, base + p * sizes[0], grad, at + p * sizes[1], channels, taps, done, sums)
+    for p in range(planes if done < channels else 0):
+        _multiply_values(source, base + p * sizes[0], grad, at + p * sizes[1], channels, taps, 0, done, sums)
 
 
 @inline
-def _multiply(level, source, base, grad, at, taps, sums, products, has_pixels):
+def _multiply(level, add, source, base, grad, at, taps, sums, products):
     """The products of some targets over all planes of an image; `sums` is memory for those of some planes."""
     for i in range(4 * taps.count):
         products[i] = 0
@@ -137,7 +142,7 @@ def _multiply(level, source, base, grad, at, taps, sums, products, has_pixels):
         for i in range(4 * taps.count):
             sums[i] = 0
         planes, here, g = min(_ADDED, level.planes - first), base + first * size, at + first * between
-        _multiply_some(level, source, here, grad, g, planes, taps, elements(sums), has_pixels)
+        add(level, source, here, grad, g, planes, taps, elements(sums))
         for i in range(4 * taps.count):
             products[i] += sums[i]
 
@@ -159,7 +164,7 @@ def _add_windows(windows, first, taps, size, products, result):
 
 
 @inline
-def _gradient_of_run(level, windows, extents, source, grad, result, owner, lo, hi, memory, has_pixels):
+def _gradient_of_run(level, add, windows, extents, source, grad, result, owner, lo, hi, memory):
     """The gradient to the windows `lo .. hi` that belong to `result[owner]`."""
     taps_memory, sums, products = memory
     for image in range(owner, level.images, len(result)):
@@ -169,12 +174,13 @@ def _gradient_of_run(level, windows, extents, source, grad, result, owner, lo, h
         taps = taps_of(level, windows, extents, image, lo, hi, taps_memory)
         base = (image if level.sources > 1 else 0) * level.planes * level.height * level.width * level.channels
         at = (image * level.planes * level.targets + lo) * level.channels
-        _multiply(level, source, base, grad, at, taps, sums, products, has_pixels)
+        _multiply(level, add, source, base, grad, at, taps, sums, products)
         _add_windows(windows_of(windows, image), level.first + lo, taps, size, products, result[owner])
 
 
 @inline
-def _gradient(level, windows, extents, like, real, result, has_pixels, part, parts):
+def _gradient(level, add, windows, extents, like, real, result, part, parts):
+    """The part of a thread; `add` is how products are added."""
     source, grad, owners = pointer(level.image, like), pointer(level.values, like), len(result)
     runs = max(level.targets * min(level.channels, 64) // _RUN, 1)
     most = (level.targets + runs - 1) // runs
@@ -182,28 +188,28 @@ def _gradient(level, windows, extents, like, real, result, has_pixels, part, par
     for unit in range(part * owners * runs // parts, (part + 1) * owners * runs // parts):
         owner, run = unit // runs, unit % runs
         lo, hi = run * level.targets // runs, (run + 1) * level.targets // runs
-        _gradient_of_run(level, windows, extents, source, grad, result, owner, lo, hi, memory, has_pixels)
+        _gradient_of_run(level, add, windows, extents, source, grad, result, owner, lo, hi, memory)
 
 
 @parallel
 def gradient_of_planes(table, windows, extents, like, real, result, part, parts):
-    """Of `blend_planes`."""
+    """Of `resample_planes`."""
     for number in range(len(table)):
-        _gradient(table[number], windows, extents, like, real, result, None, part, parts)
+        _gradient(table[number], _add_planes, windows, extents, like, real, result, part, parts)
 
 
 @parallel
 def gradient_of_pixels(table, windows, extents, like, real, result, part, parts):
-    """Of `blend_pixels`."""
+    """Of `resample_pixels`."""
     for number in range(len(table)):
-        _gradient(table[number], windows, extents, like, real, result, True, part, parts)
+        _gradient(table[number], _add_pixels, windows, extents, like, real, result, part, parts)
 
 
 # --- footprints -------------------------------------------------------------------------------------------------------
 
 
 @inline
-def _add_products(source, base, grad, at, box, y, x, width, channels, by_y, by_x):
+def _multiply_box(source, base, grad, at, box, y, x, width, channels, by_y, by_x):
     """Adds the gradient of the weights of a target."""
     for a in range(box.rows):
         row, of_row = base + ((box.row + a) * width + box.column) * channels, load(y.weight, box.row_weights + a, 1)
@@ -220,7 +226,7 @@ def _add_products(source, base, grad, at, box, y, x, width, channels, by_y, by_x
 
 
 @inline
-def _add_boxes(level, image, source, grad, lo, hi, taps, by_weights):
+def _multiply_targets(level, image, source, grad, lo, hi, taps, by_weights):
     """Adds the gradients of the weights of the targets `lo .. hi` over all planes of an image."""
     y, x, channels = as_pointers(taps[0]), as_pointers(taps[1]), level.channels
     by_y, by_x = elements(by_weights[0]), elements(by_weights[1])
@@ -229,12 +235,12 @@ def _add_boxes(level, image, source, grad, lo, hi, taps, by_weights):
         first = ((image * level.planes + plane) * level.targets + lo) * channels
         for k in range(hi - lo):
             at = first + k * channels
-            _add_products(source, base, grad, at, box_of(y, x, k), y, x, level.width, channels, by_y, by_x)
+            _multiply_box(source, base, grad, at, box_of(y, x, k), y, x, level.width, channels, by_y, by_x)
 
 
 @parallel
 def gradient_of_footprints(table, windows, extents, like, real, result, part, parts):
-    """Of `sum_footprints`."""
+    """Of `resample_footprints`."""
     for number in range(len(table)):
         level = table[number]
         source, grad = pointer(level.image, like), pointer(level.values, like)
@@ -248,7 +254,7 @@ def gradient_of_footprints(table, windows, extents, like, real, result, part, pa
                 y = runs(windows_y, 0, 0, hi - lo, size[0], real)
                 x = runs(windows_x, 0, 0, hi - lo, size[1], real)
                 by_y, by_x = np.zeros(len(y.weight)), np.zeros(len(x.weight))
-                _add_boxes(level, image, source, grad, lo, hi, (y, x), (by_y, by_x))
+                _multiply_targets(level, image, source, grad, lo, hi, (y, x), (by_y, by_x))
                 by_window = np.zeros((2, 2, hi - lo))
                 chain_to_windows(windows_x, 0, 0, x, by_x, by_window[0])
                 chain_to_windows(windows_y, 0, 0, y, by_y, by_window[1])

@@ -1,7 +1,7 @@
 """Launchers of the `grid` family: resampling at windows, its adjoint, its gradient to the windows, the camera.
 
-Images are seen as `_grid_taps.LEVEL` says. Which kernel a level takes follows from its memory format and from the rows
-of the windows, so that a program compiles the kernels that it needs.
+Images are seen as `_grid_taps.GRID_LEVEL` says. Which kernel a level takes follows from its memory format and from the
+rows of the windows, so that a program compiles the kernels that it needs.
 """
 
 from collections.abc import Callable
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from fastwarp.kernels.cpu._extents import extents_array
-from fastwarp.kernels.cpu._grid_adjoint import add_footprints, add_pixels, add_planes
-from fastwarp.kernels.cpu._grid_resample import blend_pixels, blend_planes, sum_footprints
-from fastwarp.kernels.cpu._grid_taps import LEVEL
+from fastwarp.kernels.cpu._grid_adjoint import spread_footprints, spread_pixels, spread_planes
+from fastwarp.kernels.cpu._grid_resample import resample_footprints, resample_pixels, resample_planes
+from fastwarp.kernels.cpu._grid_taps import GRID_LEVEL
 from fastwarp.kernels.cpu._grid_widen import widen as widen_kernel
 from fastwarp.kernels.cpu._grid_widen import widen_backward as widen_backward_kernel
 from fastwarp.kernels.cpu._grid_windows_gradient import gradient_of_footprints, gradient_of_pixels, gradient_of_planes
@@ -66,10 +66,10 @@ def _run(
         chosen.setdefault(kernel, (args, []))[1].append(level)
         first += targets
     for kernel, (args, levels) in chosen.items():
-        run(kernel, (np.array(levels, LEVEL), array(windows), extents_array(source_valid), *args), work)
+        run(kernel, (np.array(levels, GRID_LEVEL), array(windows), extents_array(source_valid), *args), work)
 
 
-def _pairs(sizes: list[int]) -> list[tuple[int, int]]:
+def _sides(sizes: list[int]) -> list[tuple[int, int]]:
     return list(zip(sizes[::2], sizes[1::2], strict=True))
 
 
@@ -86,8 +86,8 @@ def _resample(
 
     def choose(channels: int) -> Call:
         if windows.shape[1] == 4:
-            return sum_footprints, of_pixels
-        return (blend_planes, of_planes) if channels == 1 and affine is None else (blend_pixels, of_pixels)
+            return resample_footprints, of_pixels
+        return (resample_planes, of_planes) if channels == 1 and affine is None else (resample_pixels, of_pixels)
 
     work = values(results) + min(values(images), 4 * values(results))
     _run(images, results, formats, windows, source_valid, choose, work)
@@ -106,7 +106,7 @@ def resample(images: list[Tensor], windows: Tensor, sizes: list[int], source_val
     images = dense(images, formats)
     results = [
         empty((common_batch(i, windows), i.shape[1], *size), i.dtype, format_)
-        for i, size, format_ in zip(images, _pairs(sizes), formats, strict=True)
+        for i, size, format_ in zip(images, _sides(sizes), formats, strict=True)
     ]
     if values(results):
         _resample(images, results, formats, windows, source_valid, None)
@@ -145,15 +145,15 @@ def resample_adjoint(
     grads = dense(_for_each_image(grads, windows), formats)
     results = [
         empty((*g.shape[:2], *size), g.dtype, format_)
-        for g, size, format_ in zip(grads, _pairs(source_sizes), formats, strict=True)
+        for g, size, format_ in zip(grads, _sides(source_sizes), formats, strict=True)
     ]
     if values(results):
         args = (like(grads[0].dtype), real(grads[0].dtype))
 
         def choose(channels: int) -> Call:
             if windows.shape[1] == 4:
-                return add_footprints, args
-            return add_planes if channels == 1 else add_pixels, args
+                return spread_footprints, args
+            return spread_planes if channels == 1 else spread_pixels, args
 
         _run(results, grads, formats, windows, source_valid, choose, values(results) + 4 * values(grads))
     return results
