@@ -169,11 +169,11 @@ class Adapter(nn.Module):
             raise FastwarpError(
                 f"attach: {where} is recomputed in a backward pass (activation checkpointing): {advice}"
             )
-        image = next((value for value in (*args, *kwargs.values()) if is_map(value)), None)
-        if image is None:
+        images = [value for value in (*args, *kwargs.values()) if is_map(value)]
+        if not images:
             raise FastwarpError(f"attach: {where} was called without an image [B, C, H, W] of a floating-point dtype")
-        zoomed = self._zoom(image, self._known())
-        args, kwargs = replaced((args, kwargs), [image], [zoomed])
+        zoomed = self._zoom(images[0], self._known())
+        args, kwargs = replaced((args, kwargs), images[:1], [zoomed])
         return args, kwargs
 
     def unzoom(self, module: nn.Module, args: tuple, kwargs: dict, *output: Any) -> Any:
@@ -189,7 +189,7 @@ class Adapter(nn.Module):
             what = "4-D floating-point tensors" if self.host.keys is None else f"maps under {list(self.host.keys)}"
             raise FastwarpError(f"attach: {self.host.unzoom} has no {what}")
         options: dict[str, Any] = {"image_size": zoomed.size, "valid": zoomed.valid}
-        options |= {"strides": self.host.strides, "phase": self.host.phase}
+        options.update(strides=self.host.strides, phase=self.host.phase)
         # Under autocast a network's maps may be of several dtypes, as SSD's are.
         wide = functools.reduce(torch.promote_types, [one.dtype for one in maps])
         results = zoomed.warp.unzoom([one.to(wide) for one in maps], **options)

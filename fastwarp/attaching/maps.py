@@ -39,7 +39,7 @@ def _collect(value: Any, keys: tuple[str, ...] | None, found: list[Tensor]) -> N
 def replaced(value: Any, old: Sequence[Tensor], new: Sequence[Tensor]) -> Any:
     """The same structure with `new` tensors in the place of `old` ones."""
     if isinstance(value, Tensor):
-        return next((after for before, after in zip(old, new, strict=True) if value is before), value)
+        return [*(after for before, after in zip(old, new, strict=True) if value is before), value][0]
     if isinstance(value, dict):
         entries = {key: replaced(entry, old, new) for key, entry in value.items()}
         # The outputs of transformers are dicts that take their entries as keyword arguments.

@@ -258,7 +258,7 @@ class Unzoom(_Warped):
             "source_valid": source_valid,
         }
         if image_size is not None:
-            options |= {"image_size": image_size, "strides": self.strides, "phase": self.phase, "outside": self.outside}
+            options.update(image_size=image_size, strides=self.strides, phase=self.phase, outside=self.outside)
         return self._warp(warp).unzoom(features, size, **options)
 
     def extra_repr(self) -> str:
