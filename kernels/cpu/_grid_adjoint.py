@@ -16,6 +16,7 @@ from fastwarp.kernels.cpu._grid_taps import (
     footprints,
     size_of,
     windows_of,
+    windows_of_axes,
 )
 from fastwarp.kernels.cpu._interleave import LANES, interleave_stored, store_rows
 from fastwarp.kernels.cpu._parallel import inline, parallel
@@ -333,7 +334,7 @@ def spread_footprints(table, windows, extents, like, real, part, parts):
             lo, hi = band * level.height // bands, (band + 1) * level.height // bands
             row, size = windows_of(windows, image), size_of(level, extents, image)
             which = _touching(level, row, size[0], lo, hi)
-            taps = footprints(row, which, size, real)
+            taps = footprints(windows_of_axes(row, which, size), size, real)
             total = numbers((hi - lo) * level.width * level.channels, real)
             for plane in range(image * level.planes, (image + 1) * level.planes):
                 for i in range(len(total)):

@@ -1,7 +1,5 @@
 """Resampling of images at the windows of dense grids."""
 
-import numpy as np
-
 from fastwarp.kernels.cpu._grid_taps import (
     arrays_of_taps,
     as_pointers,
@@ -13,8 +11,10 @@ from fastwarp.kernels.cpu._grid_taps import (
     rights,
     size_of,
     taps_of,
+    targets_from,
     twice,
     windows_of,
+    windows_of_axes,
 )
 from fastwarp.kernels.cpu._interleave import LANES
 from fastwarp.kernels.cpu._parallel import inline, parallel
@@ -322,6 +322,7 @@ def resample_footprints(table, windows, extents, like, like_out, real, affine, p
         units = level.images * runs
         for unit in range(part * units // parts, (part + 1) * units // parts):
             image, lo, hi = _segment(level, runs, unit)
-            which = np.arange(level.first + lo, level.first + hi)
-            taps = footprints(windows_of(windows, image), which, size_of(level, extents, image), real)
+            row, size = windows_of(windows, image), size_of(level, extents, image)
+            which = targets_from(level.first + lo, hi - lo)
+            taps = footprints(windows_of_axes(row, which, size), size, real)
             _sum_planes(level, image, source, target, lo, hi, taps, affine, real[0])

@@ -217,11 +217,29 @@ def axis_windows(windows, axis, which, extent):
 
 
 @inline
-def footprints(windows, which, size, real):
-    """The rows and the columns that the targets `which` read; the weight of a pixel is the product of both."""
-    y = runs(axis_windows(windows, 1, which, size[0]), 0, 0, len(which), size[0], real)
-    x = runs(axis_windows(windows, 0, which, size[1]), 0, 0, len(which), size[1], real)
-    return y, x
+def targets_from(first, count):
+    """The numbers of targets that follow each other."""
+    result = integers(count)
+    for k in range(count):
+        result[k] = first + k
+    return result
+
+
+# Numbers of Python would be literals, for each of which numba would compile a helper anew.
+_X, _Y = np.int64(0), np.int64(1)
+
+
+@inline
+def windows_of_axes(windows, which, size):
+    """`axis_windows` along y and along x."""
+    return axis_windows(windows, _Y, which, size[0]), axis_windows(windows, _X, which, size[1])
+
+
+@inline
+def footprints(of_axes, size, real):
+    """The rows and the columns that targets read, from `windows_of_axes`; the weight of a pixel is their product."""
+    count = of_axes[0].shape[2]
+    return runs(of_axes[0], 0, 0, count, size[0], real), runs(of_axes[1], 0, 0, count, size[1], real)
 
 
 @inline

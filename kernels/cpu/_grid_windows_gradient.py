@@ -10,21 +10,23 @@ import numpy as np
 from fastwarp.kernels.cpu._grid_taps import (
     arrays_of_taps,
     as_pointers,
-    axis_windows,
     box_of,
+    footprints,
     lefts,
     offsets_of,
     pairs_at,
     rights,
     size_of,
     taps_of,
+    targets_from,
     twice,
     windows_of,
+    windows_of_axes,
 )
 from fastwarp.kernels.cpu._interleave import LANES
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._scratch import numbers
-from fastwarp.kernels.cpu._separable_taps import chain_to_windows, runs
+from fastwarp.kernels.cpu._separable_taps import chain_to_windows
 from fastwarp.kernels.cpu._vector import elements, full, full_like, load, load_as, pointer, store
 from fastwarp.kernels.cpu._vector import total as sum_of_lanes
 
@@ -247,17 +249,16 @@ def gradient_of_footprints(table, windows, extents, like, real, result, part, pa
         segments = (level.targets + _FOOTPRINTS - 1) // _FOOTPRINTS
         for segment in range(part * segments // parts, (part + 1) * segments // parts):
             lo, hi = segment * level.targets // segments, (segment + 1) * level.targets // segments
-            which = np.arange(level.first + lo, level.first + hi)
+            which = targets_from(level.first + lo, hi - lo)
             for image in range(level.images):
                 row, size = windows_of(windows, image), size_of(level, extents, image)
-                windows_y, windows_x = axis_windows(row, 1, which, size[0]), axis_windows(row, 0, which, size[1])
-                y = runs(windows_y, 0, 0, hi - lo, size[0], real)
-                x = runs(windows_x, 0, 0, hi - lo, size[1], real)
+                of_axes = windows_of_axes(row, which, size)
+                y, x = footprints(of_axes, size, real)
                 by_y, by_x = np.zeros(len(y.weight)), np.zeros(len(x.weight))
                 _multiply_targets(level, image, source, grad, lo, hi, (y, x), (by_y, by_x))
                 by_window = np.zeros((2, 2, hi - lo))
-                chain_to_windows(windows_x, 0, 0, x, by_x, by_window[0])
-                chain_to_windows(windows_y, 0, 0, y, by_y, by_window[1])
+                chain_to_windows(of_axes[1], 0, 0, x, by_x, by_window[0])
+                chain_to_windows(of_axes[0], 0, 0, y, by_y, by_window[1])
                 out = result[image if len(result) > 1 else 0]
                 for k in range(hi - lo):
                     for i in range(len(out)):
