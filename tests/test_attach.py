@@ -574,6 +574,7 @@ def test_wrong_arguments():
         (torch.rand(2, 5, 6), r"saliency is of shape \[2, 5, 6\]"),
         (nn.Parameter(torch.rand(2, 5, 6)), r"saliency is of shape \[2, 5, 6\]"),
         (random_warp(2), "saliency is a batch of 2 warps, expected one"),
+        (warp().freeze((48, 64), (48, 64)), "saliency is a FrozenWarp, expected the warp itself"),
     ):
         with pytest.raises((FastwarpError, TypeError), match=message):
             fastwarp.attach(net(), bad, HOST)

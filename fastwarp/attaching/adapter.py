@@ -18,7 +18,7 @@ from fastwarp.errors import FastwarpError, fail
 from fastwarp.nn import DownsizeNet
 from fastwarp.saliency import AdaptiveSaliency, FixedSaliency, LearnedSaliency, jitter_boxes
 from fastwarp.saliency.temporal import flip_maps
-from fastwarp.warp import MeshWarp, SeparableWarp
+from fastwarp.warp import FrozenWarp, MeshWarp, SeparableWarp
 
 Warp = SeparableWarp | MeshWarp
 KINDS: dict[str, Any] = {"separable": SeparableWarp, "mesh": MeshWarp}
@@ -90,6 +90,8 @@ class Adapter(nn.Module):
             if len(saliency) != 1:
                 raise fail("attach", "saliency", f"a batch of {len(saliency)} warps", "one; see Adapter.next for more")
             return saliency
+        if isinstance(saliency, FrozenWarp):
+            raise fail("attach", "saliency", "a FrozenWarp", "the warp itself; frozen ones are for one size, unpadded")
         if isinstance(saliency, FixedSaliency):
             return self._warp_from(saliency())
         if isinstance(saliency, nn.Parameter):
