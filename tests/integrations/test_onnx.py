@@ -22,8 +22,10 @@ OUTPUTS = {
     "SegformerForSemanticSegmentation": ("logits",),
     "UperNetForSemanticSegmentation": ("logits",),
 }
-BOUNDS = {"ONNX Runtime": 1e-5, "OpenVINO": 3e-5}
-"""OpenVINO computes float64, and so the geometry of warps that are made in the graph, in float32: 1.2e-5 was seen."""
+BOUND, IN_FLOAT32 = 1e-5, 3e-5
+"""OpenVINO computes float64, and so the geometry of warps that are made in the graph, in float32: 1.1e-5 was seen of
+adaptive and 1.6e-5 of learned ones, where torch is 7.5e-6 off the same network in float64. `EXECUTION_MODE_HINT`
+does not change that. Constants of fixed warps are not concerned: 1.7e-6."""
 NAMED = {case.name.split()[1]: case for case in CASES if case.name.startswith("transformers")}
 IMAGE = torch.rand(1, 3, 128, 160, generator=torch.Generator().manual_seed(1))
 BOXES = torch.tensor([[[10.0, 10, 60, 80], [50, 40, 120, 100]]])
@@ -88,7 +90,8 @@ def test_attached_networks(name, kind, tmp_path_factory):
     inputs = (IMAGE, BOXES) if kind == "adaptive" else (IMAGE,)
     network = Raw(NAMED[name], saliency_of(kind))
     attached = errors(network, inputs, tmp_path_factory.mktemp("onnx") / "attached.onnx")
-    for (runtime, bound), error, without in zip(BOUNDS.items(), attached, plain, strict=True):
+    bounds = {"ONNX Runtime": BOUND, "OpenVINO": BOUND if kind == "fixed" else IN_FLOAT32}
+    for (runtime, bound), error, without in zip(bounds.items(), attached, plain, strict=True):
         assert error < bound + 2 * without, f"{runtime}: {error:.1e}, the plain network's is {without:.1e}"
 
 
@@ -105,4 +108,4 @@ def test_frozen_meshes(tmp_path):
         def forward(self, image):
             return [self.warp.unzoom(self.network(self.warp.zoom(image)))]
 
-    assert max(errors(Both(), (IMAGE,), tmp_path / "mesh.onnx")) < 1e-5
+    assert max(errors(Both(), (IMAGE,), tmp_path / "mesh.onnx")) < BOUND
