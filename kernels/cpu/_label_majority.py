@@ -62,7 +62,7 @@ def _by_table(source, base, cell, stride, channels, near, most, table):
     for a in range(cell[0], cell[1]):
         line = base + a * stride
         for b in range(cell[2], cell[3]):
-            v = np.int64(load(source, line + b * channels, 1))
+            v = load(source, line + b * channels, 1)
             beyond |= (v < 0) | (v >= _CLASSES)
             place = v & (_CLASSES - 1)
             store(load(table, place, 1) + 1, table, place)
@@ -71,7 +71,7 @@ def _by_table(source, base, cell, stride, channels, near, most, table):
         line = base + a * stride
         for b in range(cell[2], cell[3]):
             v = load(source, line + b * channels, 1)
-            place = np.int64(v) & (_CLASSES - 1)
+            place = v & (_CLASSES - 1)
             votes = load(table, place, 1)
             better = (votes > most) | ((votes == most) & (best != near) & (v < best))
             best, most = (v, votes) if better else (best, most)
