@@ -10,7 +10,7 @@ import gc
 from collections.abc import Iterator
 from typing import Any
 
-from numba.core import codegen, compiler, compiler_lock, registry, sigutils
+from numba.core import codegen, compiler, compiler_lock, registry, sigutils, types
 
 
 @contextlib.contextmanager
@@ -74,6 +74,11 @@ class Helper(registry.CPUDispatcher):
         args, _ = sigutils.normalize_signature(sig)
         version: Any = self.overloads[tuple(args)]
         return version.fndesc
+
+    def get_call_template(self, args: Any, kws: Any) -> Any:
+        """The version for a call: one for all numbers that a caller may write as a literal, because the value is known
+        where the helper becomes part of its caller."""
+        return super().get_call_template([types.unliteral(kind) for kind in args], kws)
 
     def _compile_for_args(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{self.py_func.__qualname__} is a helper, which only compiled functions can call")
