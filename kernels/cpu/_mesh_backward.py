@@ -1,26 +1,52 @@
 """Gradient of positions on grids to the mesh: each tile gathers over the targets that it owns. No atomics."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
-from fastwarp.kernels.cpu._extents import extent
-from fastwarp.kernels.cpu._mesh_forward import blend, columns, line, local
-from fastwarp.kernels.cpu._mesh_geometry import edges, is_lost, perspective, quad
-from fastwarp.kernels.cpu._mesh_gradient import (
+from fastwarp.kernels.cpu._mesh_forward import Columns, blend, find_columns, line, local
+from fastwarp.kernels.cpu._mesh_owners import ROOM, Runs, convex_runs, units, vertices, winding_runs
+from fastwarp.kernels.cpu._mesh_rows import LANES, Patch, Rows, sum_rows
+from fastwarp.kernels.cpu._mesh_tile import (
+    UNIT,
+    Mesh,
     add,
-    load,
+    is_lost,
+    level_of,
+    load_sums,
+    longest,
+    mesh_of,
     products,
     pull_inverse,
-    store,
+    quad,
+    store_sums,
+    tile_of,
     to_corners,
     to_vertices,
     value_and_slopes,
+    windows_of,
 )
-from fastwarp.kernels.cpu._mesh_owners import convex_runs, units, vertices, winding_runs
-from fastwarp.kernels.cpu._mesh_rows import LANES, Patch, sum_rows
 from fastwarp.kernels.cpu._parallel import inline, jit, parallel
-from fastwarp.kernels.cpu._vector import elements
+from fastwarp.kernels.cpu._scratch import doubles, integers
+from fastwarp.kernels.cpu._vector import elements, hold, tail
 
-_UNIT = (0.0, 1.0)  # normalised positions
+
+class Room(NamedTuple):
+    """Working memory: what a zoom knows of the columns; vertices in target units, what `convex_runs` fills and what
+    `winding_runs` needs; the sums of a row of tiles."""
+
+    columns: Any
+    widened: Any
+    runs: Any
+    winding: Any
+    sums: Any
+
+
+class Grads(NamedTuple):
+    """Gradients to x and y of the targets of an image, as pointers."""
+
+    x: Any
+    y: Any
 
 
 @inline
@@ -37,130 +63,141 @@ def _first_row(i, targets, h):
 
 
 @inline
-def _zoom_run(grad_x, grad_y, at, begin, end, fraction, ends, tile, g, p, q, has_homography, span, sums):
+def _zoom_run(grads, at, begin, end, columns, ends, tile, g, span, sums):
     """Adds the targets begin .. end of a row of a zoom."""
     for k in range(begin, end):
-        f = fraction[k]
-        x, y = blend(ends[0], ends[1], f, has_homography)
-        by_x = 0.0 if x < 0 or x > 1 else np.float64(grad_x[at + k]) * span[0]
-        by_y = 0.0 if y < 0 or y > 1 else np.float64(grad_y[at + k]) * span[1]
-        value = (x - tile[0][0], y - tile[0][1])
-        sums = add(sums, products(tile, value, f, g, p, q, has_homography, by_x, by_y))
+        f = columns.fraction[k]
+        x, y = blend(ends[0], ends[1], f, tile.has_homography)
+        by_x = 0.0 if x < 0 or x > 1 else np.float64(grads.x[at + k]) * span[0]
+        by_y = 0.0 if y < 0 or y > 1 else np.float64(grads.y[at + k]) * span[1]
+        sums = add(sums, products(tile, (x - tile.a[0], y - tile.a[1]), f, g, by_x, by_y))
     return sums
 
 
 @inline
-def _unzoom_run(grad_x, grad_y, x, y, tiles, number, begin, end, tile, place, factor, pull, p, q, has_homography, sums):
+def _unzoom_run(grads, windows, number, begin, end, patch, sums):
     """Adds the targets begin .. end of an unzoom, where the tile is their owner."""
+    tile, place, factor, pull = patch
     for k in range(begin, end):
-        if tiles[k] == number:
-            f, g = np.float64(x[k]) * factor[0] - place[0], np.float64(y[k]) * factor[1] - place[1]
-            value, by_f, by_g = value_and_slopes(tile, f, g, p, q, has_homography)
-            grad_f, grad_g = np.float64(grad_x[k]) * pull[0], np.float64(grad_y[k]) * pull[1]
+        if windows.tiles[k] == number:
+            f = np.float64(windows.x[k]) * factor[0] - place[0]
+            g = np.float64(windows.y[k]) * factor[1] - place[1]
+            value, by_f, by_g = value_and_slopes(tile, f, g)
+            grad_f, grad_g = np.float64(grads.x[k]) * pull[0], np.float64(grads.y[k]) * pull[1]
             to_x, to_y = pull_inverse(by_f, by_g, grad_f, grad_g)
-            sums = add(sums, products(tile, value, f, g, p, q, has_homography, -to_x, -to_y))
+            sums = add(sums, products(tile, value, f, g, -to_x, -to_y))
     return sums
 
 
 @inline
-def _zoom(grad_x, grad_y, mesh, i, homography, extents, span, width, at, scratch, sums):
+def _zoom(grads, mesh, i, homography, level, at, room):
     """Adds one level of one image to the sums of a row of tiles."""
-    h, w = mesh.shape[0], mesh.shape[1]
-    fraction, first_of_tile = scratch
-    columns(extents[1], w, fraction, first_of_tile)
+    h, w, columns = mesh.h, mesh.w, room.columns
+    span = (level.source_x - 1.0, level.source_y - 1.0)
+    find_columns(level.extent_x, w, columns)
+    first, last = _first_row(i, level.extent_y, h), _first_row(i + 1, level.extent_y, h)
     for j in range(w - 1):
-        begin, end = first_of_tile[j], first_of_tile[j + 1]
+        begin, end = columns.first[j], columns.first[j + 1]
         corners = quad(mesh, i, j)
-        tile = edges(corners, _UNIT, _UNIT)
-        p, q, has_homography = perspective(corners) if homography else (0.0, 0.0, False)
-        total = load(sums, j)
-        for r in range(_first_row(i, extents[0], h), _first_row(i + 1, extents[0], h)):
-            _, g = local(r, extents[0], h)
-            ends = line(corners, g, p, q)
-            of_row = (at + r * width, begin, end, fraction, ends)
-            total = _zoom_run(grad_x, grad_y, *of_row, tile, g, p, q, has_homography, span, total)
-        store(sums, j, total)
+        tile = tile_of(corners, UNIT, UNIT, homography)
+        total = load_sums(room.sums, j)
+        for r in range(first, last):
+            _, g = local(r, level.extent_y, h)
+            ends = line(corners, g, tile.p, tile.q)
+            total = _zoom_run(grads, at + r * level.width, begin, end, columns, ends, tile, g, span, total)
+        store_sums(room.sums, j, total)
 
 
 @inline
-def _unzoom(grad_x, grad_y, x, y, tiles, mesh, i, homography, extents, span, width, at, scratch, sums):
+def _unzoom(grads, windows, mesh, i, homography, level, at, room):
     """Adds one level of one image to the sums of a row of tiles."""
-    h, w = mesh.shape[0], mesh.shape[1]
-    widened, spans, left, right = scratch
-    x_unit, y_unit = units(extents[1]), units(extents[0])
-    centre = vertices(mesh, x_unit, y_unit, i, i + 2, widened)
-    convex_runs(widened, centre, i, 0, extents[0], float(extents[1]), spans, left, right)
-    runs = np.empty((2, 3))
+    h, w, width, extent = mesh.h, mesh.w, level.width, float(level.extent_x)
+    widened, (spans, left, right), runs = room.widened, room.runs, room.winding
+    x_unit, y_unit = units(level.extent_x), units(level.extent_y)
+    centre = vertices(mesh, x_unit, y_unit, i, i + 2, widened.vertices)
+    convex_runs(widened, centre, i, 0, level.extent_y, extent, room.runs)
+    span = (level.source_x - 1.0, level.source_y - 1.0)
     # A source of one pixel has no gradient.
     factor = ((w - 1) / span[0] if span[0] > 0 else 0.0, (h - 1) / span[1] if span[1] > 0 else 0.0)
     pull = (span[0] / (w - 1), span[1] / (h - 1))
-    edges_of_runs = (elements(left), elements(right))
-    values = ((elements(grad_x), elements(grad_y)), (elements(x), elements(y)), elements(tiles))
     for j in range(w - 1):
-        first, last, run = spans[j, 0], spans[j, 1], spans[j, 2]
+        first, last, run = spans[3 * j], spans[3 * j + 1], spans[3 * j + 2]
         if first == last:
             continue
-        corners = quad(mesh, i, j)
-        p, q, has_homography = perspective(corners) if homography else (0.0, 0.0, False)
-        tile, place = edges(corners, _UNIT, _UNIT), (float(j), float(i))
+        patch = Patch(tile_of(quad(mesh, i, j), UNIT, UNIT, homography), (float(j), float(i)), factor, pull)
         number = i * (w - 1) + j
-        total = load(sums, j)
+        total = load_sums(room.sums, j)
         if run >= 0 and width >= LANES:
-            patch = Patch(tile, place, factor, pull, p, q)
-            of_tile = (edges_of_runs, run, first, last, width, at, number, *values)
-            total = sum_rows(patch, has_homography, *of_tile, total)
+            rows = Rows(tail(left, run), tail(right, run), first, last, width, at, number)
+            total = sum_rows(patch, rows, grads.x, grads.y, windows, total)
         else:
             for r in range(first, last):
                 row = at + r * width
-                for n in range(winding_runs(quad(widened, i, j), float(r), centre, float(extents[1]), runs)):
-                    of_run = (number, row + int(runs[n, 0]), row + int(runs[n, 1]), tile, place, factor, pull)
-                    total = _unzoom_run(grad_x, grad_y, x, y, tiles, *of_run, p, q, has_homography, total)
-        store(sums, j, total)
+                for n in range(winding_runs(quad(widened, i, j), float(r), centre, extent, runs)):
+                    some = (row + int(runs[3 * n]), row + int(runs[3 * n + 1]))
+                    total = _unzoom_run(grads, windows, number, *some, patch, total)
+        store_sums(room.sums, j, total)
+
+
+@inline
+def _sum_tiles(grad, meshes, windows, tiles, shapes, options, extents, m, i, room):
+    """Adds all levels of all images of a mesh to the sums of a row of tiles."""
+    (sizes, source_sizes), (inverse, homography), (valid, source_valid) = shapes, options, extents
+    mesh, count = mesh_of(meshes, m), tiles.shape[1]
+    for b in range(m, len(tiles), len(meshes)):
+        at = 0
+        grads = Grads(tail(grad, 2 * b * count), tail(grad, (2 * b + 1) * count))
+        for n in range(len(sizes) // 2):
+            level = level_of(b, n, sizes, source_sizes, valid, source_valid)
+            if min(level.extent_y, level.extent_x) > 0 and min(level.source_y, level.source_x) > 0:
+                if inverse:
+                    _unzoom(grads, windows_of(windows, tiles, b), mesh, i, homography, level, at, room)
+                else:
+                    _zoom(grads, mesh, i, homography, level, at, room)
+            at += level.height * level.width
+
+
+@inline
+def _sum_meshes(grad, meshes, windows, tiles, shapes, options, extents, room, by_tile, part, parts):
+    """What a part does: rows of tiles in turn, because their heights differ ten times, and near ones are alike."""
+    h, w = meshes.shape[1], meshes.shape[2]
+    for unit in range(part, len(meshes) * (h - 1), parts):
+        m, i = unit // (h - 1), unit % (h - 1)
+        mesh, result = mesh_of(meshes, m), tail(by_tile, 8 * unit * (w - 1))
+        if is_lost(mesh):
+            for n in range(8 * (w - 1)):
+                result[n] = np.nan
+            continue
+        for n in range(8 * (w - 1)):
+            room.sums[n] = 0
+        _sum_tiles(grad, meshes, windows, tiles, shapes, options, extents, m, i, room)
+        for j in range(w - 1):
+            to_corners(load_sums(room.sums, j), quad(mesh, i, j), options[1], tail(result, 8 * j))
 
 
 @parallel
 def backward(
-    grad, mesh, windows, tiles, sizes, source_sizes, inverse, homography, valid, source_valid, by_tile, part, parts
+    grad, meshes, windows, tiles, sizes, source_sizes, inverse, homography, valid, source_valid, by_tile, part, parts
 ):
     """Fills `by_tile` `[meshes, h - 1, w - 1, 4, 2]` with the gradients of every tile's corners."""
-    h, w = mesh.shape[1], mesh.shape[2]
-    rows, longest = max(sizes[::2].max(), 1), max(sizes[1::2].max(), 1)
-    runs = (np.empty((w - 1, 3), np.int64), np.empty((w - 1) * rows), np.empty((w - 1) * rows))
-    unzoom = (np.empty((h, w, 2)), *runs)
-    zoom = (np.empty(longest), np.empty(w, np.int64))
-    sums = np.empty((w - 1, 8))
-    # Rows of tiles in turn: their heights differ ten times, and near ones are alike.
-    for unit in range(part, len(mesh) * (h - 1), parts):
-        m, i = unit // (h - 1), unit % (h - 1)
-        if is_lost(mesh[m]):
-            by_tile[m, i] = np.nan
-            continue
-        sums[:] = 0
-        for b in range(m, len(tiles), len(mesh)):
-            at = 0
-            for level in range(len(sizes) // 2):
-                height, width = sizes[2 * level], sizes[2 * level + 1]
-                extents = (extent(valid, b, level, 0, height), extent(valid, b, level, 1, width))
-                sources = (
-                    extent(source_valid, b, level, 0, source_sizes[2 * level]),
-                    extent(source_valid, b, level, 1, source_sizes[2 * level + 1]),
-                )
-                if min(extents) > 0 and min(sources) > 0:
-                    span = (sources[1] - 1.0, sources[0] - 1.0)
-                    of_level = (mesh[m], i, homography, extents, span, width, at)
-                    by_x, by_y = grad[b, 0], grad[b, 1]
-                    if inverse:
-                        _unzoom(by_x, by_y, windows[b, 0], windows[b, 1], tiles[b], *of_level, unzoom, sums)
-                    else:
-                        _zoom(by_x, by_y, *of_level, zoom, sums)
-                at += height * width
-        for j in range(w - 1):
-            corners = quad(mesh[m], i, j)
-            p, q, has_homography = perspective(corners) if homography else (0.0, 0.0, False)
-            to_corners(load(sums, j), corners, p, q, has_homography, by_tile[m, i, j])
+    h, w = meshes.shape[1], meshes.shape[2]
+    longest_row, count = longest(sizes, 1), (w - 1) * longest(sizes, 0)
+    memory, counts = doubles(longest_row + 2 * h * w + 2 * count + ROOM + 8 * (w - 1)), integers(w + 3 * (w - 1))
+    fraction, first = elements(memory), elements(counts)
+    widened = tail(fraction, longest_row)
+    left = tail(widened, 2 * h * w)
+    winding = tail(left, 2 * count)
+    runs = Runs(tail(first, w), left, tail(left, count))
+    room = Room(Columns(fraction, first), Mesh(widened, h, w), runs, winding, tail(winding, ROOM))
+    about = ((sizes, source_sizes), (inverse, homography), (valid, source_valid))
+    _sum_meshes(grad, meshes, windows, tiles, *about, room, elements(by_tile), part, parts)
+    hold(memory)
+    hold(counts)
 
 
 @jit
 def sum_vertices(by_tile, result):
+    """Gradients of meshes `[meshes, h, w, 2]` from those of their tiles' corners."""
+    h, w = result.shape[1], result.shape[2]
     for m in range(len(result)):
-        to_vertices(by_tile[m], result[m])
+        to_vertices(tail(by_tile, 8 * m * (h - 1) * (w - 1)), tail(result, 2 * m * h * w), h, w)

@@ -1,10 +1,20 @@
 """T~ on a grid of targets: along a row of targets it is linear in each tile, or a quotient of linear functions."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
-from fastwarp.kernels.cpu._extents import extent
-from fastwarp.kernels.cpu._mesh_geometry import is_lost, perspective, quad
+from fastwarp.kernels.cpu._mesh_tile import is_lost, level_of, longest, mesh_of, perspective, quad, windows_of
 from fastwarp.kernels.cpu._parallel import exact, inline, parallel
+from fastwarp.kernels.cpu._scratch import doubles, integers
+from fastwarp.kernels.cpu._vector import elements, hold
+
+
+class Columns(NamedTuple):
+    """Of a row of targets: the local coordinate f of each, and the first target of each tile `[w]`."""
+
+    fraction: Any
+    first: Any
 
 
 @inline
@@ -44,66 +54,78 @@ def _window(t, span):
 
 
 @inline
-def _row(mesh, r, homography, extents, sources, fraction, first, at, x, y, tiles):
-    """Targets at .. at + extent of row r; `fraction` has f of every column, `first` the first column of every tile."""
-    h, w = mesh.shape[0], mesh.shape[1]
-    span_y, span_x = sources[0] - 1.0, sources[1] - 1.0
-    i, g = local(r, extents[0], h)
-    for j in range(w - 1):
-        begin, end = first[j], first[j + 1]
+def find_columns(targets, w, columns):
+    """Fills `Columns` for a row of so many targets."""
+    tiles = 0
+    for k in range(targets):
+        j, columns.fraction[k] = local(k, targets, w)
+        for n in range(tiles, j + 1):
+            columns.first[n] = k
+        tiles = j + 1
+    for n in range(tiles, w):
+        columns.first[n] = targets
+
+
+@inline
+def _fill_row(mesh, r, homography, level, columns, at, windows):
+    """Row r of a level, whose targets begin at `at`."""
+    x, y, tiles = windows
+    span_y, span_x = level.source_y - 1.0, level.source_x - 1.0
+    i, g = local(r, level.extent_y, mesh.h)
+    for j in range(mesh.w - 1):
+        begin, end = columns.first[j], columns.first[j + 1]
         if begin == end:
             continue
         corners = quad(mesh, i, j)
         p, q, has_homography = perspective(corners) if homography else (0.0, 0.0, False)
         start, stop = line(corners, g, p, q)
         for k in range(begin, end):
-            tx, ty = blend(start, stop, fraction[k], has_homography)
+            tx, ty = blend(start, stop, columns.fraction[k], has_homography)
             x[at + k], y[at + k] = _window(tx, span_x), _window(ty, span_y)
-            tiles[at + k] = i * (w - 1) + j
+            tiles[at + k] = i * (mesh.w - 1) + j
 
 
 @inline
-def columns(targets, w, fraction, first):
-    """Fills `fraction` with f of every target of a row and `first` `[w]` with the first target of each tile."""
-    tiles = 0
-    for k in range(targets):
-        j, fraction[k] = local(k, targets, w)
-        first[tiles : j + 1] = k
-        tiles = j + 1
-    first[tiles:] = targets
+def fill_value(windows, begin, end, value):
+    """Gives the targets begin .. end a value and no tile."""
+    for k in range(begin, end):
+        windows.x[k], windows.y[k], windows.tiles[k] = value, value, -1
+
+
+@inline
+def _fill_level(mesh, lost, homography, level, columns, first, begin, end, windows):
+    """The rows of a level whose first target is in begin .. end; the level's is `first`."""
+    reads = level.extent_x if min(level.source_y, level.source_x) > 0 else 0
+    find_columns(reads, mesh.w, columns)
+    for r in range(level.height):
+        at = first + r * level.width
+        if not begin <= at < end:
+            continue
+        filled = reads if r < level.extent_y else 0
+        if lost:
+            fill_value(windows, at, at + filled, np.nan)
+        elif filled > 0:
+            _fill_row(mesh, r, homography, level, columns, at, windows)
+        fill_value(windows, at + filled, at + level.width, -1.0)
 
 
 @parallel
-def forward(mesh, sizes, source_sizes, homography, valid, source_valid, windows, tiles, part, parts):
-    w = mesh.shape[2]
+def forward(meshes, sizes, source_sizes, homography, valid, source_valid, windows, tiles, part, parts):
+    """Fills windows `[B, 2, P]` and tiles `[B, P]`. A row belongs to the part that has its first target."""
+    count, w = tiles.shape[1], meshes.shape[2]
     begin, end = part * tiles.size // parts, (part + 1) * tiles.size // parts
-    fraction, first_of_tile = np.empty(max(sizes[1::2].max(), 1)), np.empty(w, np.int64)
-    for b in range(len(windows)):
-        at = b * tiles.shape[1]
-        if at >= end or at + tiles.shape[1] <= begin:
+    fraction, first_of_tile = doubles(longest(sizes, 1)), integers(w)
+    columns = Columns(elements(fraction), elements(first_of_tile))
+    for b in range(len(tiles)):
+        start = b * count
+        if start >= end or start + count <= begin:
             continue
-        x, y, number = windows[b, 0], windows[b, 1], tiles[b]
-        one = mesh[b if len(mesh) > 1 else 0]
-        lost = is_lost(one)
-        for level in range(len(sizes) // 2):
-            height, width = sizes[2 * level], sizes[2 * level + 1]
-            extents = (extent(valid, b, level, 0, height), extent(valid, b, level, 1, width))
-            sources = (
-                extent(source_valid, b, level, 0, source_sizes[2 * level]),
-                extent(source_valid, b, level, 1, source_sizes[2 * level + 1]),
-            )
-            reads = extents[1] if min(sources) > 0 else 0
-            columns(reads, w, fraction, first_of_tile)
-            for r in range(height):
-                # A row belongs to the part that has its first target.
-                if begin <= at < end:
-                    where = at - b * tiles.shape[1]
-                    filled = reads if r < extents[0] else 0
-                    if lost:
-                        for k in range(where, where + filled):
-                            x[k], y[k], number[k] = np.nan, np.nan, -1
-                    elif filled > 0:
-                        _row(one, r, homography, extents, sources, fraction, first_of_tile, where, x, y, number)
-                    for k in range(where + filled, where + width):
-                        x[k], y[k], number[k] = -1.0, -1.0, -1
-                at += width
+        mesh = mesh_of(meshes, b)
+        lost, at = is_lost(mesh), 0
+        for n in range(len(sizes) // 2):
+            level = level_of(b, n, sizes, source_sizes, valid, source_valid)
+            some = (begin - start, end - start)
+            _fill_level(mesh, lost, homography, level, columns, at, *some, windows_of(windows, tiles, b))
+            at += level.height * level.width
+    hold(fraction)
+    hold(first_of_tile)

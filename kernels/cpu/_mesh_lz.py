@@ -1,22 +1,40 @@
 """Saliency -> mesh, LZU eq. 1 and 2: sums over a Gaussian, which is a product of its factors in y and x."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from torch import Tensor
 
 from fastwarp.kernels.cpu._memory import array
 from fastwarp.kernels.cpu._parallel import inline, parallel, run
+from fastwarp.kernels.cpu._scratch import doubles
+from fastwarp.kernels.cpu._vector import elements, hold, tail
 
 _FLOOR = 1e-6  # uniform saliency added to a map, relative to its mean
 _TINY = 2.0**-962  # the same of an all-zero map
 
 
+class Attraction(NamedTuple):
+    """What the cells of an axis give to each other over all their copies in the padding, `[n, n]`: weights and weights
+    times distance, by the cell that gets and by the cell that gives."""
+
+    weight: Any
+    pull: Any
+    weight_by: Any
+    pull_by: Any
+    n: Any
+
+
 @inline
-def _attraction(n, radius, fwhm, anti_crop):
-    """What cell j gives to cell i over all its copies in the padding, `[n, n]`: weight, and weight times distance."""
-    kernel = np.empty(radius + 1)
+def _attraction(n, radius, fwhm, anti_crop, room):
+    """Fills an `Attraction`; `room` is for `4 n n` numbers and `radius + 1`."""
+    size = n * n
+    kernel = tail(room, 4 * size)
     for d in range(radius + 1):
         kernel[d] = 2.0 ** (-4 * (d / fwhm) ** 2)
-    weight, pull = np.zeros((n, n)), np.zeros((n, n))
+    weight, pull, weight_by, pull_by = room, tail(room, size), tail(room, 2 * size), tail(room, 3 * size)
+    for k in range(4 * size):
+        room[k] = 0
     for i in range(n):
         for d in range(-radius, radius + 1):
             j = i + d
@@ -25,93 +43,168 @@ def _attraction(n, radius, fwhm, anti_crop):
                 j = 2 * (n - 1) - j if j > n - 1 else j
             else:
                 j = min(max(j, 0), n - 1)
-            weight[i, j] += kernel[abs(d)]
-            pull[i, j] += d * kernel[abs(d)]
-    return weight, pull
+            weight[i * n + j] += kernel[abs(d)]
+            pull[i * n + j] += d * kernel[abs(d)]
+    for i in range(n):
+        for j in range(n):
+            weight_by[j * n + i], pull_by[j * n + i] = weight[i * n + j], pull[i * n + j]
+    return Attraction(weight, pull, weight_by, pull_by, n)
 
 
 @inline
-def _add_product(a, b, scratch):
-    """`scratch += a @ b`, in an order whose inner loop is a vector's."""
-    for i in range(a.shape[0]):
-        for k in range(a.shape[1]):
-            factor = a[i, k]
-            for j in range(b.shape[1]):
-                scratch[i, j] += factor * b[k, j]
+def _attractions(shape, fwhm, anti_crop, room):
+    """Of the rows and of the columns of maps `[B, h, w]`."""
+    _, h, w = shape
+    radius = min(h, w) - 1
+    rows = _attraction(h, radius, fwhm, anti_crop, room)
+    return rows, _attraction(w, radius, fwhm, anti_crop, tail(room, _room(h, radius)))
 
 
 @inline
-def _product(a, b):
-    result = np.zeros((a.shape[0], b.shape[1]))
-    _add_product(a, b, result)
-    return result
+def _room(n, radius):
+    return 4 * n * n + radius + 1
 
 
 @inline
-def _attracted(saliency, weight_y, pull_y, weight_x, pull_x):
-    """Sum of the weights around each cell, and by how many cells it is pulled along x and y; whether the map has a
-    derivative."""
-    h, w = saliency.shape
-    mass, total = np.empty((h, w)), 0.0
-    for i in range(h):
-        for j in range(w):
-            mass[i, j] = max(np.float64(saliency[i, j]), 0.0) if saliency[i, j] == saliency[i, j] else saliency[i, j]
-            total += mass[i, j]
+def _room_of_both(shape):
+    radius = min(shape[1], shape[2]) - 1
+    return _room(shape[1], radius) + _room(shape[2], radius)
+
+
+@inline
+def _add_product(a, b, rows, inner, columns, result):
+    """`result += a @ b`, in an order whose inner loop is a vector's."""
+    for i in range(rows):
+        into = tail(result, i * columns)
+        for k in range(inner):
+            factor, row = a[i * inner + k], tail(b, k * columns)
+            for j in range(columns):
+                into[j] += factor * row[j]
+
+
+@inline
+def _set_product(a, b, rows, inner, columns, result):
+    for n in range(rows * columns):
+        result[n] = 0
+    _add_product(a, b, rows, inner, columns, result)
+
+
+class Maps(NamedTuple):
+    """Working maps `[h, w]`: sums of the weights around each cell, by how many cells it is pulled along x and y; two
+    for what comes between; the gradients to x, to y and to the weights."""
+
+    weights: Any
+    x: Any
+    y: Any
+    mass: Any
+    rows: Any
+    by_x: Any
+    by_y: Any
+    by_weight: Any
+
+
+_MAPS = 8
+
+
+@inline
+def _maps(memory, size):
+    first = memory, tail(memory, size), tail(memory, 2 * size), tail(memory, 3 * size)
+    return Maps(*first, tail(memory, 4 * size), tail(memory, 5 * size), tail(memory, 6 * size), tail(memory, 7 * size))
+
+
+@inline
+def _attract(saliency, rows, columns, maps):
+    """Fills `weights`, `x` and `y`; returns whether the map has a derivative."""
+    h, w = rows.n, columns.n
+    total = 0.0
+    for n in range(h * w):
+        value = np.float64(saliency[n])
+        maps.mass[n] = max(value, 0.0) if value == value else value
+        total += maps.mass[n]
     floor = _FLOOR * total / (h * w)
     above = not floor <= _TINY
-    mass += floor if above else _TINY
-    rows = _product(mass, np.ascontiguousarray(weight_x.T))
-    weights = _product(weight_y, rows)
-    x = _product(weight_y, _product(mass, np.ascontiguousarray(pull_x.T))) / weights
-    y = _product(pull_y, rows) / weights
-    return weights, x, y, above
+    for n in range(h * w):
+        maps.mass[n] += floor if above else _TINY
+    _set_product(maps.mass, columns.pull_by, h, w, w, maps.rows)
+    _set_product(rows.weight, maps.rows, h, h, w, maps.x)
+    _set_product(maps.mass, columns.weight_by, h, w, w, maps.rows)
+    _set_product(rows.weight, maps.rows, h, h, w, maps.weights)
+    _set_product(rows.pull, maps.rows, h, h, w, maps.y)
+    for n in range(h * w):
+        maps.x[n] /= maps.weights[n]
+        maps.y[n] /= maps.weights[n]
+    return above
+
+
+@inline
+def _write_mesh(maps, h, w, anti_crop, mesh):
+    for i in range(h):
+        for j in range(w):
+            n = i * w + j
+            u, v = (j + maps.x[n]) / (w - 1), (i + maps.y[n]) / (h - 1)
+            if anti_crop:  # the outline stays exactly where it is
+                u = j / (w - 1) if (j == 0 or j == w - 1) and u == u else u
+                v = i / (h - 1) if (i == 0 or i == h - 1) and v == v else v
+            mesh[2 * n] = min(max(u, 0.0), 1.0) if u == u else u
+            mesh[2 * n + 1] = min(max(v, 0.0), 1.0) if v == v else v
 
 
 @parallel
 def _lz_mesh(saliency, fwhm, anti_crop, mesh, part, parts):
     """Mesh `[B, h, w, 2]`, images shared out."""
     batch, h, w = saliency.shape
-    radius = min(h, w) - 1
-    weight_y, pull_y = _attraction(h, radius, fwhm, anti_crop)
-    weight_x, pull_x = _attraction(w, radius, fwhm, anti_crop)
+    memory = doubles(_room_of_both(saliency.shape) + _MAPS * h * w)
+    rows, columns = _attractions(saliency.shape, fwhm, anti_crop, elements(memory))
+    maps = _maps(tail(memory, _room_of_both(saliency.shape)), h * w)
     for b in range(part * batch // parts, (part + 1) * batch // parts):
-        _, x, y, _ = _attracted(saliency[b], weight_y, pull_y, weight_x, pull_x)
-        for i in range(h):
-            for j in range(w):
-                u, v = (j + x[i, j]) / (w - 1), (i + y[i, j]) / (h - 1)
-                if anti_crop:  # the outline stays exactly where it is
-                    u = j / (w - 1) if (j == 0 or j == w - 1) and u == u else u
-                    v = i / (h - 1) if (i == 0 or i == h - 1) and v == v else v
-                mesh[b, i, j, 0] = min(max(u, 0.0), 1.0) if u == u else u
-                mesh[b, i, j, 1] = min(max(v, 0.0), 1.0) if v == v else v
+        _attract(tail(saliency, b * h * w), rows, columns, maps)
+        _write_mesh(maps, h, w, anti_crop, tail(mesh, 2 * b * h * w))
+    hold(memory)
+
+
+@inline
+def _pull_mesh(grad, maps, h, w):
+    """From the gradient to a mesh those to x, y and the weights."""
+    for i in range(h):
+        for j in range(w):
+            n = i * w + j
+            u, v = (j + maps.x[n]) / (w - 1), (i + maps.y[n]) / (h - 1)
+            maps.by_x[n] = 0.0 if u < 0 or u > 1 else grad[2 * n] / ((w - 1) * maps.weights[n])
+            maps.by_y[n] = 0.0 if v < 0 or v > 1 else grad[2 * n + 1] / ((h - 1) * maps.weights[n])
+            maps.by_weight[n] = -maps.by_x[n] * maps.x[n] - maps.by_y[n] * maps.y[n]
+
+
+@inline
+def _pull_saliency(saliency, rows, columns, maps, above, result):
+    """From the gradients to x, y and the weights that to the saliency."""
+    h, w = rows.n, columns.n
+    by_mass, between = maps.mass, maps.rows
+    _set_product(rows.weight_by, maps.by_x, h, h, w, between)
+    _set_product(between, columns.pull, h, w, w, by_mass)
+    _set_product(rows.weight_by, maps.by_weight, h, h, w, between)
+    _add_product(rows.pull_by, maps.by_y, h, h, w, between)
+    _add_product(between, columns.weight, h, w, w, by_mass)
+    total = 0.0
+    for n in range(h * w):
+        total += by_mass[n]
+    share = _FLOOR * total / (h * w)
+    for n in range(h * w):
+        result[n] = by_mass[n] + share if above and not saliency[n] < 0 else 0.0
 
 
 @parallel
 def _lz_mesh_backward(grad, saliency, fwhm, anti_crop, result, part, parts):
     """Gradient to the saliency, images shared out."""
     batch, h, w = saliency.shape
-    radius = min(h, w) - 1
-    weight_y, pull_y = _attraction(h, radius, fwhm, anti_crop)
-    weight_x, pull_x = _attraction(w, radius, fwhm, anti_crop)
-    from_y, from_pull_y = np.ascontiguousarray(weight_y.T), np.ascontiguousarray(pull_y.T)
+    memory = doubles(_room_of_both(saliency.shape) + _MAPS * h * w)
+    rows, columns = _attractions(saliency.shape, fwhm, anti_crop, elements(memory))
+    maps = _maps(tail(memory, _room_of_both(saliency.shape)), h * w)
     for b in range(part * batch // parts, (part + 1) * batch // parts):
-        weights, x, y, above = _attracted(saliency[b], weight_y, pull_y, weight_x, pull_x)
-        by_x, by_y, by_weight = np.empty((h, w)), np.empty((h, w)), np.empty((h, w))
-        for i in range(h):
-            for j in range(w):
-                u, v = (j + x[i, j]) / (w - 1), (i + y[i, j]) / (h - 1)
-                by_x[i, j] = 0.0 if u < 0 or u > 1 else grad[b, i, j, 0] / ((w - 1) * weights[i, j])
-                by_y[i, j] = 0.0 if v < 0 or v > 1 else grad[b, i, j, 1] / ((h - 1) * weights[i, j])
-                by_weight[i, j] = -by_x[i, j] * x[i, j] - by_y[i, j] * y[i, j]
-        by_mass = _product(_product(from_y, by_x), pull_x)
-        rows = _product(from_y, by_weight)
-        _add_product(from_pull_y, by_y, rows)
-        _add_product(rows, weight_x, by_mass)
-        share = _FLOOR * by_mass.sum() / (h * w)
-        for i in range(h):
-            for j in range(w):
-                seen = above and not saliency[b, i, j] < 0
-                result[b, i, j] = by_mass[i, j] + share if seen else 0.0
+        one = tail(saliency, b * h * w)
+        above = _attract(one, rows, columns, maps)
+        _pull_mesh(tail(grad, 2 * b * h * w), maps, h, w)
+        _pull_saliency(one, rows, columns, maps, above, tail(result, b * h * w))
+    hold(memory)
 
 
 def _work(saliency: Tensor) -> int:

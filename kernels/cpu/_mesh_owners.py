@@ -4,10 +4,13 @@ An edge crosses a row of targets at one number, whichever of its two tiles asks,
 not. All functions are exact: a fused multiply-add would move the crossings.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
-from fastwarp.kernels.cpu._mesh_geometry import cross, quad
+from fastwarp.kernels.cpu._mesh_tile import cross, quad
 from fastwarp.kernels.cpu._parallel import exact
+from fastwarp.kernels.cpu._vector import tail
 
 
 @exact
@@ -29,26 +32,29 @@ def vertices(mesh, x_unit, y_unit, low, high, result):
     The outline reaches out by a thousandth of a tile: it owns what rounding puts outside. The y of a vertex that is not
     finite becomes NaN.
     """
-    h, w = mesh.shape[0], mesh.shape[1]
+    vertices, h, w = mesh
     for axis in range(2):
         start, length = x_unit if axis == 0 else y_unit
         for i in range(low, high):
             inner = 1 if i == 0 else (h - 2 if i == h - 1 else i)
-            for j in range(1, w - 1):
-                m = np.float64(mesh[i, j, axis])
-                result[i, j, axis] = (_moved(m, np.float64(mesh[inner, j, axis]), m) - start) * length
-            for j, beside in ((0, 1), (w - 1, w - 2)):
-                m = np.float64(mesh[i, j, axis])
-                above = np.float64(mesh[inner, j, axis])
-                result[i, j, axis] = (_moved(m, above, np.float64(mesh[i, beside, axis])) - start) * length
-    for i in range(low, high):
-        for j in range(w):
-            if not (abs(result[i, j, 0]) < np.inf and abs(result[i, j, 1]) < np.inf):
-                result[i, j, 1] = np.nan
-    a, b, c, d = mesh[0, 0], mesh[0, w - 1], mesh[h - 1, 0], mesh[h - 1, w - 1]
-    x = 0.25 * (((np.float64(a[0]) + np.float64(b[0])) + np.float64(c[0])) + np.float64(d[0]))
-    y = 0.25 * (((np.float64(a[1]) + np.float64(b[1])) + np.float64(c[1])) + np.float64(d[1]))
-    return (x - x_unit[0]) * x_unit[1], (y - y_unit[0]) * y_unit[1]
+            for j in range(w):
+                beside = 1 if j == 0 else (w - 2 if j == w - 1 else j)
+                at = 2 * (i * w + j) + axis
+                m, above = np.float64(vertices[at]), np.float64(vertices[2 * (inner * w + j) + axis])
+                result[at] = (_moved(m, above, np.float64(vertices[2 * (i * w + beside) + axis])) - start) * length
+    for n in range(2 * low * w, 2 * high * w, 2):
+        if not (abs(result[n]) < np.inf and abs(result[n + 1]) < np.inf):
+            result[n + 1] = np.nan
+    return _centre(vertices, h, w, 0, x_unit), _centre(vertices, h, w, 1, y_unit)
+
+
+@exact
+def _centre(vertices, h, w, axis, unit):
+    """The mean of a mesh's four corners along an axis, in target units."""
+    right, below = 2 * (w - 1), 2 * w * (h - 1)
+    total = np.float64(vertices[axis]) + np.float64(vertices[right + axis])
+    total = (total + np.float64(vertices[below + axis])) + np.float64(vertices[below + right + axis])
+    return (0.25 * total - unit[0]) * unit[1]
 
 
 # Ties go to the side of the centre, as if the mesh were infinitesimally larger about it.
@@ -93,14 +99,18 @@ def _crossing(a, b, sign, row, centre, extent, at, signs, count):
     return count + 1
 
 
+ROOM = 14
+"""Numbers that `winding_runs` works with."""
+
+
 @exact
 def winding_runs(corners, row, centre, extent, runs):
     """Runs of a row's targets with a winding number that is not 0, for any tile.
 
-    Returns how many there are, up to two; `runs` gets the first target, the one after the last, and the sign of det J
-    for a point that a tile turns around that way.
+    Returns how many there are, up to two. `runs`, room for `ROOM` numbers, begins with three for each: the first
+    target, the one after the last, and the sign of det J for a point that a tile turns around that way.
     """
-    at, signs = np.empty(4), np.empty(4)
+    at, signs = tail(runs, 6), tail(runs, 10)
     a, b, c, d = corners
     # A -> B, B -> D, D -> C, C -> A, each from its lower vertex index: the sign says which way the tile goes.
     count = _crossing(a, b, 1.0, row, centre, extent, at, signs, 0)
@@ -112,9 +122,9 @@ def winding_runs(corners, row, centre, extent, runs):
         before = winding
         winding += signs[n]
         if before == 0 and winding != 0:
-            runs[found, 0], runs[found, 2] = at[n], -np.sign(winding)  # y points down
+            runs[3 * found], runs[3 * found + 2] = at[n], -1.0 if winding > 0 else 1.0  # y points down
         elif before != 0 and winding == 0:
-            runs[found, 1] = at[n]
+            runs[3 * found + 1] = at[n]
             found += 1
     return found
 
@@ -147,8 +157,16 @@ def _is_convex(a, b, c, d):
     return min(turns) > 0 or max(turns) < 0
 
 
+class Runs(NamedTuple):
+    """The targets that the convex tiles of a row of tiles enclose, as `convex_runs` finds them."""
+
+    spans: Any
+    left: Any
+    right: Any
+
+
 @exact
-def convex_runs(widened, centre, i, low, high, extent, spans, left, right):
+def convex_runs(widened, centre, i, low, high, extent, runs):
     """The targets that the convex tiles of a row of tiles enclose.
 
     Row r of targets has `left[at + r - first] <= k < right[at + r - first]`.
@@ -160,15 +178,15 @@ def convex_runs(widened, centre, i, low, high, extent, spans, left, right):
         low: first row of interest.
         high: the row after the last.
         extent: targets in a row.
-        spans: int64 `[w - 1, 3]`: gets the first row, the row after the last and `at` of each tile. Tiles that enclose
-            nothing have no rows; for tiles that are not convex `at` is -1, see `winding_runs`.
-        left: float64, `(w - 1) * (high - low)` whole numbers.
-        right: likewise.
+        runs: `spans`, int64 `[w - 1, 3]`, gets the first row, the row after the last and `at` of each tile. Tiles that
+            enclose nothing have no rows; for tiles that are not convex `at` is -1, and `winding_runs` finds the
+            targets. `left` and `right` are float64, `(w - 1) * (high - low)` whole numbers.
     """
+    spans, left, right = runs
     at = 0
-    for j in range(widened.shape[1] - 1):
+    for j in range(widened.w - 1):
         a, b, c, d = quad(widened, i, j)
-        spans[j, 0], spans[j, 1], spans[j, 2] = low, low, at
+        spans[3 * j], spans[3 * j + 1], spans[3 * j + 2] = low, low, at
         # A vertex that is not finite: its tiles own nothing.
         if not (a[1] == a[1] and b[1] == b[1] and c[1] == c[1] and d[1] == d[1]):
             continue
@@ -195,5 +213,5 @@ def convex_runs(widened, centre, i, low, high, extent, spans, left, right):
                 right[at + row - first] = max(right[at + row - first], k)
         # A row crosses two edges of a convex tile, and cannot cross more where they are only almost parallel.
         convex = _is_convex(a, b, c, d) and count == 2 * (last - first)
-        spans[j, 0], spans[j, 1], spans[j, 2] = first, last, at if convex else -1
+        spans[3 * j], spans[3 * j + 1], spans[3 * j + 2] = first, last, at if convex else -1
         at += last - first

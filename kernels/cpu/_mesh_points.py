@@ -1,25 +1,34 @@
 """T~ and T~^-1 at points, and their gradients."""
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastwarp.kernels.cpu._mesh_geometry import cross, edges, is_lost, perspective, quad, solve
-from fastwarp.kernels.cpu._mesh_gradient import (
+from fastwarp.kernels.cpu._mesh_owners import vertices, winding
+from fastwarp.kernels.cpu._mesh_tile import (
+    UNIT,
+    Mesh,
     add,
+    cross,
+    is_lost,
     is_singular,
-    load,
+    load_sums,
+    mesh_of,
     products,
     pull_inverse,
-    store,
+    quad,
+    solve,
+    store_sums,
+    tile_of,
     to_corners,
     to_vertices,
     value_and_slopes,
 )
-from fastwarp.kernels.cpu._mesh_owners import vertices, winding
 from fastwarp.kernels.cpu._parallel import inline, parallel
+from fastwarp.kernels.cpu._scratch import doubles
+from fastwarp.kernels.cpu._vector import elements, hold, tail
 
-_UNIT = (0.0, 1.0)  # normalised positions
 _SOLVED = 1e-9  # a preimage outside of the mesh may miss its point by this, in tiles
 
 
@@ -41,13 +50,12 @@ def _bin(x, axis):
 @inline
 def _axis(widened, axis):
     """As many bins as tiles between the least and the greatest finite coordinate: start, bins per unit, number."""
-    h, w = widened.shape[0], widened.shape[1]
+    h, w = widened.h, widened.w
     low, high = math.inf, -math.inf
-    for i in range(h):
-        for j in range(w):
-            x = widened[i, j, axis]
-            if abs(x) < math.inf:
-                low, high = min(low, x), max(high, x)
+    for n in range(h * w):
+        x = widened.vertices[2 * n + axis]
+        if abs(x) < math.inf:
+            low, high = min(low, x), max(high, x)
     count = (w if axis == 0 else h) - 1.0
     return (low, min(count / (high - low), 1e300), count) if low < high else (0.0, 1.0, count)
 
@@ -68,7 +76,7 @@ def _box(corners, x_axis, y_axis):
 @inline
 def _bins(widened):
     """Tiles by bin, in row-major order: those of bin n are `members[offset[n]:offset[n + 1]]`."""
-    h, w = widened.shape[0], widened.shape[1]
+    h, w = widened.h, widened.w
     x_axis, y_axis = _axis(widened, 0), _axis(widened, 1)
     offset = np.zeros((h - 1) * (w - 1) + 2, np.int64)
     for i in range(h - 1):
@@ -94,7 +102,7 @@ def _bins(widened):
 @inline
 def _owner(widened, centre, bins, x, y):
     """First tile that encloses a point, and its winding number; -1 and 0 if none does."""
-    w = widened.shape[1]
+    w = widened.w
     x_axis, y_axis, offset, members = bins
     n = _bin(y, y_axis) * (w - 1) + _bin(x, x_axis)
     for at in range(offset[n], offset[n + 1]):
@@ -120,18 +128,16 @@ def _nearest_patch(mesh, x, y, homography):
 
     Returns the tile and its f, g.
     """
-    h, w = mesh.shape[0], mesh.shape[1]
+    h, w = mesh.h, mesh.w
     best, tile, best_f, best_g = math.inf, -1, math.nan, math.nan
     for i in range(h - 1):
         step = 1 if i == 0 or i == h - 2 else max(w - 2, 1)
         for j in range(0, w - 1, step):
-            corners = quad(mesh, i, j)
-            of_tile = edges(corners, _UNIT, _UNIT)
-            a, e, t, c = of_tile
-            p, q, has_homography = perspective(corners) if homography else (0.0, 0.0, False)
+            of_tile = tile_of(quad(mesh, i, j), UNIT, UNIT, homography)
+            a, e, t, c = of_tile.a, of_tile.e, of_tile.f, of_tile.g
             turn = 2.0 * cross(e, t) + cross(e, c) + cross(c, t)
-            f, g, real = solve(x, y, of_tile, p, q, has_homography, turn, False)
-            value, by_f, by_g = value_and_slopes(of_tile, f, g, p, q, has_homography)
+            f, g, real = solve(x, y, of_tile, turn, False)
+            value, by_f, by_g = value_and_slopes(of_tile, f, g)
             real = real and not is_singular(by_f, by_g)
             size = max(
                 max(abs(e[0]), abs(e[1])),
@@ -147,14 +153,13 @@ def _nearest_patch(mesh, x, y, homography):
 @inline
 def _unzoom(mesh, widened, centre, bins, x, y, homography):
     """Zoomed position of a point and the tile that has it; NaN and -1 where none has."""
-    h, w = mesh.shape[0], mesh.shape[1]
+    h, w = mesh.h, mesh.w
     if not (abs(x) < math.inf and abs(y) < math.inf):
         return math.nan, math.nan, -1
     tile, turns = _owner(widened, centre, bins, x, y)
     if tile >= 0:
-        corners = quad(mesh, tile // (w - 1), tile % (w - 1))
-        p, q, has_homography = perspective(corners) if homography else (0.0, 0.0, False)
-        f, g, _ = solve(x, y, edges(corners, _UNIT, _UNIT), p, q, has_homography, -turns, False)
+        of_tile = tile_of(quad(mesh, tile // (w - 1), tile % (w - 1)), UNIT, UNIT, homography)
+        f, g, _ = solve(x, y, of_tile, -turns, False)
     else:
         tile, f, g = _nearest_patch(mesh, x, y, homography)
     return (tile % (w - 1) + f) / (w - 1), (tile // (w - 1) + g) / (h - 1), tile
@@ -163,109 +168,151 @@ def _unzoom(mesh, widened, centre, bins, x, y, homography):
 @inline
 def _zoom(mesh, u, v, homography):
     """T~ of a zoomed position, and the tile."""
-    h, w = mesh.shape[0], mesh.shape[1]
+    h, w = mesh.h, mesh.w
     if u != u or v != v:
         return math.nan, math.nan, -1
     f, g = u * (w - 1), v * (h - 1)
     j, i = _cell(f, w), _cell(g, h)
-    corners = quad(mesh, i, j)
-    p, q, has_homography = perspective(corners) if homography else (0.0, 0.0, False)
-    tile = edges(corners, _UNIT, _UNIT)
-    value, _, _ = value_and_slopes(tile, f - j, g - i, p, q, has_homography)
-    return tile[0][0] + value[0], tile[0][1] + value[1], i * (w - 1) + j
+    tile = tile_of(quad(mesh, i, j), UNIT, UNIT, homography)
+    value, _, _ = value_and_slopes(tile, f - j, g - i)
+    return tile.a[0] + value[0], tile.a[1] + value[1], i * (w - 1) + j
 
 
-@parallel
-def map_points(mesh, points, inverse, homography, mapped, tiles, part, parts):
-    h, w, count = mesh.shape[1], mesh.shape[2], tiles.shape[1]
-    widened = np.empty((h, w, 2))
-    begin, end = part * tiles.size // parts, (part + 1) * tiles.size // parts
-    for b in range(len(tiles)):
-        low, high = max(begin - b * count, 0), min(end - b * count, count)
-        if low >= high:
-            continue
-        one, at = mesh[b if len(mesh) > 1 else 0], points[b if len(points) > 1 else 0]
-        if is_lost(one):
-            for n in range(low, high):
-                mapped[b, n, 0], mapped[b, n, 1], tiles[b, n] = math.nan, math.nan, -1
-        elif inverse:
-            centre = vertices(one, _UNIT, _UNIT, 0, h, widened)
-            bins = _bins(widened)
-            for n in range(low, high):
-                x, y = np.float64(at[n, 0]), np.float64(at[n, 1])
-                mapped[b, n, 0], mapped[b, n, 1], tiles[b, n] = _unzoom(one, widened, centre, bins, x, y, homography)
-        else:
-            for n in range(low, high):
-                x, y = np.float64(at[n, 0]), np.float64(at[n, 1])
-                mapped[b, n, 0], mapped[b, n, 1], tiles[b, n] = _zoom(one, x, y, homography)
+class Points(NamedTuple):
+    """Points `[N, 2]`, where they come to, and their tiles, of an image."""
 
-
-# --- gradients --------------------------------------------------------------------------------------------------------
+    given: Any
+    mapped: Any
+    tiles: Any
 
 
 @inline
-def _pull(mesh, tile, zoomed, grad_x, grad_y, inverse, homography):
-    """Gradient of one mapped point to the point, and what it adds to the sums of its tile."""
-    h, w = mesh.shape[0], mesh.shape[1]
+def _map_image(mesh, inverse, homography, points, low, high, widened):
+    """The points low .. high of an image."""
+    given, mapped, tiles = points
+    if is_lost(mesh):
+        for n in range(low, high):
+            mapped[2 * n], mapped[2 * n + 1], tiles[n] = math.nan, math.nan, -1
+    elif inverse:
+        centre = vertices(mesh, UNIT, UNIT, 0, mesh.h, widened.vertices)
+        bins = _bins(widened)
+        for n in range(low, high):
+            x, y = np.float64(given[2 * n]), np.float64(given[2 * n + 1])
+            x, y, tile = _unzoom(mesh, widened, centre, bins, x, y, homography)
+            mapped[2 * n], mapped[2 * n + 1], tiles[n] = x, y, tile
+    else:
+        for n in range(low, high):
+            x, y, tile = _zoom(mesh, np.float64(given[2 * n]), np.float64(given[2 * n + 1]), homography)
+            mapped[2 * n], mapped[2 * n + 1], tiles[n] = x, y, tile
+
+
+@parallel
+def map_points(meshes, points, inverse, homography, mapped, tiles, part, parts):
+    """Fills `mapped` `[B, N, 2]` and `tiles` `[B, N]`."""
+    h, w, count = meshes.shape[1], meshes.shape[2], tiles.shape[1]
+    memory = doubles(2 * h * w)
+    widened = Mesh(elements(memory), h, w)
+    begin, end = part * tiles.size // parts, (part + 1) * tiles.size // parts
+    for b in range(len(tiles)):
+        low, high = max(begin - b * count, 0), min(end - b * count, count)
+        if low < high:
+            given = tail(points, 2 * count * (b if len(points) > 1 else 0))
+            some = Points(given, tail(mapped, 2 * count * b), tail(tiles, count * b))
+            _map_image(mesh_of(meshes, b), inverse, homography, some, low, high, widened)
+    hold(memory)
+
+
+# --- gradients ------------------------------------------------------------------------------------------------------
+
+
+class Pull(NamedTuple):
+    """Gradients `[B, N, 2]` of mapped points, those, their tiles `[B, N]`, and the points `[1 or B, N, 2]`."""
+
+    grad: Any
+    mapped: Any
+    tiles: Any
+    points: Any
+    is_shared: Any
+    count: Any
+    inverse: Any
+    homography: Any
+
+
+@inline
+def _pull_of(grad, points, mapped, tiles, inverse, homography):
+    arrays = (elements(grad), elements(mapped), elements(tiles), elements(points))
+    return Pull(*arrays, len(points) == 1, tiles.shape[1], inverse, homography)
+
+
+@inline
+def _pull_point(mesh, pull, b, n):
+    """Gradient of mapped point n of entry b to the point, and what it adds to the sums of its tile."""
+    h, w, at = mesh.h, mesh.w, 2 * (b * pull.count + n)
+    zoomed = tail(pull.mapped, at) if pull.inverse else tail(pull.points, 2 * n if pull.is_shared else at)
+    tile = pull.tiles[b * pull.count + n]
+    grad_x, grad_y = np.float64(pull.grad[at]), np.float64(pull.grad[at + 1])
     i, j = tile // (w - 1), tile % (w - 1)
     f, g = np.float64(zoomed[0]) * (w - 1) - j, np.float64(zoomed[1]) * (h - 1) - i
-    corners = quad(mesh, i, j)
-    p, q, has_homography = perspective(corners) if homography else (0.0, 0.0, False)
-    of_tile = edges(corners, _UNIT, _UNIT)
-    value, by_f, by_g = value_and_slopes(of_tile, f, g, p, q, has_homography)
-    if inverse:
+    of_tile = tile_of(quad(mesh, i, j), UNIT, UNIT, pull.homography)
+    value, by_f, by_g = value_and_slopes(of_tile, f, g)
+    if pull.inverse:
         to_x, to_y = pull_inverse(by_f, by_g, grad_x / (w - 1), grad_y / (h - 1))
         grad_x, grad_y = -to_x, -to_y
     else:
         to_x = (grad_x * by_f[0] + grad_y * by_f[1]) * (w - 1)
         to_y = (grad_x * by_g[0] + grad_y * by_g[1]) * (h - 1)
-    return to_x, to_y, products(of_tile, value, f, g, p, q, has_homography, grad_x, grad_y)
+    return to_x, to_y, products(of_tile, value, f, g, grad_x, grad_y)
 
 
 @parallel
-def points_backward(grad, mesh, points, mapped, tiles, inverse, homography, grad_points, part, parts):
+def points_backward(grad, meshes, points, mapped, tiles, inverse, homography, grad_points, part, parts):
     """Gradient to the points, summed over the images that share them."""
-    total = len(grad_points) * grad_points.shape[1]
-    lost = np.empty(len(mesh), np.bool_)
-    for m in range(len(mesh)):
-        lost[m] = is_lost(mesh[m])
-    for k in range(part * total // parts, (part + 1) * total // parts):
-        shared, n = k // grad_points.shape[1], k % grad_points.shape[1]
+    pull, target = _pull_of(grad, points, mapped, tiles, inverse, homography), elements(grad_points)
+    count, shares = tiles.shape[1], len(grad_points)
+    lost = np.empty(len(meshes), np.bool_)
+    for m in range(len(meshes)):
+        lost[m] = is_lost(mesh_of(meshes, m))
+    for k in range(part * shares * count // parts, (part + 1) * shares * count // parts):
+        shared, n = k // count, k % count
         by_x, by_y = 0.0, 0.0
-        for b in range(shared, len(tiles), len(grad_points)):
-            if lost[b if len(mesh) > 1 else 0]:
+        for b in range(shared, len(tiles), shares):
+            if lost[b if len(meshes) > 1 else 0]:
                 by_x, by_y = math.nan, math.nan
-            elif tiles[b, n] >= 0:
-                zoomed = mapped[b, n] if inverse else points[shared, n]
-                g = np.float64(grad[b, n, 0]), np.float64(grad[b, n, 1])
-                one = mesh[b if len(mesh) > 1 else 0]
-                x, y, _ = _pull(one, tiles[b, n], zoomed, g[0], g[1], inverse, homography)
+            elif pull.tiles[b * count + n] >= 0:
+                x, y, _ = _pull_point(mesh_of(meshes, b), pull, b, n)
                 by_x, by_y = by_x + x, by_y + y
-        grad_points[shared, n, 0], grad_points[shared, n, 1] = by_x, by_y
+        target[2 * k], target[2 * k + 1] = by_x, by_y
+
+
+@inline
+def _mesh_gradient(meshes, m, pull, batch, sums, by_tile, result):
+    """Gradient to one mesh, summed over the images that share it."""
+    mesh = mesh_of(meshes, m)
+    h, w = mesh.h, mesh.w
+    if is_lost(mesh):
+        for n in range(2 * h * w):
+            result[n] = math.nan
+        return
+    for n in range(8 * (h - 1) * (w - 1)):
+        sums[n] = 0
+    for b in range(m, batch, len(meshes)):
+        for n in range(pull.count):
+            tile = pull.tiles[b * pull.count + n]
+            if tile >= 0:
+                _, _, terms = _pull_point(mesh, pull, b, n)
+                store_sums(sums, tile, add(load_sums(sums, tile), terms))
+    for n in range((h - 1) * (w - 1)):
+        to_corners(load_sums(sums, n), quad(mesh, n // (w - 1), n % (w - 1)), pull.homography, tail(by_tile, 8 * n))
+    to_vertices(by_tile, result, h, w)
 
 
 @parallel
-def mesh_backward(grad, mesh, points, mapped, tiles, inverse, homography, grad_mesh, part, parts):
+def mesh_backward(grad, meshes, points, mapped, tiles, inverse, homography, grad_mesh, part, parts):
     """Gradient to the mesh: every point adds to the sums of its tile, in the order of the points."""
-    h, w = mesh.shape[1], mesh.shape[2]
-    sums = np.empty(((h - 1) * (w - 1), 8))
-    by_tile = np.empty((h - 1, w - 1, 4, 2))
-    for m in range(part, len(mesh), parts):
-        if is_lost(mesh[m]):
-            grad_mesh[m] = math.nan
-            continue
-        sums[:] = 0
-        for b in range(m, len(tiles), len(mesh)):
-            for n in range(tiles.shape[1]):
-                tile = tiles[b, n]
-                if tile >= 0:
-                    zoomed = mapped[b, n] if inverse else points[b if len(points) > 1 else 0, n]
-                    g = np.float64(grad[b, n, 0]), np.float64(grad[b, n, 1])
-                    _, _, terms = _pull(mesh[m], tile, zoomed, g[0], g[1], inverse, homography)
-                    store(sums, tile, add(load(sums, tile), terms))
-        for i in range(h - 1):
-            for j in range(w - 1):
-                corners = quad(mesh[m], i, j)
-                p, q, has_homography = perspective(corners) if homography else (0.0, 0.0, False)
-                to_corners(load(sums, i * (w - 1) + j), corners, p, q, has_homography, by_tile[i, j])
-        to_vertices(by_tile, grad_mesh[m])
+    h, w = meshes.shape[1], meshes.shape[2]
+    room = 8 * (h - 1) * (w - 1)
+    memory = doubles(2 * room)
+    pull, sums = _pull_of(grad, points, mapped, tiles, inverse, homography), elements(memory)
+    for m in range(part, len(meshes), parts):
+        _mesh_gradient(meshes, m, pull, len(tiles), sums, tail(sums, room), tail(grad_mesh, 2 * m * h * w))
+    hold(memory)

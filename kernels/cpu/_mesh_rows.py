@@ -10,12 +10,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastwarp.kernels.cpu._mesh_geometry import RIM, cross
-from fastwarp.kernels.cpu._mesh_gradient import SINGULAR, add, products, value_and_slopes
+from fastwarp.kernels.cpu._mesh_tile import RIM, SINGULAR, Tile, add, cross, products, value_and_slopes
 from fastwarp.kernels.cpu._parallel import inline
 from fastwarp.kernels.cpu._vector import convert, full, lane, lane_numbers, load, load_as, select, sqrt, store
 
 LANES = 8
+
+
+class Rows(NamedTuple):
+    """What a tile owns: the targets `left[r - first] <= k < right[r - first]` of the rows r in first .. last. A row has
+    `width` >= 8 targets. `at` is where the level lies among those of the image, `number` that of the tile."""
+
+    left: Any
+    right: Any
+    first: Any
+    last: Any
+    width: Any
+    at: Any
+    number: Any
 
 
 class Inverse(NamedTuple):
@@ -40,6 +52,11 @@ class Inverse(NamedTuple):
 
 
 @inline
+def _ends(rows, r):
+    return int(rows.left[r - rows.first]), int(rows.right[r - rows.first])
+
+
+@inline
 def _three(values, real):
     return convert(values[0], real), convert(values[1], real), convert(values[2], real)
 
@@ -50,9 +67,9 @@ def _two(values, real):
 
 
 @inline
-def inverse_of(tile, p, q, has_homography, place, factor, last, real):
-    """The `Inverse` of a tile `A, E, F, G` in target units."""
-    a, e, f, g = tile
+def inverse_of(tile, place, factor, last, real):
+    """The `Inverse` of a tile in target units."""
+    a, e, f, g, p, q, has_homography = tile
     column, row = np.floor(a[0]), np.floor(a[1])
     a = (a[0] - column, a[1] - row)
     area, twice, turn = cross(e, f), 2.0 * cross(g, f), 1.0
@@ -103,15 +120,14 @@ def _windows(tile, k, starts):
 
 
 @inline
-def fill_rows(tile, runs, run, first, last, width, at, number, x, y, tiles):
-    """Writes the windows of the targets `left[run + r - first] <= k < right[run + r - first]` of the rows r in first ..
-    last. `at` is where the level lies in the results, `width` >= 8 the targets of a row. All memory is pointers.
-    """
-    left, right = runs
-    owner = full(np.int32(number), LANES)
-    for r in range(first, last):
-        begin, end = int(load(left, run + r - first, 1)), int(load(right, run + r - first, 1))
-        down, line = convert(r - tile.row, tile.area), at + r * width
+def fill_rows(tile, rows, windows):
+    """Writes what the targets of the rows that a tile owns read."""
+    x, y, tiles = windows
+    width = rows.width
+    owner = full(np.int32(rows.number), LANES)
+    for r in range(rows.first, rows.last):
+        begin, end = _ends(rows, r)
+        down, line = convert(r - tile.row, tile.area), rows.at + r * width
         starts = (
             full(tile.f[0] + down * tile.f[1], LANES),
             full(tile.g[0] + down * tile.g[1], LANES),
@@ -137,50 +153,49 @@ def fill_rows(tile, runs, run, first, last, width, at, number, x, y, tiles):
 
 
 class Patch(NamedTuple):
-    """What the gradient of a tile needs: A, E, F, G; for x and y its place, tiles per unit of a window and the inverse
-    of that; its homography."""
+    """What the gradient of a tile needs: A, E, F, G and homography; for x and y its place, tiles per unit of a window,
+    and the inverse of that."""
 
     tile: Any
     place: Any
     factor: Any
     pull: Any
-    p: Any
-    q: Any
 
 
 @inline
-def _terms(patch, has_homography, f, g, grad_f, grad_g, inside):
+def _terms(tile, f, g, grad_f, grad_g, inside):
     """What eight targets add to the sums of their tile: nothing where `inside` is off or the Jacobian singular."""
     f, g = select(inside, f, 0.0), select(inside, g, 0.0)
-    value, by_f, by_g = value_and_slopes(patch.tile, f, g, patch.p, patch.q, has_homography)
+    value, by_f, by_g = value_and_slopes(tile, f, g)
     det = by_f[0] * by_g[1] - by_f[1] * by_g[0]
     size = (by_f[0] * by_f[0] + by_f[1] * by_f[1]) * (by_g[0] * by_g[0] + by_g[1] * by_g[1])
     inside = inside & (det * det > size * SINGULAR * SINGULAR)
     to_x = select(inside, (grad_g * by_f[1] - grad_f * by_g[1]) / det, 0.0)
     to_y = select(inside, (grad_f * by_g[0] - grad_g * by_f[0]) / det, 0.0)
-    return products(patch.tile, value, f, g, patch.p, patch.q, has_homography, to_x, to_y)
+    return products(tile, value, f, g, to_x, to_y)
 
 
 @inline
-def _sum_rows(kind, patch, runs, run, first, last, width, at, number, grads, windows, tiles, sums):
-    left, right = runs
-    grad_x, grad_y = grads
-    x, y = windows
-    zero = full(0.0, LANES)
+def _sum_rows(kind, patch, rows, grad_x, grad_y, windows, sums):
+    of = patch.tile
+    tile = Tile(of.a, of.e, of.f, of.g, of.p, of.q, len(kind) > 0)
+    x, y, tiles = windows
+    zero, width = full(0.0, LANES), rows.width
     totals = (zero, zero, zero, zero, zero, zero, zero, zero)
-    for r in range(first, last):
-        begin, end, line = int(load(left, run + r - first, 1)), int(load(right, run + r - first, 1)), at + r * width
+    for r in range(rows.first, rows.last):
+        begin, end = _ends(rows, r)
+        line = rows.at + r * width
         for block in range((end - begin + LANES - 1) // LANES):
             # Eight targets of the same row, of which those from `wanted` on count.
             wanted = begin + block * LANES
             k = min(wanted, width - LANES)
             every = full(k, LANES) + lane_numbers(full(k, LANES))
-            inside = (every >= wanted) & (every < end) & (load(tiles, line + k, LANES) == np.int32(number))
+            inside = (every >= wanted) & (every < end) & (load(tiles, line + k, LANES) == np.int32(rows.number))
             f = load_as(x, line + k, zero) * patch.factor[0] - patch.place[0]
             g = load_as(y, line + k, zero) * patch.factor[1] - patch.place[1]
             grad_f = load_as(grad_x, line + k, zero) * patch.pull[0]
             grad_g = load_as(grad_y, line + k, zero) * patch.pull[1]
-            totals = add(totals, _terms(patch, len(kind) > 0, f, g, grad_f, grad_g, inside))
+            totals = add(totals, _terms(tile, f, g, grad_f, grad_g, inside))
     a, b, c, d, e, f, g, h = totals
     for i in range(LANES):
         of_lane = (lane(a, i), lane(b, i), lane(c, i), lane(d, i), lane(e, i), lane(f, i), lane(g, i), lane(h, i))
@@ -189,12 +204,10 @@ def _sum_rows(kind, patch, runs, run, first, last, width, at, number, grads, win
 
 
 @inline
-def sum_rows(patch, has_homography, *of_tile):
-    """Adds the products of the targets `left[run + r - first] <= k < right[run + r - first]` of the rows r in first ..
-    last whose owner is the tile to its eight sums. `at` is where the level lies, `width` >= 8 the targets of a row. All
-    memory is pointers.
-    """
+def sum_rows(patch, *of_tile):
+    """Adds the products of the targets of the rows that a tile owns to its eight sums. Arguments: the rows, gradients
+    to x and y, the windows, the sums."""
     # The kind of tile is a type, so that there are two loops: one that asks in each round takes a third longer.
-    if has_homography:
+    if patch.tile.has_homography:
         return _sum_rows((True,), patch, *of_tile)
     return _sum_rows((), patch, *of_tile)

@@ -12,6 +12,12 @@ def integers(count):
 
 
 @inline
+def doubles(count):
+    """`count` float64, of any values."""
+    return np.empty(count, np.float64)
+
+
+@inline
 def numbers(count, real):
     """`count` numbers of the type of the array `real`, of any values."""
     return np.empty(count, real.dtype)
