@@ -225,14 +225,10 @@ def targets_from(first, count):
     return result
 
 
-# Numbers of Python would be literals, for each of which numba would compile a helper anew.
-_X, _Y = np.int64(0), np.int64(1)
-
-
 @inline
 def windows_of_axes(windows, which, size):
     """`axis_windows` along y and along x."""
-    return axis_windows(windows, _Y, which, size[0]), axis_windows(windows, _X, which, size[1])
+    return axis_windows(windows, 1, which, size[0]), axis_windows(windows, 0, which, size[1])
 
 
 @inline
