@@ -13,6 +13,10 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
         subprocess.Popen([sys.executable, str(script), str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    for process in running:
-        errors = process.communicate(timeout=240)[1]
-        assert process.returncode == 0, errors
+    try:
+        for process in running:
+            errors = process.communicate(timeout=480)[1]
+            assert process.returncode == 0, errors
+    finally:
+        for process in running:
+            process.kill()
