@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,10 @@ with interpreter():
     from fastwarp.kernels import gpu
 
 # Instructions and registers of kernels that are run most, on sm_90: as compiled by Triton 3.7.1, and a tenth more.
-# Triton 3.6.0 takes 64 registers for a zoom, where 3.7.1 takes 56.
+# Older ones take more: up to 743 and 72 of `_grid_resample_kernel`, so that they are not held to it.
 BOUNDS = {
-    ("main: zoom torch.float32", "_resample_kernel"): (388, 64),
-    ("main: zoom torch.bfloat16", "_resample_kernel"): (407, 64),
+    ("main: zoom torch.float32", "_resample_kernel"): (388, 56),
+    ("main: zoom torch.bfloat16", "_resample_kernel"): (407, 56),
     ("main: adjoint of a zoom", "_adjoint_kernel"): (487, 56),
     ("main: unzoom torch.contiguous_format", "_resample_kernel"): (530, 48),
     ("main: unzoom torch.channels_last", "_resample_kernel"): (467, 40),
@@ -70,7 +71,8 @@ def test_kernels_compile():
     assert len({r["kernel"] for r in deciding}) == 4
     assert [r for r in deciding if r["FUSIBLE"]] == []
 
-    for (case, kernel), (instructions, registers) in BOUNDS.items():
+    current = tuple(map(int, version("triton").split(".")[:2])) >= (3, 7)
+    for (case, kernel), (instructions, registers) in BOUNDS.items() if current else ():
         found = [r for r in nvidia if (r["case"], r["kernel"], r["sm"]) == (case, kernel, 90)]
         assert found
         assert max(r["INSTRUCTIONS"] for r in found) <= 1.1 * instructions, found
