@@ -1,4 +1,4 @@
-"""What the source of the kernels for CPUs must look like, so that a stranger can read it."""
+"""What the source of the library and of the kernels for CPUs must look like, so that a stranger can read it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 LINES, PARAMETERS = 80, 15
-KERNELS = sorted((Path(__file__).parent.parent / "kernels" / "cpu").glob("*.py"))
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted([*(ROOT / "kernels" / "cpu").glob("*.py"), *(ROOT / "fastwarp").rglob("*.py")])
 
 
 def functions(path: Path) -> Iterator[tuple[str, int, int]]:
@@ -26,11 +27,11 @@ def functions(path: Path) -> Iterator[tuple[str, int, int]]:
             yield node.name, lines, len(named) + len(others)
 
 
-def test_the_kernels_are_found():
-    assert len(KERNELS) > 20
+def test_the_sources_are_found():
+    assert len(SOURCES) > 60
 
 
-@pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_functions_are_short_and_take_few_arguments(path):
     large = [f for f in functions(path) if f[1] > LINES or f[2] > PARAMETERS]
     assert not large, "\n".join(
