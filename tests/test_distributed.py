@@ -134,6 +134,7 @@ def work_sharded(rank: int, folder: str, _: str) -> None:
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+@pytest.mark.skipif(torch.__version__ < (2, 7), reason="torch 2.6 gathers no shards on CPUs")
 def test_sharded_parameters_learn_as_whole_ones(tmp_path):
     torch.manual_seed(0)
     model = Sharded()

@@ -321,6 +321,8 @@ def test_areas_of_any_image_are_exported(factor, dims):
     else:
         sides = (torch.export.Dim("h", min=8, max=512), torch.export.Dim("w", min=8, max=512))
         options = {"prefer_deferred_runtime_asserts_over_guards": True}
+        if not options.keys() <= inspect.signature(torch.export.export).parameters.keys():
+            pytest.skip("this torch has no such option")
     shapes = ({2: sides[0], 3: sides[1]},)
     program = torch.export.export(net, (image,), dynamic_shapes=shapes, strict=False, **options).module()
     for size in ((16, 20), (33, 47), (9, 64)):
@@ -328,6 +330,7 @@ def test_areas_of_any_image_are_exported(factor, dims):
         torch.testing.assert_close(program(other), net(other))
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 7), reason="programs of torch 2.6 do not look at their guards")
 def test_an_exported_area_refuses_what_its_footprint_does_not_hold():
     net = DownsizeNet(scale_factor=0.1, taps="area", layers=0)
     shapes = ({2: torch.export.Dim.AUTO},)

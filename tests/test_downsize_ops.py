@@ -82,6 +82,8 @@ CASES = {
 def test_opcheck(case):
     args = arguments(**{"dtype": torch.float32, **CASES[case]})
     torch.library.opcheck(OPS.downsize.default, args)
+    if torch.__version__ < (2, 7) and case in ("no texture", "half"):
+        pytest.skip("torch 2.6 does not differentiate its convolutions twice where sizes are symbols")
     grad = torch.rand_like(OPS.downsize(*args)).requires_grad_()
     for needs in ((True, True, True), (True, False, False), (False, True, False), (False, False, True)):
         torch.library.opcheck(OPS.downsize_backward.default, (grad, *args, *needs))

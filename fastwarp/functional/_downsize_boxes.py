@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -104,7 +103,7 @@ def downsize_boxes(
     depth = weights[-1].shape[0] if len(weights) else 0
     check_fuse(name, fuse_weight, (2, 2), depth, 0 if encoded is None else encoded.shape[1])
     z = _logits(fuse_weight[:, depth:], fuse_bias, encoded, (corners.shape[0], *target)).to(real)
-    places = [(index, rows[i], columns[j]) for i, j in itertools.product(range(2), repeat=2)]
+    places = [(index, rows[i], columns[j]) for i in range(2) for j in range(2)]
     if len(weights):
         # A network in float32, also under autocast, as the kernels of `downsize` have it.
         with torch.autocast(features.device.type, enabled=False):

@@ -100,8 +100,8 @@ def _called(name: str, module: nn.Module, value: Tensor) -> Tensor:
         raise fail(
             "DownsizeNet", name, f"{kind}, for quantized tensors", "a module for floating-point ones: its qconfig None"
         )
-    like = next(module.parameters(), None)
-    result = module(value if like is None else value.to(like.dtype))
+    parameters = list(module.parameters())
+    result = module(value.to(parameters[0].dtype) if parameters else value)
     if not isinstance(result, Tensor) or result.dim() != 4:
         raise fail("downsize", name, "a module to something else", "one to a tensor [B, C, H, W]")
     return result

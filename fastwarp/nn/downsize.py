@@ -157,7 +157,8 @@ class DownsizeNet(nn.Module):
     def _unusual(self) -> str | None:
         """The name of a convolution that does more than its weights say, if there is one."""
         named = [*((f"convs.{l}", conv, 1) for l, conv in enumerate(self.convs)), ("fuse", self.fuse, 0)]
-        return next((name for name, conv, padding in named if not is_plain(conv, padding)), None)
+        unusual = [name for name, conv, padding in named if not is_plain(conv, padding)]
+        return unusual[0] if unusual else None  # torch 2.6 does not compile next() with a default
 
     def _parameters_of(self) -> dict[str, Any]:
         return {
