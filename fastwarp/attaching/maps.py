@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,6 +43,8 @@ def replaced(value: Any, old: Sequence[Tensor], new: Sequence[Tensor]) -> Any:
         return [*(after for before, after in zip(old, new, strict=True) if value is before), value][0]
     if isinstance(value, dict):
         entries = {key: replaced(entry, old, new) for key, entry in value.items()}
+        if type(value) is OrderedDict:  # torch 2.14 compiles no hasattr of it
+            return OrderedDict(entries)
         # The outputs of transformers are dicts that take their entries as keyword arguments.
         return type(value)(**entries) if hasattr(value, "to_tuple") else type(value)(entries)
     if isinstance(value, (list, tuple)):
