@@ -3,15 +3,17 @@
 import importlib
 import inspect
 import re
+import types
 from pathlib import Path
 
 import pytest
 import torch
 from gpu_helpers import interpreter
 from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastwarp
-from fastwarp import FastwarpError, MeshWarp, SeparableWarp
+from fastwarp import FastwarpError, MeshWarp, SeparableWarp, _constants
 from fastwarp import functional as F
 
 with interpreter():
@@ -149,9 +151,26 @@ def test_nothing_is_copied_from_the_host(name, monkeypatch):
     def copies(*args, **kwargs):
         raise AssertionError("makes a tensor of values of the host")
 
+    # `constant` alone knows where it is: on CPUs it makes a tensor of values, on GPUs it fills one.
+    monkeypatch.setattr(_constants, "torch", types.SimpleNamespace(**vars(torch)))
     for owner, function in ((torch, "tensor"), (torch, "as_tensor"), (torch.Tensor, "new_tensor")):
         monkeypatch.setattr(owner, function, copies)
     call()
+
+
+def test_constants_are_filled_on_a_gpu():
+    class Called(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            called.add(str(func).split(".")[1])
+            return func(*args, **kwargs or {})
+
+    called: set[str] = set()
+    with FakeTensorMode():
+        like = torch.empty(2, device="cuda")
+        with Called():
+            made = _constants.constant([1.0, 2.5, 3], like, torch.float64)
+    assert (made.shape, made.dtype, made.device.type) == ((3,), torch.float64, "cuda")
+    assert called == {"full", "cat"}
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------
