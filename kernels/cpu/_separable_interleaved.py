@@ -1,6 +1,6 @@
 """Resampling of eight rows at a time, interleaved as `[column][8]`: the vertical step into that layout, the horizontal
 step there, and back. A tile of columns is made after the other, so that it stays in the L2. Pixels of three or four
-channels are vectors by themselves where they are summed: they need not be interleaved."""
+channels are vectors by themselves where many are summed: they need not be interleaved."""
 
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from fastwarp.kernels.cpu._vector import full, load, load_as, pointer, store, tu
 _TILE = 1024  # values of a target row that are made at a time: sources and results of 8 rows stay in L2
 _AHEAD = 64  # values between what is read and what is prefetched
 _PIXEL = 4  # lanes of a vector that is a pixel
+_MANY_TAPS = 3  # a column, from where on sums of pixels are faster than sums of interleaved rows
 
 
 class Tiles(NamedTuple):
@@ -82,24 +83,12 @@ def _blend_columns(source, tiles, n, x, channels, steps, target):
 
 @inline
 def _sum_columns(source, tiles, n, x, channels, steps, target):
-    """Horizontal step of any number of taps in a tile. Three channels share the loop over the taps, whose end the
-    processor often guesses wrong."""
-    zero, threes = full(source.dtype.type(0), LANES), channels // 3 * 3
+    """Horizontal step of any number of taps in a tile."""
     for j in range(n * tiles.columns, min((n + 1) * tiles.columns, len(x.start))):
         start, at = load(tiles.start, j, 1), (j - n * tiles.columns) * steps[0]
         first, end = load(x.offset, j, 1), load(x.offset, j + 1, 1)
-        for k in range(0, threes, 3):
-            p, q, r = zero, zero, zero
-            for t in range(first, end):
-                column, w = start + ((t - first) * channels + k) * LANES, load(x.weight, t, 1)
-                p = p + load(source, column, LANES) * w
-                q = q + load(source, column + LANES, LANES) * w
-                r = r + load(source, column + 2 * LANES, LANES) * w
-            store(p, target, at + k * steps[1])
-            store(q, target, at + (k + 1) * steps[1])
-            store(r, target, at + (k + 2) * steps[1])
-        for c in range(threes, channels):
-            total = zero
+        for c in range(channels):
+            total = full(source.dtype.type(0), LANES)
             for t in range(first, end):
                 column = load(source, start + ((t - first) * channels + c) * LANES, LANES)
                 total = total + column * load(x.weight, t, 1)
@@ -257,6 +246,7 @@ def _sum_units(source, target, real, units, image, level, sizes, y, x, affine):
         last[j] = x.start[j] + x.offset[j + 1] - x.offset[j] - 1
     tiles = _tiles(x.start, last, channels, width, real)
     steps, length = _steps(tiles.columns, channels, affine), _longest(tiles)
+    by_pixels = affine is None and 3 <= channels <= _PIXEL and x.offset[w] >= _MANY_TAPS * w
     lines, interleaved = zeros(length * LANES + _PIXEL, real), numbers(length * LANES, real)
     step = tiles.columns * channels + _PIXEL
     tile = numbers(step * LANES, real)
@@ -271,7 +261,7 @@ def _sum_units(source, target, real, units, image, level, sizes, y, x, affine):
                 at = ((image * planes + plane) * height + y.start[i]) * width * channels + begin
                 _sum_into(source, at, width * channels, y, i, lines, k * length, count, real[0])
                 plane, i = next_row(plane, i, planes, h)
-            if affine is None and 3 <= channels <= _PIXEL:
+            if by_pixels:
                 _sum_pixels(lines, length, tiles, n, x, channels, tile, step)
                 first = n * tiles.columns
                 _store_lines(tile, step, target, out, first * channels, min(tiles.columns, w - first) * channels)
