@@ -131,7 +131,7 @@ def test_mesh_antialias(benchmark: Any, layout: str) -> None:
     source, size = (600, 960), (300, 480)
     mesh = _mesh("smooth", 1, "cpu")
     warp, picture = MeshWarp(mesh), image((1, 3, *source), layout=layout, device="cpu")
-    windows = windows_of(mesh, False, [*size], [*source], inverse=False, antialias=True, border=True, about=None)
+    windows = windows_of(mesh, False, [*size], [*source], inverse=False, antialias=True, border=True, registered=None)
     matrix = peers_mesh.sparse(windows, source)
     paired(
         benchmark,
