@@ -30,6 +30,8 @@ first. Means over all sizes point the same way; where they are not bold, it is b
 scratch ends anywhere between 9 and 35 AP. The paper's loss on large objects does not show. The adaptive zoom, here
 without the cascade that the paper needs, varies least between seeds.
 
+At other scales, and with a horizon that moves, there are two or three seeds so far: not enough to say anything.
+
 This is one kind of scene, made for objects that shrink to a horizon. It shows that the method does what it is meant
 to do where its premise holds, and not by how much it would on a road.
 """

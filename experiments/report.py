@@ -46,8 +46,9 @@ python experiments/report.py  # all pages again, from the kept runs
 `--seeds 10` adds seeds to those that are there, `--part 1/2` and `--part 2/2` share the work between two processes,
 `--preset full` is larger, `--checkpoints FOLDER` lets a killed training go on. A run that is kept is not done again.
 
-Not run yet: LZU's tables 1 and 2 at other scales, its cascade, FOVEA and nonseparable warps; sizes other than one in
-segmentation; DownsizeNet beyond a first training; varying pitch; detection on CamVid; the full preset.
+Two or three seeds only, too few to say anything: detection at other scales and with a horizon that moves. Not run yet:
+LZU's cascade, FOVEA and nonseparable warps; sizes other than one in segmentation; DownsizeNet beyond a first training;
+detection on CamVid; the full preset.
 """
 
 
