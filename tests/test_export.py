@@ -17,6 +17,8 @@ TABLE = fastwarp.export.decompositions()
 
 def exported(module, *args):
     """The module as standard operations, and its results by these."""
+    if torch.__version__ < (2, 7):
+        pytest.skip("torch 2.6 loses inputs of a program where it decomposes it")
     program = torch.export.export(module, args, strict=False).run_decompositions(TABLE)
     called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     left = [name for name in called if "fastwarp" in name]

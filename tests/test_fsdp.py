@@ -76,6 +76,8 @@ def work(rank: int, folder: str, kind: str) -> None:
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 @pytest.mark.parametrize("kind", ["fully_shard", "FullyShardedDataParallel"])
 def test_warps_keep_their_precision(tmp_path, kind):
+    if kind == "fully_shard" and torch.__version__ < (2, 7):
+        pytest.skip("torch 2.6 gathers no shards on CPUs")
     command = "import sys, test_fsdp; test_fsdp.work(int(sys.argv[1]), *sys.argv[2:])"
     processes = [
         subprocess.Popen(
