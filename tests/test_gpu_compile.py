@@ -28,8 +28,8 @@ BOUNDS = {
     ("main: unzoom torch.channels_last", "_resample_kernel"): (467, 40),
     ("main: mesh unzoom", "_unzoom_kernel"): (2845, 162),
     ("main: mesh unzoom", "_grid_resample_kernel"): (561, 54),
-    ("main: downsize", "_layer_kernel"): (1029, 72),
-    ("main: downsize", "_downsize_kernel"): (1154, 56),
+    ("main: downsize", "_layer_kernel"): (925, 92),
+    ("main: downsize", "_downsize_kernel"): (1173, 62),
 }
 
 

@@ -2,6 +2,7 @@
 
 A layer is a matrix product over patches [targets, 9 * channels] (tap by tap, channels innermost), gathered anew for
 every layer: Triton cannot read shifted windows of a tile in registers. Maps are [B, H, W, F] in the image's dtype.
+Weights are read as they are: to pack them would be launches of their own.
 
 Products: float16 and bfloat16 on tensor cores with float32 sums, weights rounded to the image's dtype. Where gradients
 are factors both are float32, rounded to TF32 (a float16 would lose small ones to its range). float32 images get IEEE
@@ -76,6 +77,8 @@ class Source:
             )
             image = ((image.to(torch.promote_types(image.dtype, torch.float32)) - offsets) * factors).to(image.dtype)
             mean, scale = [0.0] * len(mean), [1.0] * len(mean)
+        if not any(mean) and all(factor == 1 for factor in scale):
+            return cls(image)
         return cls(image, parts(mean, image.dtype), parts(scale, image.dtype))
 
     def arguments(self) -> tuple:
@@ -112,15 +115,22 @@ def parts(values: Sequence[float], dtype: torch.dtype) -> tuple[float, ...]:
 
 
 @triton.jit
-def of_channel(values, c, ACC: tl.constexpr):
-    """The constants, made by `parts`, of the channels c."""
+def constant(values, CHANNEL: tl.constexpr, ACC: tl.constexpr):
+    """The constant of a channel, made by `parts`."""
     each: tl.constexpr = 3 if tl.float64 == ACC else 1
-    result = tl.zeros(c.shape, ACC)
-    for i in tl.static_range(len(values) // each):
-        value = tl.zeros(c.shape, ACC)
-        for j in tl.static_range(each):
-            value += values[i * each + j]
-        result = tl.where(c >= i, value, result)
+    first: tl.constexpr = each * CHANNEL if len(values) > each else 0
+    value = tl.cast(values[first], ACC)
+    for j in tl.static_range(1, each):
+        value += values[first + j]
+    return value
+
+
+@triton.jit
+def of_channel(values, c, ACC: tl.constexpr):
+    """The constants of the channels c."""
+    result = tl.full(c.shape, constant(values, 0, ACC), ACC)
+    for i in tl.static_range(1, len(values) // (3 if tl.float64 == ACC else 1)):
+        result = tl.where(c == i, constant(values, i, ACC), result)
     return result
 
 
@@ -147,6 +157,19 @@ def relu(x):
 
 
 @triton.jit
+def _tap(source, y, x, exists, tap, ALIGNED: tl.constexpr, OFFSET: tl.constexpr):
+    """Pointers to one of the nine pixels around (y, x), numbered row by row, and whether it is in the source.
+
+    `source` has the pointer to an image of the batch, means, scales, height, width, strides of channels, rows, columns.
+    """
+    source_ptr, _, _, h, w, _, stride_h, stride_w = source
+    stride_h, stride_w = hint(stride_h, ALIGNED).to(OFFSET), hint(stride_w, ALIGNED).to(OFFSET)
+    row, column = y + (tap // 3 - 1), x + (tap % 3 - 1)
+    inside = exists & (row >= 0) & (row < h) & (column >= 0) & (column < w)
+    return source_ptr + (y * stride_h + x * stride_w) + ((tap // 3 - 1) * stride_h + (tap % 3 - 1) * stride_w), inside
+
+
+@triton.jit
 def patches(
     source,
     y,
@@ -159,10 +182,7 @@ def patches(
     OFFSET: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Values kk of the patches around the pixels (y, x), [pixels, kk], normalised; 0 outside the source.
-
-    `source` has the pointer to an image of the batch, means, scales, height, width, strides of channels, rows, columns.
-    """
+    """Values kk of the patches around the pixels (y, x), [pixels, kk], normalised; 0 outside the source."""
     source_ptr, mean, scale, h, w, stride_c, stride_h, stride_w = source
     tap, c = kk // C, kk % C
     dy, dx = tap // 3 - 1, tap % 3 - 1
@@ -176,6 +196,83 @@ def patches(
         centred = values - of_channel(mean, c, ACC)[None, :]
         values = tl.where(inside, centred * of_channel(scale, c, ACC)[None, :], 0.0)
     return values
+
+
+@triton.jit
+def _columns(vectors):
+    """[pixels, N] of N vectors, a power of two. Vectors far apart are joined first: the last axis is innermost."""
+    half: tl.constexpr = len(vectors) // 2
+    if half == 0:
+        return tl.reshape(vectors[0], [vectors[0].shape[0], vectors[0].numel // vectors[0].shape[0]])
+    else:
+        pairs = ()
+        for i in tl.static_range(half):
+            pairs += (tl.join(vectors[i], vectors[half + i]),)  # type: ignore[assignment]
+        return _columns(pairs)
+
+
+@triton.jit
+def patches_of_few(
+    source,
+    y,
+    x,
+    exists,
+    FIRST: tl.constexpr,
+    C: tl.constexpr,
+    UNIT: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    OFFSET: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Values of `patches` from FIRST on. Where a thread has a whole patch, each value is a load at a fixed distance."""
+    vectors = ()
+    for k in tl.static_range(FIRST, FIRST + BLOCK_K):
+        if k == FIRST or k % C == 0:
+            pointers, inside = _tap(source, y, x, exists, k // C, ALIGNED, OFFSET)
+        if k >= 9 * C:
+            values = tl.zeros(y.shape, ACC)
+        else:
+            values = tl.load(pointers + (k % C if UNIT else k % C * source[5].to(OFFSET)), mask=inside, other=0).to(ACC)
+            if source[1] is not None:
+                centred = values - constant(source[1], k % C, ACC)
+                values = tl.where(inside, centred * constant(source[2], k % C, ACC), 0.0)
+        vectors += (values,)  # type: ignore[assignment]
+    return _columns(vectors)
+
+
+@triton.jit
+def patches_of_tap(
+    source,
+    y,
+    x,
+    exists,
+    tap,
+    c,
+    C: tl.constexpr,
+    UNIT: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    OFFSET: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Channels c of `patches` at one tap, where C is so large that all have one mean and scale."""
+    pointers, inside = _tap(source, y, x, exists, tap, ALIGNED, OFFSET)
+    mask = inside[:, None] & (c < C)[None, :]
+    channel = c if UNIT else c * source[5].to(OFFSET)
+    values = tl.load(pointers[:, None] + channel[None, :], mask=mask, other=0).to(ACC)
+    if source[1] is not None:
+        values = tl.where(mask, (values - constant(source[1], 0, ACC)) * constant(source[2], 0, ACC), 0.0)
+    return values
+
+
+@triton.jit
+def weights_of(weight_ptr, tap, c, f, C: tl.constexpr, F: tl.constexpr, TURNED: tl.constexpr):
+    """[c, f] of a layer's weights [F, C, 3, 3], or of weights [C, F, 3, 3] of a layer turned by 180 degrees."""
+    mask = ((tap < 9) & (c < C))[:, None] & (f < F)[None, :]
+    if TURNED:
+        return tl.load(weight_ptr + (c * (9 * F) + 8 - tap)[:, None] + (f * 9)[None, :], mask=mask, other=0)
+    else:
+        return tl.load(weight_ptr + (c * 9 + tap)[:, None] + (f * (9 * C))[None, :], mask=mask, other=0)
 
 
 @triton.jit
@@ -195,15 +292,33 @@ def convolve(
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    TURNED: tl.constexpr = False,
 ):
-    """Features f of a layer with weights [9 * C, F], without bias, at the pixels (y, x): [pixels, features]."""
+    """Features f of a layer, without bias, at the pixels (y, x): [pixels, features]. Weights as for `weights_of`.
+
+    Tap by tap, where channels fill a product; all that is read for three taps is on its way before the first product.
+    """
     total = tl.zeros([y.shape[0], f.shape[0]], ACC)
-    for k0 in range(0, 9 * C, BLOCK_K):
-        kk = k0 + tl.arange(0, BLOCK_K)
-        patch = patches(source, y, x, exists, kk, C, UNIT, ALIGNED, OFFSET, ACC).to(DOT)
-        mask = (kk < 9 * C)[:, None] & (f < F)[None, :]
-        weight = tl.load(weight_ptr + kk[:, None] * F + f[None, :], mask=mask, other=0)
-        total = product(patch, weight, total, PRECISION, ACC)
+    if C < 16:
+        for k0 in tl.static_range(0, 9 * C, BLOCK_K):
+            kk = k0 + tl.arange(0, BLOCK_K)
+            if y.shape[0] < 64:
+                patch = patches(source, y, x, exists, kk, C, UNIT, ALIGNED, OFFSET, ACC)
+            else:
+                patch = patches_of_few(source, y, x, exists, k0, C, UNIT, ALIGNED, OFFSET, ACC, BLOCK_K)
+            weight = weights_of(weight_ptr, kk // C, kk % C, f, C, F, TURNED)
+            total = product(patch.to(DOT), weight.to(DOT), total, PRECISION, ACC)
+    else:
+        for c0 in range(0, C, BLOCK_K):
+            c = c0 + tl.arange(0, BLOCK_K)
+            for first in tl.static_range(0, 9, 3):
+                factors = ()
+                for tap in tl.static_range(first, first + 3):
+                    patch = patches_of_tap(source, y, x, exists, tap, c, C, UNIT, ALIGNED, OFFSET, ACC)
+                    weight = weights_of(weight_ptr, tap, c, f, C, F, TURNED)
+                    factors += ((patch.to(DOT), weight.to(DOT)),)  # type: ignore[assignment]
+                for i in tl.static_range(3):
+                    total = product(factors[i][0], factors[i][1], total, PRECISION, ACC)
     return total
 
 
@@ -234,11 +349,12 @@ def _layer_kernel(
     BLOCK_X: tl.constexpr,
     BLOCK_F: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    TURNED: tl.constexpr,
 ):
     """Program (image and tile of pixels, block of features): a dense layer.
 
-    With a bias it is the forward's, and ends in the ReLU. With a gate, the map that the ReLU before the layer made, it
-    is the gradient's.
+    With a bias it is the forward's, and ends in the ReLU. TURNED it is the gradient's, where a gate is the map that the
+    ReLU before the layer made.
     """
     blocks_x = tl.cdiv(w, BLOCK_X)
     blocks = tl.cdiv(h, BLOCK_Y) * blocks_x
@@ -249,7 +365,7 @@ def _layer_kernel(
     f = tl.program_id(1) * BLOCK_F + tl.arange(0, BLOCK_F)
     source = (source_ptr + b * hint(stride_b, ALIGNED), mean, scale, h, w, stride_c, stride_h, stride_w)
     value = convolve(
-        *(source, y, x, exists, weight_ptr, f, C, F, UNIT, ALIGNED, OFFSET, DOT, PRECISION, ACC, BLOCK_K),
+        *(source, y, x, exists, weight_ptr, f, C, F, UNIT, ALIGNED, OFFSET, DOT, PRECISION, ACC, BLOCK_K, TURNED),
     )
     if bias_ptr is not None:
         value = relu(value + tl.load(bias_ptr + f, mask=f < F, other=0).to(ACC)[None, :])
@@ -261,11 +377,6 @@ def _layer_kernel(
     tl.store(out_ptr + offset, value, mask=mask)
 
 
-def matrix(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Weights `[F, C, 3, 3]` as the factor `[9 * C, F]`."""
-    return weight.to(dtype).permute(2, 3, 1, 0).reshape(-1, weight.shape[0]).contiguous()
-
-
 def layer(
     source: Source,
     weight: Tensor,
@@ -274,24 +385,24 @@ def layer(
     gradients: bool = False,
     gate: Tensor | None = None,
 ) -> Tensor:
-    """A dense layer `[B, H, W, F]` of an image of type `dtype`, from a factor made by `matrix`.
+    """A dense layer `[B, H, W, F]` of an image of type `dtype`.
 
     Args:
         source: what it reads.
-        weight: `[9 * C, F]`.
+        weight: `[F, C, 3, 3]`, or with `gradients` `[C, F, 3, 3]` of the layer whose gradient this is; contiguous.
         bias: `[F]`; the ReLU follows.
         dtype: the image's.
         gradients: the source is a gradient, and so is the result, float32 at least.
         gate: `[B, H, W, F]`, where it is not positive the result is 0.
     """
     batch, _, h, w = source.values.shape
-    features = weight.shape[1]
+    features = weight.shape[1 if gradients else 0]
     kind = torch.promote_types(dtype, torch.float32) if gradients else dtype
     out = torch.empty((batch, h, w, features), dtype=kind, device=weight.device)
     if out.numel() == 0:
         return out
     block_f = min(padded(features), 64)
-    pixels = 256 if INTERPRETED else block_pixels(dtype, block_f)
+    pixels = 256 if INTERPRETED else 2 * block_pixels(kind, block_f)
     block_x = min(padded(w, 1), pixels if INTERPRETED else 16)
     block_y = pixels // block_x
     blocks = cdiv(h, block_y) * cdiv(w, block_x)
@@ -304,6 +415,7 @@ def layer(
         BLOCK_X=block_x,
         BLOCK_F=block_f,
         BLOCK_K=block_depth(source),
+        TURNED=gradients,
     )
     return out
 
@@ -316,4 +428,6 @@ def block_pixels(dtype: torch.dtype, features: int) -> int:
 
 def block_depth(source: Source) -> int:
     """Values of a patch in one product. 32 of float32 or float64 spill."""
-    return 16 if source.values.dtype.itemsize > 2 else min(padded(9 * source.values.shape[1]), DEPTH)
+    channels = source.values.shape[1]
+    depth = channels if channels >= 16 else 9 * channels
+    return 16 if source.values.dtype.itemsize > 2 else min(padded(depth), DEPTH)

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._downsize_conv import Source, padded, patches, product, products
+from fastwarp.kernels.gpu._downsize_conv import Source, padded, patches, patches_of_few, product, products
 from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv
 from fastwarp.kernels.gpu._taps import hint
 
@@ -61,7 +61,10 @@ def _weights_gradient_kernel(
             y = tl.load(anchor_rows_ptr + y, mask=exists, other=0)
             x = tl.load(anchor_columns_ptr + x, mask=exists, other=0)
         source = (source_ptr + b * hint(stride_b, ALIGNED), mean, scale, height, width, stride_c, stride_h, stride_w)
-        patch = patches(source, y, x, exists, kk, C, UNIT, ALIGNED, OFFSET, ACC)
+        if 9 * C < BLOCK_K:
+            patch = patches_of_few(source, y, x, exists, 0, C, UNIT, ALIGNED, OFFSET, ACC, BLOCK_K)
+        else:
+            patch = patches(source, y, x, exists, kk, C, UNIT, ALIGNED, OFFSET, ACC)
         patch = tl.where((kk == 9 * C)[None, :], 1.0, patch).to(DOT)
         mask = exists[:, None] & (f < F)[None, :]
         grad = tl.load(grad_ptr + (b * h * w + p)[:, None] * F + f[None, :], mask=mask, other=0)
@@ -84,8 +87,8 @@ def weights_gradient(
     """
     batch, h, w, features = grad.shape
     channels = source.values.shape[1]
-    block_p = 256 if INTERPRETED else 64
     block_f, block_k = min(padded(features), 64), 32
+    block_p = 256 if INTERPRETED else 128 if 9 * channels < block_k else 64
     rows, columns = cdiv(9 * channels + 1, block_k), cdiv(features, block_f)
     shares = max(min(PROGRAMS // (rows * columns), batch * cdiv(h * w, block_p)), 1)
     if INTERPRETED:

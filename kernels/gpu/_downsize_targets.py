@@ -20,6 +20,7 @@ from fastwarp.kernels.gpu._downsize_conv import (
     padded,
     products,
     relu,
+    weights_of,
 )
 from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, next_power_of_2
 from fastwarp.kernels.gpu._taps import hint, wide
@@ -71,8 +72,7 @@ def features(
             )
             # Outside is zero padding, not what the layer would make there.
             inner = tl.where(inside[:, None] & (n < INNER)[None, :], relu(inner + inner_bias[None, :]), 0.0)
-            mask = (n < INNER)[:, None] & (f < F)[None, :]
-            weight = tl.load(weight_ptr + (tap * INNER + n)[:, None] * F + f[None, :], mask=mask, other=0)
+            weight = weights_of(weight_ptr, tap, n, f, INNER, F, False).to(DOT)
             value = tl.dot(inner.to(DOT), weight, value, input_precision=PRECISION, out_dtype=ACC)
     value = relu(value + tl.load(bias_ptr + f, mask=f < F, other=0).to(ACC)[None, :])
     # Infinite values times padding would be NaN.
@@ -203,7 +203,7 @@ class Last:
 
     Attributes:
         source: what they read; None without layers.
-        layers: factors made by `matrix`, and biases.
+        layers: weights and biases.
     """
 
     source: Source | None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastwarp.kernels.gpu import _downsize_cost
-from fastwarp.kernels.gpu._downsize_conv import Source, factor, layer, matrix
+from fastwarp.kernels.gpu._downsize_conv import Source, factor, layer
 from fastwarp.kernels.gpu._downsize_gradient import differentiate
 from fastwarp.kernels.gpu._downsize_image import image_gradient
 from fastwarp.kernels.gpu._downsize_layers import spread, weights_gradient
@@ -54,7 +54,7 @@ def downsize(
     tables = _contiguous(rows, columns, anchor_rows, anchor_columns)
     batch, _, height, width = image.shape
     with device_of(image):
-        layers = _layers(weights, biases, image.dtype)
+        layers = [_contiguous(*pair) for pair in zip(weights, biases, strict=True)]
         source = Source.image(image, mean, scale)
         dense = layers[:-1]
         if len(layers) > 1:
@@ -115,7 +115,7 @@ def downsize_backward(
     anchors = (tables[2], tables[3])
     through_layers = need_image and texture_gradient and len(weights) > 0
     with device_of(image):
-        layers = _layers(weights, biases, image.dtype)
+        layers = [_contiguous(*pair) for pair in zip(weights, biases, strict=True)]
         sources = [Source.image(image, mean, scale)] if layers else []
         for weight, bias in layers[:-1]:
             sources.append(Source.map(layer(sources[-1], weight, bias, image.dtype)))
@@ -146,12 +146,6 @@ def downsize_backward(
 
 def _contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(t.contiguous() for t in tensors)
-
-
-def _layers(weights: list[Tensor], biases: list[Tensor], dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
-    """Factors and biases as the kernels of an image of that type take them."""
-    kind = factor(dtype)
-    return [(matrix(w, kind), b.contiguous()) for w, b in zip(weights, biases, strict=True)]
 
 
 def _layers_backward(
@@ -185,7 +179,6 @@ def _layers_backward(
         if i > 0 or through:
             if by_map is None:
                 by_map = spread(by_features, anchors, (image.shape[2], image.shape[3]), image.dtype)
-            turned = matrix(weights[i].flip(2, 3).transpose(0, 1), by_features.dtype)
             gate = sources[i].values.permute(0, 2, 3, 1) if i > 0 else None
-            by_map = layer(Source.map(by_map), turned, None, image.dtype, gradients=True, gate=gate)
+            by_map = layer(Source.map(by_map), weights[i].contiguous(), None, image.dtype, gradients=True, gate=gate)
     return by_layer, by_map if through else None
