@@ -111,12 +111,12 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="of the small image (default: half the photo, with --downsize 0.35 of it)",
+        help="of the small image (default: half the photo, with --model up to a multiple of 32; with --downsize 0.35)",
     )
     demo.add_argument("--warp", choices=("separable", "mesh"), help="kind of warp (default: separable)")
     demo.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="of the picture (default: demo)")
     demo.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    demo.add_argument("--repeats", type=_count, default=20, metavar="N", help="of each timing (default: 20)")
+    demo.add_argument("--repeats", type=_count, metavar="N", help="of each timing (default: 20, with --model 5)")
     demo.add_argument("--threads", type=_count, default=2, metavar="N", help="CPU threads to time with (default: 2)")
     demo.set_defaults(run=_demo)
 
@@ -270,9 +270,10 @@ def _demo(arguments: argparse.Namespace) -> int:
         "size": tuple(arguments.size) if arguments.size else None,
         "out": arguments.out,
         "device": arguments.device,
-        "repeats": arguments.repeats,
         "threads": arguments.threads,
     }
+    if arguments.repeats is not None:
+        common["repeats"] = arguments.repeats
     if arguments.model is not None:
         for option in ("downsize", "warp"):
             if getattr(arguments, option):

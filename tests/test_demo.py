@@ -75,6 +75,19 @@ def test_end_to_end(warp, tmp_path, capsys):
     assert float(quality[1]) < 1.02 * float(quality[2])
 
 
+def test_the_picture_is_there_before_times_are_taken(tmp_path, capsys, monkeypatch):
+    def stop(self):
+        raise KeyboardInterrupt
+
+    Image.fromarray(noise(80, 104)).save(tmp_path / "photo.png")
+    monkeypatch.setattr(timing.Steps, "check", stop)
+    words = ["--boxes", "20,50,34,60", "--size", "40", "52", "--out", str(tmp_path)]
+    assert main(["demo", "--image", str(tmp_path / "photo.png"), *words]) == 130
+    assert capsys.readouterr().out == f"picture: {tmp_path / 'demo.png'}\n"
+    with Image.open(tmp_path / "demo.png") as picture:
+        assert picture.width > 1000
+
+
 def test_default_photo_is_in_the_installed_package():
     photo = common.load_photo(None)
     assert (photo.shape, photo.dtype) == ((427, 640, 3), np.uint8)

@@ -148,7 +148,7 @@ def table(title: str, medians: dict[str, float]) -> str:
 
 
 def made(name: str) -> nn.Module:
-    """The network that a dotted name makes, without weights, in evaluation."""
+    """The network with a preset that a dotted name makes, without weights, in evaluation."""
     make = _named(name)
     if not callable(make):
         raise FastwarpError(f"{name} is {type(make).__name__}, expected a class or a function that makes a network")
@@ -166,6 +166,7 @@ def made(name: str) -> nn.Module:
         raise FastwarpError(f"{name} makes no network by itself ({error}): {expected}") from None
     if not isinstance(model, nn.Module):
         raise FastwarpError(f"{name} makes {type(model).__name__}, expected an nn.Module")
+    preset(model)  # raises if `attach` does not know it
     return model.eval()
 
 
@@ -192,7 +193,25 @@ def _named(name: str) -> Any:
 
 
 def runner(model: Any, image: Tensor) -> Callable[[], Any]:
-    """Calls a network with an image `[1, 3, H, W]` as its framework does, without resizing it."""
+    """Calls a network with an image `[1, 3, H, W]` as its framework does, without resizing it.
+
+    Raises:
+        FastwarpError: the network does not take such an image.
+    """
+    call = _call(model, image)
+    try:
+        with torch.no_grad():
+            call()
+    except (RuntimeError, TypeError, ValueError, LookupError) as error:
+        (height, width), reason = image.shape[2:], str(error).partition("\n")[0]
+        raise FastwarpError(
+            f"{type(model).__name__} takes no image of {height} x {width}: {reason} "
+            "(the strides of many networks must divide its sides: try multiples of 32)"
+        ) from error
+    return call
+
+
+def _call(model: Any, image: Tensor) -> Callable[[], Any]:
     size = image.shape[2:]
     if any(kind.__module__.startswith("torchvision.models.detection.") for kind in type(model).__mro__):
         model.transform.min_size, model.transform.max_size = (min(size),), max(size)

@@ -44,7 +44,7 @@ def run(
     size: tuple[int, int] | None = None,
     out: Path = Path("demo"),
     device: str = "auto",
-    repeats: int = 20,
+    repeats: int = 5,
     threads: int = 2,
 ) -> Path:
     """Attaches a zoom to a network, runs it on the photo, prints the overhead and returns the path of its picture.
@@ -53,15 +53,15 @@ def run(
         model: dotted name of what makes the network, see `fastwarp bench`; its weights are random.
         image: a photo; None takes the one of scikit-image that shows a rocket.
         boxes: (x1, y1, x2, y2) in pixels of the photo, to zoom into; None: some of the default photo, or the middle.
-        size: (H', W') that the network runs at; None: half the photo, rounded up.
+        size: (H', W') that the network runs at; None: half the photo, rounded up to multiples of 32.
         out: folder of the picture, made if missing.
         device: "auto", "cpu" or "cuda".
         repeats: how often a time is taken.
         threads: CPU threads for torch and fastwarp alike.
 
     Raises:
-        FastwarpError: no such network, a framework that is not installed, a network that `attach` does not know; a file
-            that cannot be read or written, boxes outside the photo, a bad size, no such device.
+        FastwarpError: no such network, a framework that is not installed, a network that `attach` does not know or that
+            does not take the size; a file that cannot be read or written, boxes outside the photo, no such device.
     """
     console = Console()
     photo = load_photo(image)
@@ -69,7 +69,7 @@ def run(
     if boxes is None:
         boxes = PHOTO_BOXES if image is None else [(0.4 * width, 0.4 * height, 0.6 * width, 0.6 * height)]
     check_boxes(boxes, width, height)
-    size = check_size(size or (-(-height // 2), -(-width // 2)), LARGEST_SIDE)
+    size = check_size(size or (_half(height), _half(width)), LARGEST_SIDE)
     picture = picture_path(out, "model.png")
     place = pick_device(device)
     busy = busy_note(threads)
@@ -85,9 +85,6 @@ def run(
         small = SeparableWarp.identity(device=place).zoom(source, size, antialias=True)
         call = runner(network, small)
         zoomed, sizes = _seen(network, warp, call)
-        progress.update(task, description="taking times …")
-        medians = measure(network, call, {"zoom": warp}, repeats)
-        progress.update(task, description="drawing the picture …")
         corners, pixels = torch.tensor(boxes, dtype=torch.float32), source[0].permute(1, 2, 0)
         panels: list[viz.Panel] = [
             lambda ax: viz.show_image(pixels, corners, title=f"photo, {height} × {width}", ax=ax),
@@ -96,6 +93,9 @@ def run(
             lambda ax: viz.show_magnification(warp, (height, width), corners, title="magnification of area", ax=ax),
         ]
         write(viz.montage(panels, columns=2), picture)
+        console.print(f"picture: {shown(str(picture))}", soft_wrap=True, highlight=False, markup=False)
+        progress.update(task, description="taking times …")
+        medians = measure(network, call, {"zoom": warp}, repeats)
 
     name = type(network).__name__
     lines = [
@@ -103,10 +103,14 @@ def run(
         f"{zoomed.shape[0]} x {zoomed.shape[1]} pixels are zoomed on the way in, maps of {sizes} unzoomed behind it",
         table(f"forward pass, median of {repeats}, {hardware(place, threads)}", medians),
         *busy,
-        f"picture: {shown(str(picture))}",
     ]
     console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
     return picture
+
+
+def _half(side: int) -> int:
+    """Of a side, rounded up to a multiple of 32: the strides of many networks must divide it."""
+    return 32 * -(-side // 64)
 
 
 def _seen(network: nn.Module, warp: SeparableWarp, call: Callable[[], Any]) -> tuple[Tensor, str]:

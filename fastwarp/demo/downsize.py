@@ -108,18 +108,19 @@ def run(
         net, start = network(source), network(source)
         train(net, source, size, lambda step: progress.update(task, description=f"training: step {step} of {STEPS}"))
         outcome = compare(net, start, source, size)
+        draw(outcome, picture)
+        console.print(f"picture: {shown(str(picture))}", soft_wrap=True, highlight=False, markup=False)
         progress.update(task, description="comparing with plain torch …")
         apart = check(net, source, size)
         progress.update(task, description="taking times …")
         timings = time(net, source, size, repeats)
-        progress.update(task, description="drawing the picture …")
-        draw(outcome, picture)
 
     name = shown(image.name) if image else "rocket (scikit-image)"
     if photo.shape != found.shape:
         name += f" of {found.shape[0]} x {found.shape[1]}, shrunk"
     report(console, outcome, timings, apart, name, f"median of {repeats}, {hardware(place, threads)}")
-    console.print("\n".join([*busy, f"picture: {shown(str(picture))}"]), soft_wrap=True, highlight=False, markup=False)
+    for note in busy:
+        console.print(note, soft_wrap=True, highlight=False)
     return picture
 
 

@@ -138,18 +138,19 @@ def run(
 
     with limited_threads(threads), progress_of(console) as (progress, task):
         journey = travel(photo, boxes, size, place, warp)
+        draw(journey, picture)  # before the times, whose kernels take longer to compile
+        console.print(f"picture: {shown(str(picture))}", soft_wrap=True, highlight=False, markup=False)
         steps = Steps(journey.saliency, journey.photo, journey.levels, size, FWHM, WARPS[warp])
         steps.check()
         timings = []
         for timing in steps.time(repeats):
             timings.append(timing)
             progress.update(task, description=f"timed: {timing.step}, {timing.direction}")
-        progress.update(task, description="drawing the picture …")
-        draw(journey, picture)
 
     name = shown(image.name) if image else "rocket (scikit-image)"
     report(console, journey, timings, name, f"median of {repeats}, {hardware(place, threads)}")
-    console.print("\n".join([*busy, f"picture: {shown(str(picture))}"]), soft_wrap=True, highlight=False, markup=False)
+    for note in busy:
+        console.print(note, soft_wrap=True, highlight=False)
     return picture
 
 

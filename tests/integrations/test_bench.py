@@ -34,4 +34,18 @@ def test_networks_see_the_image_at_its_size():
     seen = []
     model.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape))
     runner(model, torch.rand(1, 3, 96, 224))()
-    assert seen == [(1, 3, 96, 224)]
+    assert set(seen) == {(1, 3, 96, 224)}
+
+
+@pytest.mark.parametrize("command", ["bench", "demo --model"])
+def test_an_image_that_the_network_does_not_take_is_said_in_one_line(command, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    rt_detr = next(case for case in CASES if "RTDetr" in case.name).build
+    monkeypatch.setattr(hosts, "measured", rt_detr, raising=False)
+    size = ["72x104"] if command == "bench" else ["72", "104"]
+    assert cli.main([*command.split(), "hosts.measured", "--size", *size]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    line = r"fastwarp \w+: error: RTDetrForObjectDetection takes no image of 72 x 104: .* \(.*: try multiples of 32\)\n"
+    assert re.fullmatch(line, err), err
+    assert not list(tmp_path.rglob("*.png"))
