@@ -129,7 +129,8 @@ def test_attwarp_rule_through_knots():
     expected = cv2.remap(planes, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     warp = SeparableWarp(attwarp_knots(root.sum(2), 29), attwarp_knots(root.sum(1), 33))
     got = warp.zoom(image, (29, 33))[0].permute(1, 2, 0).numpy()
-    np.testing.assert_allclose(got, expected, atol=2e-5)
+    # OpenCV before 5 rounds positions to 1/32 of a pixel.
+    np.testing.assert_allclose(got, expected, atol=2e-5 if int(cv2.__version__.split(".")[0]) >= 5 else 1e-2)
 
 
 # --- es.md ------------------------------------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ def arguments_of(name: str, case: str) -> list:
 @pytest.mark.parametrize("case", ["shared valid"])  # the fakes below see all of them
 @ops
 def test_opcheck(name, case):
+    if torch.__version__ < (2, 7) and name == "downsize_backward":
+        pytest.skip("torch 2.6 does not differentiate its convolutions twice where sizes are symbols")
     torch.library.opcheck(getattr(OPS, name).default, arguments_of(name, case))
 
 

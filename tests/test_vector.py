@@ -122,7 +122,7 @@ def move(source, out, stored, like, at):
 @pytest.mark.parametrize("storage", STORED)
 def test_storage_types_are_widened_exactly(storage, real):
     dtype = STORED[storage]
-    values = torch.from_numpy(numbers(np.float64).clip(0 if storage == np.uint8 else None)).to(dtype)
+    values = torch.from_numpy(numbers(np.float64).clip(0 if storage == np.uint8 else -np.inf)).to(dtype)
     source = _bits(values, storage)
     out, stored = np.zeros(13, real), np.zeros(len(source), storage)
     move(source, out, stored, real(0), 3)
