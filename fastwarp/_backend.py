@@ -13,6 +13,7 @@ from fastwarp import _compiling
 from fastwarp.errors import FastwarpError
 
 NAMES = ("auto", "triton", "numba", "reference")
+_NATIVE = {"cpu": "numba", "cuda": "triton"}
 
 _active = os.environ.get("FASTWARP_BACKEND", "auto")
 
@@ -57,10 +58,11 @@ def backend_for(device: torch.device) -> str:
     Raises:
         FastwarpError: the chosen backend does not serve the device.
     """
-    native = {"cpu": "numba", "cuda": "triton"}.get(device.type)
-    name = native if _checked(_active) == "auto" else _active
-    if name is None:
-        raise FastwarpError(f"fastwarp has kernels for cpu and cuda, got tensors on {device}")
+    if _active == "auto":
+        if device.type not in _NATIVE:
+            raise FastwarpError(f"fastwarp has kernels for cpu and cuda, got tensors on {device}")
+        return _NATIVE[device.type]
+    name = _checked(_active)
     if name == "numba" and device.type != "cpu":
         raise FastwarpError(f"the numba backend serves CPU tensors, got tensors on {device}")
     if name == "triton" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":

@@ -141,7 +141,7 @@ def _requires_grad(args: Sequence[Any]) -> bool:
         if isinstance(arg, Tensor):
             if arg.requires_grad:
                 return True
-        elif isinstance(arg, (list, tuple)) and _requires_grad(arg):
+        elif isinstance(arg, list) and arg and isinstance(arg[0], Tensor) and _requires_grad(arg):
             return True
     return False
 

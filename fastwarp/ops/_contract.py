@@ -132,8 +132,8 @@ def _kind(args: Sequence[Any]) -> tuple[Any, ...]:
     for arg in args:
         if isinstance(arg, Tensor):
             kind += (arg.dtype, arg.shape, arg.device)
-        elif isinstance(arg, (list, tuple)):
-            kind += (len(arg), *_kind(arg))
+        elif isinstance(arg, list):
+            kind += (len(arg), *(_kind(arg) if arg and isinstance(arg[0], Tensor) else arg))
         else:
             kind.append(arg)
     return tuple(kind)

@@ -26,7 +26,7 @@ if _madvise is not None:
 class _Memory(ctypes.c_char * 2**62):  # type: ignore[misc]
     """All that lies behind an address, and whom it belongs to."""
 
-    tensor: Tensor
+    __slots__ = ("tensor",)
 
 
 def array(tensor: Tensor) -> np.ndarray:
@@ -54,8 +54,8 @@ def empty(shape: Sequence[int], dtype: torch.dtype, format_: torch.memory_format
     Large results come from the system page by page, which can take longer than filling them.
     """
     result = torch.empty(shape, dtype=dtype, device="cpu", memory_format=format_)
-    size = result.numel() * result.element_size()
-    if _madvise is not None and size >= _LARGE:
+    size = result.nbytes
+    if size >= _LARGE and _madvise is not None:
         start = -(-result.data_ptr() // _PAGE) * _PAGE
         _madvise(start, (result.data_ptr() + size - start) // _PAGE * _PAGE, _MADV_HUGEPAGE)  # advice: may be ignored
     return result
