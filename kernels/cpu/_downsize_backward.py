@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastwarp.kernels.cpu._downsize_gradient import Images, Kept, Room, Taps, Targets, first_from, target_row
+from fastwarp.kernels.cpu._downsize_gradient import ImageAndGradient, Kept, Room, Taps, Targets, first_from, target_row
 from fastwarp.kernels.cpu._downsize_network import network, normal
 from fastwarp.kernels.cpu._downsize_products import add_texture
 from fastwarp.kernels.cpu._downsize_rows import (
@@ -38,8 +38,8 @@ from fastwarp.kernels.cpu._downsize_rows import (
     pull_targets,
     row_near,
 )
+from fastwarp.kernels.cpu._memory import integers, zeros
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._scratch import integers, zeros
 from fastwarp.kernels.cpu._vector import elements, hold, pointer, tail
 
 _FLUSH = 16  # rows of a tile whose products are summed in the type of the activations; sums of those are float64
@@ -161,7 +161,7 @@ def _sweep(job, sources, to_image, lines, total, targets_room, room, kept, sums,
         for image in range(run * batch // job.runs, (run + 1) * batch // job.runs):
             entry = first_image + image
             of_image = (source, entry * source_strides[0], source_strides)
-            images = Images(*of_image, grad, entry * grad_strides[0], grad_strides, job.shape[1])
+            images = ImageAndGradient(*of_image, grad, entry * grad_strides[0], grad_strides, job.shape[1])
             logits = tail(kept.to_logits, run * values)
             of_entry = Kept(tail(kept.values, image * values), kept.keeps, logits, kept.adds)
             at = (to_image[0], entry * to_image[1][0], to_image[1])

@@ -14,8 +14,8 @@ import numpy as np
 from fastwarp.kernels.cpu._downsize_coefficients import PAIRS, add_pairs, coefficients, interleave
 from fastwarp.kernels.cpu._downsize_network import SIGMOID, SIGNED, network, normal
 from fastwarp.kernels.cpu._downsize_products import Matrix, Places, add_texture, convolve
+from fastwarp.kernels.cpu._memory import integers, zeros
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._scratch import integers, zeros
 from fastwarp.kernels.cpu._vector import convert, elements, hold, load_as, pointer, prefetch, store, tail
 
 PADDING = PAIRS
@@ -114,7 +114,7 @@ def _strips(columns, strides):
 # --- one strip --------------------------------------------------------------------------------------------------------
 
 
-class Images(NamedTuple):
+class ImageAndResult(NamedTuple):
     """An image and its result: memory, where the entry of the batch lies, strides `[B, C, H, W]`; the image's rows."""
 
     source: Any
@@ -126,7 +126,7 @@ class Images(NamedTuple):
     height: Any
 
 
-class Taps(NamedTuple):
+class PaddedTaps(NamedTuple):
     """Which pixels the targets `[h, w]` mix: logits `[down * across, h, w]`, rows `[h, down]`, columns `[across,
     stride]`, and for each tap and the one to its right, for how many targets before they are not side by side."""
 
@@ -374,7 +374,7 @@ def _fill_images(images, shape, taps, net, image_normal, rows, columns, spans, l
     for image in range(begin // n, (end + n - 1) // n):
         source_at, target_at = image * images.source_strides[0], image * images.target_strides[0]
         of_source = (images.source, source_at, images.source_strides)
-        one = Images(*of_source, images.target, target_at, images.target_strides, shape[2])
+        one = ImageAndResult(*of_source, images.target, target_at, images.target_strides, shape[2])
         low, high = max(begin - image * n, 0), min(end - image * n, n)
         for s in range(divisions):
             first, last = s * across // divisions, (s + 1) * across // divisions
@@ -432,9 +432,9 @@ def forward(
     stride = columns.shape[1]
     _fill_gaps(elements(columns), across, width, stride, gaps)
     tables_of_taps = (elements(logits), elements(rows), elements(columns), gaps)
-    taps = Taps(*tables_of_taps, down, across, height, width, stride, normalise)
+    taps = PaddedTaps(*tables_of_taps, down, across, height, width, stride, normalise)
     source, target = pointer(addresses[0], like), pointer(addresses[1], like)
-    images = Images(source, 0, strides_image, target, 0, strides_result, shape[2])
+    images = ImageAndResult(source, 0, strides_image, target, 0, strides_result, shape[2])
     _fill_images(images, shape, taps, net, normal(statistics), y, x, tail(whole, whole_y + whole_x), real, part, parts)
     hold(small)
     hold(whole)

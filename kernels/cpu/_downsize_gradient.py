@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from fastwarp.kernels.cpu._downsize_coefficients import coefficients, coefficients_gradient
 from fastwarp.kernels.cpu._downsize_network import SIGMOID, SIGNED
+from fastwarp.kernels.cpu._memory import numbers
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._scratch import numbers
 from fastwarp.kernels.cpu._vector import convert, elements, hold, load_as, pointer, store, tail
 
 
@@ -35,7 +35,7 @@ class Room(NamedTuple):
     step: Any
 
 
-class Images(NamedTuple):
+class ImageAndGradient(NamedTuple):
     """Image and gradient of the result: memory, where the batch's entry lies, strides `[B, C, H, W]`; channels."""
 
     source: Any

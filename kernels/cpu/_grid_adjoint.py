@@ -18,9 +18,9 @@ from fastwarp.kernels.cpu._grid_taps import (
     windows_of,
     windows_of_axes,
 )
-from fastwarp.kernels.cpu._interleave import LANES, interleave_stored, store_rows
+from fastwarp.kernels.cpu._memory import integers, numbers
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._scratch import integers, numbers
+from fastwarp.kernels.cpu._rows import LANES, interleave_stored, store_rows
 from fastwarp.kernels.cpu._vector import (
     convert,
     elements,

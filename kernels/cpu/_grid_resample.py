@@ -16,14 +16,13 @@ from fastwarp.kernels.cpu._grid_taps import (
     windows_of,
     windows_of_axes,
 )
-from fastwarp.kernels.cpu._interleave import LANES
 from fastwarp.kernels.cpu._parallel import inline, parallel
+from fastwarp.kernels.cpu._rows import LANES, PIXEL
 from fastwarp.kernels.cpu._vector import full, join, lane, load, load_as, pointer, prefetch, shuffle, store
 
 _RUN = 4096  # values of targets whose taps are found at a time: those stay in L2
 _FOOTPRINTS = 1024  # targets whose footprints are found at a time, likewise
 _AHEAD = 256  # targets between what is read and what is prefetched: the hardware does not follow slanted rows
-_PIXEL = 4  # lanes of a vector that is a pixel
 _MANY = 4 * LANES  # channels that share a weight
 
 
@@ -127,7 +126,7 @@ def resample_planes(table, windows, extents, like, real, part, parts):
 @inline
 def _blend_pixel(source, at, taps, weights, k, one):
     """Four channels of target k of eight, whose first tap is at `at`, given the weights of rows and columns."""
-    like = full(one, _PIXEL)
+    like = full(one, PIXEL)
     upper, lower, left, right = weights
     a, b = load_as(source, at, like), load_as(source, at + taps.right, like)
     c, d = load_as(source, at + taps.down, like), load_as(source, at + taps.down + taps.right, like)
@@ -226,11 +225,11 @@ def _blend_run(source, base, length, taps, channels, affine, target, place, one)
     done = 0
     if (
         taps.count > LANES
-        and 2 <= channels <= _PIXEL
-        and base + _last_offset(taps) + taps.down + taps.right + _PIXEL <= length
+        and 2 <= channels <= PIXEL
+        and base + _last_offset(taps) + taps.down + taps.right + PIXEL <= length
     ):
         if affine is None:
-            done = taps.count - (channels < _PIXEL)
+            done = taps.count - (channels < PIXEL)
             _blend_pixels(source, base, taps, done, target, place[0], channels, one)
         else:
             done = taps.count

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastwarp.kernels.cpu._extents import extent
-from fastwarp.kernels.cpu._interleave import LANES, eight
+from fastwarp.kernels.cpu._levels import extent
+from fastwarp.kernels.cpu._memory import integers, numbers
 from fastwarp.kernels.cpu._parallel import inline
-from fastwarp.kernels.cpu._scratch import integers, numbers
+from fastwarp.kernels.cpu._rows import LANES, eight
 from fastwarp.kernels.cpu._separable_taps import Runs, runs
 from fastwarp.kernels.cpu._vector import convert, elements, full_like, join, load, select, shuffle, store, widen
 

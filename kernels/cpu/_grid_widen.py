@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastwarp.kernels.cpu._extents import extent
+from fastwarp.kernels.cpu._levels import extent
 from fastwarp.kernels.cpu._parallel import inline, parallel
 
 

@@ -23,9 +23,9 @@ from fastwarp.kernels.cpu._grid_taps import (
     windows_of,
     windows_of_axes,
 )
-from fastwarp.kernels.cpu._interleave import LANES
+from fastwarp.kernels.cpu._memory import numbers
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._scratch import numbers
+from fastwarp.kernels.cpu._rows import LANES
 from fastwarp.kernels.cpu._separable_taps import chain_to_windows
 from fastwarp.kernels.cpu._vector import elements, full, full_like, load, load_as, pointer, store
 from fastwarp.kernels.cpu._vector import total as sum_of_lanes

@@ -2,14 +2,20 @@
 
 import numpy as np
 
-from fastwarp.kernels.cpu._extents import extent
 from fastwarp.kernels.cpu._grid_taps import axis_windows
-from fastwarp.kernels.cpu._label_places import cell as cell_of
-from fastwarp.kernels.cpu._label_places import nearest
-from fastwarp.kernels.cpu._parallel import inline, parallel
+from fastwarp.kernels.cpu._label_nearest import round_to_pixel
+from fastwarp.kernels.cpu._levels import extent
+from fastwarp.kernels.cpu._parallel import exact, inline, parallel
 from fastwarp.kernels.cpu._vector import elements, hold, load, pointer, store
 
 _CLASSES = 256  # from 0 on: the usual ones, which are counted in a table
+
+
+@exact
+def _cell(centre, half_width, extent):
+    """First pixel in (c - s/2, c + s/2], and the one after the last."""
+    centre, half = min(max(centre, 0.0), extent - 1.0), max(half_width, 1.0) / 2
+    return int(max(np.floor(centre - half) + 1.0, 0.0)), int(min(np.floor(centre + half), extent - 1.0)) + 1
 
 
 @inline
@@ -24,8 +30,8 @@ def _cells(windows, extent):
         if c != c:
             result[0, i] = -1
             continue
-        result[0, i], result[1, i] = cell_of(c, s, extent)
-        result[2, i] = nearest(c, extent)
+        result[0, i], result[1, i] = _cell(c, s, extent)
+        result[2, i] = round_to_pixel(c, extent)
     return result
 
 

@@ -1,13 +1,50 @@
-"""Gathers of the nearest pixels, by the size of a value: what its bits mean does not matter."""
+"""The nearest pixel of each target, gathered by the size of a value: what its bits mean does not matter.
+
+Places are exact, the same on every backend: all of them are computed in float64, without fused multiply-adds.
+"""
+
+import math
 
 import numpy as np
 
-from fastwarp.kernels.cpu._extents import extent
-from fastwarp.kernels.cpu._label_places import NOTHING, of_axis, of_pixels
-from fastwarp.kernels.cpu._parallel import inline, parallel
+from fastwarp.kernels.cpu._levels import extent
+from fastwarp.kernels.cpu._parallel import exact, inline, parallel
 from fastwarp.kernels.cpu._vector import elements, gather, hold, load, pointer, store
 
+NOTHING, LOST = -1, -2  # in place of a pixel
 _TOGETHER = 8  # values that are gathered for one store
+
+
+@exact
+def round_to_pixel(centre, extent):
+    """floor(c + 1/2) within the axis."""
+    return math.floor(min(max(centre, 0.0), extent - 1.0) + 0.5)
+
+
+@inline
+def of_axis(windows, extent, step):
+    """The nearest pixel of every separable window `[2, m]`, times `step`; or NOTHING or LOST."""
+    result = np.empty(windows.shape[1], np.int64)
+    for i in range(len(result)):
+        c = np.float64(windows[0, i])
+        if not windows[1, i] > 0 or extent <= 0:
+            result[i] = NOTHING
+        else:
+            result[i] = round_to_pixel(c, extent) * step if c == c else LOST
+    return result
+
+
+@inline
+def of_pixels(windows, lo, hi, extents, width, step, result):
+    """The nearest pixel of the windows `[2, P]` of the targets `lo .. hi`, times `step`; or NOTHING or LOST."""
+    for i in range(hi - lo):
+        x, y = np.float64(windows[0, lo + i]), np.float64(windows[1, lo + i])
+        if x < 0 or min(extents) <= 0:
+            result[i] = NOTHING
+        elif x != x or y != y:
+            result[i] = LOST
+        else:
+            result[i] = (round_to_pixel(y, extents[0]) * width + round_to_pixel(x, extents[1])) * step
 
 
 @inline

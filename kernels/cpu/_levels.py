@@ -1,39 +1,54 @@
-"""What the launchers of the resampling families, `separable` and `grid`, share."""
+"""Levels of a resampling as kernels get them, their padding, and how their rows are shared out.
 
-import functools
+An image is seen as `[images, planes, height, width, channels]`: contiguous has one channel and many planes,
+channels_last one plane. Rows of all planes of an image are counted through.
+"""
 
 import numpy as np
-import torch
-from torch import Tensor
 
-_STORAGE = {torch.float16: np.uint16, torch.bfloat16: np.int16}
+from fastwarp.kernels.cpu._parallel import inline
 
-
-@functools.cache
-def like(dtype: torch.dtype) -> np.ndarray:
-    """An empty array of the type that kernels take stored values for, see `_vector`."""
-    return np.empty(0, _STORAGE.get(dtype) or torch.empty(0, dtype=dtype, device="cpu").numpy().dtype)
-
-
-@functools.cache
-def real(dtype: torch.dtype) -> np.ndarray:
-    """0 and 1 of the type that accumulates: literals of the kernels would be float64."""
-    return np.array([0, 1], np.float64 if dtype == torch.float64 else np.float32)
-
-
-def dense(tensors: list[Tensor], formats: list[torch.memory_format]) -> list[Tensor]:
-    """Tensors without gaps, in their memory formats."""
-    return [
-        t if t.is_contiguous(memory_format=f) else t.detach().contiguous(memory_format=f)
-        for t, f in zip(tensors, formats, strict=True)
+LEVEL = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "source",  # address of what is read
+            "target",  # address of what is written, or compared with
+            "images",
+            "planes",
+            "height",  # of the image that the windows point into
+            "width",
+            "channels",
+            "rows",  # of targets
+            "columns",
+            "first",  # window of the rows; those of the columns follow
+        )
     ]
+)
 
 
-def shares_windows(windows: Tensor, source_valid: Tensor | None) -> bool:
-    """Whether all images have the same windows, so that their planes are one long list."""
-    return windows.shape[0] == 1 and (source_valid is None or source_valid.shape[0] == 1)
+@inline
+def share_of(image, images, units, part, parts):
+    """The units of one image that belong to a part, where each image has `units`."""
+    everything = images * units
+    lo = min(max(part * everything // parts - image * units, 0), units)
+    hi = min(max((part + 1) * everything // parts - image * units, 0), units)
+    return lo, hi
 
 
-def values(tensors: list[Tensor]) -> int:
-    """How many numbers there are in all."""
-    return sum(map(Tensor.numel, tensors))
+@inline
+def next_row(plane, i, planes, rows):
+    """The row after row i of a plane. The last row of all follows itself: groups that are not full repeat it."""
+    if i + 1 < rows:
+        return plane, i + 1
+    if plane + 1 < planes:
+        return plane + 1, 0
+    return plane, i
+
+
+@inline
+def extent(extents, b, level, axis, whole):
+    """Pixels of an axis of image b that are not padding."""
+    if extents.shape[0] == 0:
+        return whole
+    return min(max(extents[b if extents.shape[0] > 1 else 0, level, axis], 0), whole)

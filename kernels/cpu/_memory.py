@@ -1,6 +1,7 @@
-"""Memory for results, and tensors as the arrays that kernels take."""
+"""Memory for results, tensors as the arrays that kernels take, and the working arrays of kernels."""
 
 import ctypes
+import functools
 import sys
 from collections.abc import Sequence
 
@@ -8,12 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastwarp.kernels.cpu._parallel import inline
+
 _DTYPES: dict[torch.dtype, np.dtype] = {
     torch.float32: np.dtype(np.float32),
     torch.float64: np.dtype(np.float64),
     torch.int32: np.dtype(np.int32),
     torch.int64: np.dtype(np.int64),
 }
+_STORAGE = {torch.float16: np.uint16, torch.bfloat16: np.int16}
+_NO_EXTENTS = np.zeros((0, 0, 0), np.int64)
 _LARGE = 4 << 20  # bytes: from here on there is a whole huge page, and glibc may give memory back and ask for it anew
 _PAGE = 4096
 _MADV_HUGEPAGE = 14
@@ -58,4 +63,70 @@ def empty(shape: Sequence[int], dtype: torch.dtype, format_: torch.memory_format
     if size >= _LARGE and _madvise is not None:
         start = -(-result.data_ptr() // _PAGE) * _PAGE
         _madvise(start, (result.data_ptr() + size - start) // _PAGE * _PAGE, _MADV_HUGEPAGE)  # advice: may be ignored
+    return result
+
+
+def extents_array(extents: Tensor | None) -> np.ndarray:
+    """Extents of padded images, `[1 or B, levels, 2]` (height, width), as kernels take them: an empty array where none
+    are given."""
+    return _NO_EXTENTS if extents is None else array(extents)
+
+
+@functools.cache
+def like(dtype: torch.dtype) -> np.ndarray:
+    """An empty array of the type that kernels take stored values for, see `_vector`."""
+    return np.empty(0, _STORAGE.get(dtype) or torch.empty(0, dtype=dtype, device="cpu").numpy().dtype)
+
+
+@functools.cache
+def real(dtype: torch.dtype) -> np.ndarray:
+    """0 and 1 of the type that accumulates: literals of the kernels would be float64."""
+    return np.array([0, 1], np.float64 if dtype == torch.float64 else np.float32)
+
+
+def dense(tensors: list[Tensor], formats: list[torch.memory_format]) -> list[Tensor]:
+    """Tensors without gaps, in their memory formats."""
+    return [
+        t if t.is_contiguous(memory_format=f) else t.detach().contiguous(memory_format=f)
+        for t, f in zip(tensors, formats, strict=True)
+    ]
+
+
+def shares_windows(windows: Tensor, source_valid: Tensor | None) -> bool:
+    """Whether all images have the same windows, so that their planes are one long list."""
+    return windows.shape[0] == 1 and (source_valid is None or source_valid.shape[0] == 1)
+
+
+def values(tensors: list[Tensor]) -> int:
+    """How many numbers there are in all."""
+    return sum(map(Tensor.numel, tensors))
+
+
+# --- working arrays, one helper for each type: numba compiles `np.empty` anew for each way of calling it --------------
+
+
+@inline
+def integers(count):
+    """`count` int64, of any values."""
+    return np.empty(count, np.int64)
+
+
+@inline
+def doubles(count):
+    """`count` float64, of any values."""
+    return np.empty(count, np.float64)
+
+
+@inline
+def numbers(count, real):
+    """`count` numbers of the type of the array `real`, of any values."""
+    return np.empty(count, real.dtype)
+
+
+@inline
+def zeros(count, real):
+    """`count` zeros of the type of the array `real`."""
+    result = np.empty(count, real.dtype)
+    for i in range(count):
+        result[i] = 0
     return result

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastwarp.kernels.cpu._memory import doubles, integers
 from fastwarp.kernels.cpu._mesh_forward import Columns, blend, find_columns, line, local
 from fastwarp.kernels.cpu._mesh_owners import ROOM, Runs, convex_runs, units, vertices, winding_runs
 from fastwarp.kernels.cpu._mesh_rows import LANES, Patch, Rows, sum_rows
@@ -27,7 +28,6 @@ from fastwarp.kernels.cpu._mesh_tile import (
     windows_of,
 )
 from fastwarp.kernels.cpu._parallel import inline, jit, parallel
-from fastwarp.kernels.cpu._scratch import doubles, integers
 from fastwarp.kernels.cpu._vector import elements, hold, tail
 
 

@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastwarp.kernels.cpu._memory import doubles, integers
 from fastwarp.kernels.cpu._mesh_tile import is_lost, level_of, longest, mesh_of, perspective, quad, windows_of
 from fastwarp.kernels.cpu._parallel import exact, inline, parallel
-from fastwarp.kernels.cpu._scratch import doubles, integers
 from fastwarp.kernels.cpu._vector import elements, hold
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastwarp.kernels.cpu._memory import doubles, integers
 from fastwarp.kernels.cpu._mesh_forward import fill_value
 from fastwarp.kernels.cpu._mesh_owners import ROOM, Runs, convex_runs, units, vertices, winding_runs
 from fastwarp.kernels.cpu._mesh_rows import LANES, Rows, fill_rows, inverse_of
@@ -24,7 +25,6 @@ from fastwarp.kernels.cpu._mesh_tile import (
     windows_of,
 )
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._scratch import doubles, integers
 from fastwarp.kernels.cpu._vector import elements, hold, tail
 
 _ERROR = 2.0**-11  # targets: a tile whose inverse could be further off goes to a wider type

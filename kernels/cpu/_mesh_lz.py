@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from fastwarp.kernels.cpu._memory import array
+from fastwarp.kernels.cpu._memory import array, doubles
 from fastwarp.kernels.cpu._parallel import inline, parallel, run
-from fastwarp.kernels.cpu._scratch import doubles
 from fastwarp.kernels.cpu._vector import elements, hold, tail
 
 _FLOOR = 1e-6  # uniform saliency added to a map, relative to its mean

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastwarp.kernels.cpu._memory import doubles
 from fastwarp.kernels.cpu._mesh_owners import vertices, winding
 from fastwarp.kernels.cpu._mesh_tile import (
     UNIT,
@@ -26,7 +27,6 @@ from fastwarp.kernels.cpu._mesh_tile import (
     value_and_slopes,
 )
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._scratch import doubles
 from fastwarp.kernels.cpu._vector import elements, hold, tail
 
 _SOLVED = 1e-9  # a preimage outside of the mesh may miss its point by this, in tiles

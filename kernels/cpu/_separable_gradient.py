@@ -1,10 +1,9 @@
 """Gradient of a resampling to its windows."""
 
-from fastwarp.kernels.cpu._extents import extent
-from fastwarp.kernels.cpu._interleave import LANES, blend_rows
+from fastwarp.kernels.cpu._levels import extent, next_row
+from fastwarp.kernels.cpu._memory import integers, numbers, zeros
 from fastwarp.kernels.cpu._parallel import inline, jit, parallel
-from fastwarp.kernels.cpu._scratch import integers, numbers, zeros
-from fastwarp.kernels.cpu._separable_levels import next_row
+from fastwarp.kernels.cpu._rows import LANES, blend_rows
 from fastwarp.kernels.cpu._separable_taps import chain_to_bilinear_windows, chain_to_windows, pairs, runs
 from fastwarp.kernels.cpu._vector import full, lane, load, load_as, pointer, store
 

@@ -6,17 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastwarp.kernels.cpu._interleave import LANES, blend_rows, interleave_rows, store_rows
+from fastwarp.kernels.cpu._levels import next_row, share_of
+from fastwarp.kernels.cpu._memory import integers, numbers, zeros
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._scratch import integers, numbers, zeros
-from fastwarp.kernels.cpu._separable_levels import next_row, share_of
-from fastwarp.kernels.cpu._separable_sums import sum_rows
+from fastwarp.kernels.cpu._rows import LANES, PIXEL, blend_rows, interleave_rows, store_rows, sum_rows
 from fastwarp.kernels.cpu._separable_taps import pairs_of, runs_of
 from fastwarp.kernels.cpu._vector import full, load, load_as, pointer, store, tuple_setitem
 
 _TILE = 1024  # values of a target row that are made at a time: sources and results of 8 rows stay in L2
 _AHEAD = 64  # values between what is read and what is prefetched
-_PIXEL = 4  # lanes of a vector that is a pixel
 _MANY_TAPS = 3  # a column, from where on sums of pixels are faster than sums of interleaved rows
 
 
@@ -100,14 +98,14 @@ def _sum_pixels(lines, length, tiles, n, x, channels, target, step):
     """Horizontal step in a tile of eight lines that are not interleaved, `length` and in the result `step` apart, for
     pixels of up to four channels. Reads and writes four: a pixel comes after the one before, whose last it overwrites.
     """
-    zero = full(lines.dtype.type(0), _PIXEL)
+    zero = full(lines.dtype.type(0), PIXEL)
     for j in range(n * tiles.columns, min((n + 1) * tiles.columns, len(x.start))):
         pixel, at = load(tiles.start, j, 1) // LANES, (j - n * tiles.columns) * channels
         totals = zero, zero, zero, zero, zero, zero, zero, zero
         for t in range(load(x.offset, j, 1), load(x.offset, j + 1, 1)):
-            weight = full(load(x.weight, t, 1), _PIXEL)
+            weight = full(load(x.weight, t, 1), PIXEL)
             for k in range(LANES):
-                value = load(lines, pixel + k * length, _PIXEL)
+                value = load(lines, pixel + k * length, PIXEL)
                 totals = tuple_setitem(totals, k, totals[k] + value * weight)
             pixel += channels
         for k in range(LANES):
@@ -246,9 +244,9 @@ def _sum_units(source, target, real, units, image, level, sizes, y, x, affine):
         last[j] = x.start[j] + x.offset[j + 1] - x.offset[j] - 1
     tiles = _tiles(x.start, last, channels, width, real)
     steps, length = _steps(tiles.columns, channels, affine), _longest(tiles)
-    by_pixels = affine is None and 3 <= channels <= _PIXEL and x.offset[w] >= _MANY_TAPS * w
-    lines, interleaved = zeros(length * LANES + _PIXEL, real), numbers(length * LANES, real)
-    step = tiles.columns * channels + _PIXEL
+    by_pixels = affine is None and 3 <= channels <= PIXEL and x.offset[w] >= _MANY_TAPS * w
+    lines, interleaved = zeros(length * LANES + PIXEL, real), numbers(length * LANES, real)
+    step = tiles.columns * channels + PIXEL
     tile = numbers(step * LANES, real)
     out, empty_rows = integers(LANES), integers(LANES)
     for unit in range(units[0], units[1]):

@@ -1,13 +1,15 @@
-"""Resampling by two taps along each axis, straight from images whose pixels are several channels."""
+"""Resampling straight from images whose pixels are several channels: few of them by two taps along each axis, many,
+which fill vectors by themselves, by any number of taps."""
 
-from fastwarp.kernels.cpu._interleave import LANES
+from fastwarp.kernels.cpu._levels import next_row, share_of
+from fastwarp.kernels.cpu._memory import integers, numbers
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._scratch import integers, numbers
-from fastwarp.kernels.cpu._separable_levels import next_row, share_of
-from fastwarp.kernels.cpu._separable_taps import Pairs, pairs_of
+from fastwarp.kernels.cpu._rows import LANES, PIXEL, sum_rows
+from fastwarp.kernels.cpu._separable_taps import Pairs, pairs_of, runs_of
 from fastwarp.kernels.cpu._vector import full, load, load_as, pointer, prefetch, store
 
-_PIXEL = 4  # lanes of a vector that is a pixel
+MANY = 16
+"""Channels from which on pixels are vectors by themselves."""
 
 
 @inline
@@ -36,7 +38,7 @@ def _blend_vectors(source, row, x, channels, first, step, count, target, at, ahe
     otherwise.
     """
     upper, lower = row[0] + first, row[1] + first
-    w_upper, w_lower = full(row[2], _PIXEL), full(row[3], _PIXEL)
+    w_upper, w_lower = full(row[2], PIXEL), full(row[3], PIXEL)
     for j in range(count):
         left = load(x.first, j, 1)
         right = left + step
@@ -61,7 +63,7 @@ def counting_values(x, channels):
 def _vectors(x, count, channels, room):
     """How many of the first `count` pixels of a row read no more than `room` values, taken as vectors of 4."""
     for j in range(count):
-        if x.first[j] + channels + _PIXEL > room:
+        if x.first[j] + channels + PIXEL > room:
             return j
     return count
 
@@ -80,8 +82,8 @@ def _blend_row(source, row, x, channels, affine, target, place, vectors, step, l
     out, across, between = place
     w, zero, one = len(x.first), line.dtype.type(0), line.dtype.type(1)
     if vectors > 0:
-        for four in range(0, channels, _PIXEL):
-            c = max(min(four, channels - _PIXEL), 0)
+        for four in range(0, channels, PIXEL):
+            c = max(min(four, channels - PIXEL), 0)
             if affine is None:
                 _blend_vectors(source, row, x, channels, c, step, vectors, target, out, ahead)
             else:  # through `line`, from where the channels part
@@ -108,10 +110,10 @@ def _blend_rows(source, length, target, real, part_of, level, y, x, affine):
     for j in range(w):
         any_empty |= x.first[j] < 0
         step = max(step, taps.second[j] - taps.first[j])  # 0 where there is only one pixel
-        reach = max(reach, taps.first[j] + channels + _PIXEL)
+        reach = max(reach, taps.first[j] + channels + PIXEL)
     # Pixels made as vectors: those of fewer than 4 channels not past the end of a row.
-    most = w if channels >= _PIXEL else max(w - _PIXEL // channels, 0) if channels >= 2 else 0
-    line = numbers(0 if affine is None else w * channels + _PIXEL, real)
+    most = w if channels >= PIXEL else max(w - PIXEL // channels, 0) if channels >= 2 else 0
+    line = numbers(0 if affine is None else w * channels + PIXEL, real)
     for r in range(first, end):
         plane, i = r // h, r % h
         base = (image * planes + plane) * level.height
@@ -121,7 +123,7 @@ def _blend_rows(source, length, target, real, part_of, level, y, x, affine):
         out = (image * planes + plane) * h * w * channels + i * w * across
         if y.first[i] >= 0:
             vectors = most
-            if channels < _PIXEL and reach > length - lower:
+            if channels < PIXEL and reach > length - lower:
                 vectors = _vectors(taps, most, channels, length - lower)
             row = (upper, lower, y.w_first[i], y.w_second[i])
             place = (out, across, between)
@@ -146,3 +148,83 @@ def blend_pixels(table, windows, extents, like, like_out, real, affine, part, pa
             y, x = pairs_of(level, number, image, windows, extents, real)
             part_of = (lo * LANES, min(hi * LANES, level.planes * h), image)
             _blend_rows(source, length, target, real, part_of, level, y, x, affine)
+
+
+# --- many channels ----------------------------------------------------------------------------------------------------
+
+
+@inline
+def _blend_many(source, target, zero, upper, lower, y_weights, x, channels, out):
+    """A row of targets by two taps along each axis."""
+    top, bottom = y_weights
+    for j in range(len(x.first)):
+        at, p, q = out + j * channels, x.first[j] * channels, x.second[j] * channels
+        if p < 0:
+            for c in range(channels):
+                store(zero, target, at + c)
+            continue
+        wa, wb, wc, wd = top * x.w_first[j], top * x.w_second[j], bottom * x.w_first[j], bottom * x.w_second[j]
+        for c in range(channels):
+            above = wa * load_as(source, upper + p + c, zero) + wb * load_as(source, upper + q + c, zero)
+            below = wc * load_as(source, lower + p + c, zero) + wd * load_as(source, lower + q + c, zero)
+            store(above + below, target, at + c)
+
+
+@parallel
+def blend_many(table, windows, extents, like, real, part, parts):
+    """Two taps along each axis."""
+    for number in range(len(table)):
+        level = table[number]
+        source, target = pointer(level.source, like), pointer(level.target, like)
+        channels, h, w = level.channels, level.rows, level.columns
+        units = (level.planes * h + LANES - 1) // LANES
+        for image in range(level.images):
+            lo, hi = share_of(image, level.images, units, part, parts)
+            if lo == hi:
+                continue
+            y, x = pairs_of(level, number, image, windows, extents, real)
+            for r in range(lo * LANES, min(hi * LANES, level.planes * h)):
+                i, base = r % h, (image * level.planes + r // h) * level.height
+                stride, out = level.width * channels, (image * level.planes * h + r) * w * channels
+                if y.first[i] >= 0:
+                    rows = (base + y.first[i]) * stride, (base + y.second[i]) * stride
+                    weights = y.w_first[i], y.w_second[i]
+                    _blend_many(source, target, real[0], rows[0], rows[1], weights, x, channels, out)
+                else:
+                    for k in range(w * channels):
+                        store(real[0], target, out + k)
+
+
+@parallel
+def sum_many(table, windows, extents, like, real, adjoint, part, parts):
+    """Any number of taps along each axis: sums of rows, then of their pixels."""
+    for number in range(len(table)):
+        level = table[number]
+        source, target = pointer(level.source, like), pointer(level.target, like)
+        channels = level.channels
+        height, width = (level.rows, level.columns) if adjoint else (level.height, level.width)
+        h, w = (level.height, level.width) if adjoint else (level.rows, level.columns)
+        units = (level.planes * h + LANES - 1) // LANES
+        line = numbers(width * channels, real)
+        for image in range(level.images):
+            lo, hi = share_of(image, level.images, units, part, parts)
+            if lo == hi:
+                continue
+            y, x = runs_of(level, number, image, windows, extents, adjoint, real)
+            begin, end = width, 0  # what no target reads may be NaN, and costs time
+            for j in range(w):
+                if x.offset[j + 1] > x.offset[j]:
+                    begin, end = min(begin, x.start[j]), max(end, x.start[j] + x.offset[j + 1] - x.offset[j])
+            begin, count = begin * channels, max(end - begin, 0) * channels
+            for r in range(lo * LANES, min(hi * LANES, level.planes * h)):
+                i, stride = r % h, width * channels
+                row = ((image * level.planes + r // h) * height + y.start[i]) * stride + begin
+                several = y.offset[i + 1] - y.offset[i]
+                sum_rows(source, row, stride, y.weight, y.offset[i], several, line, begin, count)
+                out = (image * level.planes * h + r) * w * channels
+                for k in range(w * channels if several == 0 else 0):
+                    store(real[0], target, out + k)
+                for j in range(w if several > 0 else 0):
+                    first, taps = x.offset[j], x.offset[j + 1] - x.offset[j]
+                    pixel, at = x.start[j] * channels, out + j * channels
+                    sum_rows(line, pixel, channels, x.weight, first, taps, target, at, channels)

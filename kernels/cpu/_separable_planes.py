@@ -6,13 +6,11 @@ are picked from registers. Elsewhere they are loaded one by one, or in pairs.
 
 import numpy as np
 
-from fastwarp.kernels.cpu._extents import extent
-from fastwarp.kernels.cpu._interleave import LANES
+from fastwarp.kernels.cpu._levels import extent, next_row, share_of
+from fastwarp.kernels.cpu._memory import integers, numbers, zeros
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._scratch import integers, numbers, zeros
-from fastwarp.kernels.cpu._separable_levels import next_row, share_of
+from fastwarp.kernels.cpu._rows import LANES, sum_rows
 from fastwarp.kernels.cpu._separable_pixels import blend_values, counting_values
-from fastwarp.kernels.cpu._separable_sums import sum_rows
 from fastwarp.kernels.cpu._separable_taps import pairs_of, runs_of
 from fastwarp.kernels.cpu._vector import (
     elements,

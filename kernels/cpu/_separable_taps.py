@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastwarp.kernels.cpu._extents import extent
+from fastwarp.kernels.cpu._levels import extent
+from fastwarp.kernels.cpu._memory import integers, numbers, zeros
 from fastwarp.kernels.cpu._parallel import inline
-from fastwarp.kernels.cpu._scratch import integers, numbers, zeros
 
 
 class Pairs(NamedTuple):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fastwarp.errors import FastwarpError
-from fastwarp.kernels.cpu._extents import extent, extents_array
-from fastwarp.kernels.cpu._memory import array
+from fastwarp.kernels.cpu._levels import extent
+from fastwarp.kernels.cpu._memory import array, extents_array
 from fastwarp.kernels.cpu._parallel import inline, jit
 from fastwarp.kernels.layout import common_batch
 

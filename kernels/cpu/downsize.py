@@ -22,9 +22,8 @@ from fastwarp.kernels.cpu._downsize_network import (
     transposed_weights,
     unpacked,
 )
-from fastwarp.kernels.cpu._levels import like
-from fastwarp.kernels.cpu._levels import real as real_of
-from fastwarp.kernels.cpu._memory import array, empty, tensor
+from fastwarp.kernels.cpu._memory import array, empty, like, tensor
+from fastwarp.kernels.cpu._memory import real as real_of
 from fastwarp.kernels.cpu._parallel import run
 from fastwarp.kernels.layout import memory_format
 

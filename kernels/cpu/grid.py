@@ -11,15 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastwarp.kernels.cpu._extents import extents_array
 from fastwarp.kernels.cpu._grid_adjoint import spread_footprints, spread_pixels, spread_planes
 from fastwarp.kernels.cpu._grid_resample import resample_footprints, resample_pixels, resample_planes
 from fastwarp.kernels.cpu._grid_taps import GRID_LEVEL
 from fastwarp.kernels.cpu._grid_widen import widen as widen_kernel
 from fastwarp.kernels.cpu._grid_widen import widen_backward as widen_backward_kernel
 from fastwarp.kernels.cpu._grid_windows_gradient import gradient_of_footprints, gradient_of_pixels, gradient_of_planes
-from fastwarp.kernels.cpu._levels import dense, like, real, shares_windows, values
-from fastwarp.kernels.cpu._memory import array, empty, tensor
+from fastwarp.kernels.cpu._memory import array, dense, empty, extents_array, like, real, shares_windows, tensor, values
 from fastwarp.kernels.cpu._parallel import run
 from fastwarp.kernels.layout import common_batch, memory_format
 

@@ -10,11 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastwarp.kernels.cpu._extents import extents_array
 from fastwarp.kernels.cpu._label_majority import majority as majority_kernel
 from fastwarp.kernels.cpu._label_nearest import nearest as nearest_kernel
-from fastwarp.kernels.cpu._levels import dense, like, shares_windows, values
-from fastwarp.kernels.cpu._memory import array, empty
+from fastwarp.kernels.cpu._memory import array, dense, empty, extents_array, like, shares_windows, values
 from fastwarp.kernels.cpu._parallel import run
 from fastwarp.kernels.layout import as_integers, bits, common_batch, memory_format
 

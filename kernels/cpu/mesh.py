@@ -8,8 +8,7 @@ from fastwarp.kernels.cpu import _mesh_backward as backward
 from fastwarp.kernels.cpu import _mesh_forward as zoom
 from fastwarp.kernels.cpu import _mesh_inverse as unzoom
 from fastwarp.kernels.cpu import _mesh_points as at_points
-from fastwarp.kernels.cpu._extents import extents_array
-from fastwarp.kernels.cpu._memory import array, empty
+from fastwarp.kernels.cpu._memory import array, empty, extents_array
 from fastwarp.kernels.cpu._mesh_lz import lz_mesh, lz_mesh_backward
 from fastwarp.kernels.cpu._parallel import run
 from fastwarp.kernels.layout import common_batch

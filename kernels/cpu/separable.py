@@ -11,16 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastwarp.kernels.cpu._extents import extents_array
-from fastwarp.kernels.cpu._interleave import LANES
-from fastwarp.kernels.cpu._levels import dense, like, real, shares_windows, values
-from fastwarp.kernels.cpu._memory import array, empty
+from fastwarp.kernels.cpu._levels import LEVEL
+from fastwarp.kernels.cpu._memory import array, dense, empty, extents_array, like, real, shares_windows, values
 from fastwarp.kernels.cpu._parallel import run
+from fastwarp.kernels.cpu._rows import LANES
 from fastwarp.kernels.cpu._separable_gradient import CHUNKS, bilinear_gradient, reduce_partial, triangle_gradient
 from fastwarp.kernels.cpu._separable_interleaved import blend_interleaved, sum_interleaved
-from fastwarp.kernels.cpu._separable_levels import LEVEL
-from fastwarp.kernels.cpu._separable_many import MANY, blend_many, sum_many
-from fastwarp.kernels.cpu._separable_pixels import blend_pixels
+from fastwarp.kernels.cpu._separable_pixels import MANY, blend_many, blend_pixels, sum_many
 from fastwarp.kernels.cpu._separable_planes import adjoint_planes, blend_planes
 from fastwarp.kernels.layout import memory_format
 

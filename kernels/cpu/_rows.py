@@ -1,9 +1,13 @@
-"""Eight rows at a time, interleaved as `[column][8]`: a gather along the rows becomes loads of whole vectors."""
+"""The work on whole rows: weighted sums of them, and eight at a time, interleaved as `[column][8]`, by which a gather
+along the rows becomes loads of whole vectors."""
 
 from fastwarp.kernels.cpu._parallel import inline
 from fastwarp.kernels.cpu._vector import full, load, load_as, prefetch, prefetch_to_write, store, transpose
 
 LANES = 8
+PIXEL = 4
+"""Lanes of a vector that is a pixel."""
+_TOGETHER = 4 * LANES  # values that share a weight
 
 
 @inline
@@ -120,3 +124,28 @@ def store_rows(source, index, count, scale, bias, target, offsets, column, ahead
         _store_scaled(rows[5], scale, bias, target, starts[5] + at, ahead)
         _store_scaled(rows[6], scale, bias, target, starts[6] + at, ahead)
         _store_scaled(rows[7], scale, bias, target, starts[7] + at, ahead)
+
+
+@inline
+def sum_rows(source, start, stride, weight, first, rows, target, at, count):
+    """`target[at + i] = sum over r of weight[first + r] source[start + r*stride + i]`, r in 0 .. rows, i in 0 .. count
+    >= 8."""
+    zero = full(weight.dtype.type(0), LANES)
+    done = count // _TOGETHER * _TOGETHER
+    for i in range(0, done, _TOGETHER):
+        a, b, c, d = zero, zero, zero, zero
+        for r in range(rows):
+            w, begin = load(weight, first + r, 1), start + r * stride + i
+            a = a + load_as(source, begin, zero) * w
+            b = b + load_as(source, begin + LANES, zero) * w
+            c = c + load_as(source, begin + 2 * LANES, zero) * w
+            d = d + load_as(source, begin + 3 * LANES, zero) * w
+        store(a, target, at + i)
+        store(b, target, at + i + LANES)
+        store(c, target, at + i + 2 * LANES)
+        store(d, target, at + i + 3 * LANES)
+    for n in range((count - done + LANES - 1) // LANES):
+        i, total = min(done + n * LANES, count - LANES), zero
+        for r in range(rows):
+            total = total + load_as(source, start + r * stride + i, zero) * load(weight, first + r, 1)
+        store(total, target, at + i)
