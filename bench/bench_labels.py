@@ -35,7 +35,10 @@ def _agree(ours: Tensor, theirs: Tensor, name: str) -> None:
 def _alone(warp: Any, labels: Tensor, nearest: Tensor | None, device: str) -> dict[str, Any]:
     """The peers, all of which take the nearest pixel; compared with `nearest` where it is given."""
     image, grid = labels.float(), warp.grid(SIZE)
-    found: dict[str, Any] = {"grid_sample": lambda _: peers_labels.grid_sample(image, grid)}
+    found: dict[str, Any] = {
+        "grid_sample": lambda _: peers_labels.grid_sample(image, grid),
+        "grid_sample, converted": lambda x: peers_labels.converted(x, grid),
+    }
     if device == "cpu":
         picture, maps = labels[0, 0].to(torch.uint8).numpy(), peers_labels.maps(grid, SOURCE)
         found["cv2.remap, uint8"] = lambda _: peers_labels.remap(picture, *maps)
@@ -51,17 +54,18 @@ def _alone(warp: Any, labels: Tensor, nearest: Tensor | None, device: str) -> di
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64], ids=["uint8", "int64"])
 @pytest.mark.parametrize("kind", ["separable", "mesh"])
 def test_nearest_labels(benchmark: Any, kind: str, dtype: torch.dtype, device: str) -> None:
-    """`zoom_labels`; the peers keep their grids, and `grid_sample` has its labels as floats beforehand."""
+    """`zoom_labels`; the peers keep their grids. `grid_sample` has its labels as floats beforehand, or makes floats of
+    class ids and class ids of floats."""
     warp = (SeparableWarp if kind == "separable" else MeshWarp).from_saliency(saliency(CELLS, 1, device), FWHM)
     labels = _labels("regions", dtype, device)
-    targets = {"grid_sample": 3.0, "cv2.remap, uint8": BEST} if kind == "separable" else {}
+    targets = {"grid_sample": 3.0, "grid_sample, converted": 3.0, "cv2.remap, uint8": BEST}
     paired(
         benchmark,
         {"fastwarp": lambda x: [warp.zoom_labels(x, SIZE)]},
         lambda: [labels.clone()],
         moved=size_in_bytes([labels]) // 4 + labels.element_size() * SIZE[0] * SIZE[1],  # a quarter of the rows
         tolerance=0,
-        targets=targets,
+        targets=targets if kind == "separable" else {},
         alone=_alone(warp, labels, warp.zoom_labels(labels, SIZE), device),
     )
 
@@ -74,6 +78,7 @@ def test_majority_labels(benchmark: Any, kind: str, content: str, dtype: torch.d
     warp = (SeparableWarp if kind == "separable" else MeshWarp).from_saliency(saliency(CELLS, 1, device), FWHM)
     labels = _labels(content, dtype, device)
     one_hot = F.one_hot(labels[:, 0].long(), 19).permute(0, 3, 1, 2).float()
+    targets = {"grid_sample": 3.0, "grid_sample, converted": 3.0}
     voted = {"argmax of antialiased one-hot": lambda _: [warp.zoom(one_hot, SIZE, antialias=True).argmax(1)]}
     paired(
         benchmark,
@@ -81,6 +86,6 @@ def test_majority_labels(benchmark: Any, kind: str, content: str, dtype: torch.d
         lambda: [labels.clone()],
         moved=size_in_bytes([labels]) + labels.element_size() * SIZE[0] * SIZE[1],
         tolerance=0,
-        targets={"grid_sample": 3.0} if kind == "separable" and content == "regions" else {},
+        targets=targets if kind == "separable" and content == "regions" else {},
         alone=_alone(warp, labels, None, device) | (voted if device == "cpu" and kind == "separable" else {}),
     )

@@ -16,6 +16,11 @@ def grid_sample(image: Tensor, grid: Tensor) -> list[Tensor]:
     return [F.grid_sample(image, grid, mode="nearest", padding_mode="border", align_corners=True)]
 
 
+def converted(labels: Tensor, grid: Tensor) -> list[Tensor]:
+    """Class ids by way of floats and back, with a cached grid."""
+    return [grid_sample(labels.float(), grid)[0].to(labels.dtype)]
+
+
 def maps(grid: Tensor, source: Size) -> tuple[Any, Any]:
     """The float32 maps in x and y for `cv2.remap`."""
     pixels = (grid[0].double() + 1) / 2 * torch.tensor([source[1] - 1, source[0] - 1], dtype=torch.float64)

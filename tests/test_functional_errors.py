@@ -469,7 +469,11 @@ LABEL_ROWS: list[Row] = [
         Value,
         "got size and image_size, expected at",
     ),
-    ("F.KIND_unzoom_labels(LABELS, GEOMETRY, image_size=(80, 9))", Value, "map of 8 x 9, which no stride makes of"),
+    (
+        "F.KIND_unzoom_labels(LABELS, GEOMETRY, image_size=(80, 9))",
+        Value,
+        "labels is a map of 8 x 9, which no stride",
+    ),
     ("F.KIND_unzoom_labels(LABELS, THREE, image_size=(8, 9))", Value, "KIND_unzoom_labels: FIRST is a batch of 3"),
     ("F.KIND_unzoom_soft_labels(LABELS[None], GEOMETRY)", Type, "KIND_unzoom_soft_labels: labels has dtype uint8"),
     ("F.KIND_unzoom_soft_labels(IMAGE, GEOMETRY, strides=2)", Value, "KIND_unzoom_soft_labels: image_size is None"),

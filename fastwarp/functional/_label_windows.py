@@ -100,7 +100,7 @@ def _places(
     function: str, labels: Tensor, like: Tensor, cells: Cells, size: Any, valid: Any, source_valid: Any
 ) -> Places:
     options = {**cells._asdict(), "valid": valid, "outside": "fill"}
-    about = registration(function, labels, [labels], like, options, size=size, source_valid=source_valid)
+    about = registration(function, "labels", labels, [labels], like, options, size=size, source_valid=source_valid)
     return places(about, list(labels.shape[2:]), like)
 
 

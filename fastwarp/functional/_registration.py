@@ -29,6 +29,7 @@ class Registration:
 
 def registration(
     function: str,
+    argument: str,
     features: Any,
     maps: list[Tensor],
     like: Tensor,
@@ -41,6 +42,7 @@ def registration(
 
     Args:
         function: public name of the caller.
+        argument: public name of the levels.
         features: the levels.
         maps: the same as a list.
         like: a tensor on the device of the warp.
@@ -50,12 +52,12 @@ def registration(
     """
     image_size, strides, phase = options["image_size"], options["strides"], options["phase"]
     check_option(function, "outside", options["outside"], OUTSIDE)
-    for argument, value in (("size", size), ("source_valid", source_valid)):
+    for other, value in (("size", size), ("source_valid", source_valid)):
         if value is not None:
-            raise FastwarpError(f"{function}: got {argument} and image_size, expected at most one of them")
+            raise FastwarpError(f"{function}: got {other} and image_size, expected at most one of them")
     image = check_size(function, "image_size", image_size)
     if strides is None:
-        pairs = [_stride(function, image, m.shape[2:]) for m in maps]
+        pairs = [_stride(function, argument, image, m.shape[2:]) for m in maps]
     else:
         pairs = [_pair(function, s) for s in as_list(function, "strides", strides, features)]
     one = as_real(phase)
@@ -90,7 +92,7 @@ def _pair(function: str, stride: Any) -> tuple[int, int]:
     return numbers[0], numbers[1]
 
 
-def _stride(function: str, image: tuple[int, int], size: Any) -> tuple[int, int]:
+def _stride(function: str, argument: str, image: tuple[int, int], size: Any) -> tuple[int, int]:
     """The stride s for which the map has ceil(H / s) rows and ceil(W / s) columns: the least power of two that does,
     or else the least integer."""
 
@@ -105,7 +107,7 @@ def _stride(function: str, image: tuple[int, int], size: Any) -> tuple[int, int]
         if explains(s):
             return s, s
     got = f"a map of {size[0]} x {size[1]}, which no stride makes of an image of {image[0]} x {image[1]}"
-    raise fail(function, "features", got, "ceil(H / s) rows and ceil(W / s) columns, or strides=")
+    raise fail(function, argument, got, "ceil(H / s) rows and ceil(W / s) columns, or strides=")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,6 @@ from fastwarp.errors import call, check_size, check_tensor, fail
 from fastwarp.functional import mesh as _mesh
 from fastwarp.functional import separable as _separable
 from fastwarp.functional._label_windows import Cells, Windows, of_mesh, of_separable
-from fastwarp.functional._registration import check_unregistered
 from fastwarp.functional.mesh import Tile
 from fastwarp.functional.separable import Size
 from fastwarp.ops.label import bounds
@@ -115,16 +114,10 @@ def separable_unzoom_labels(
         TypeError: likewise.
     """
     name = "separable_unzoom_labels"
-    images = _images(name, labels, ignore_index, reduce)
-    if image_size is not None:
-        wide, cells = reduce == "majority", Cells(image_size, strides, phase)
-        windows = of_separable(name, images, (knots_y, knots_x), size, True, wide, valid, source_valid, cells)
-        return _shaped(_taken(name, images, windows, reduce, ignore_index), labels)
-    check_unregistered(name, strides)
-    sizes = [(images.shape[2], images.shape[3]) if size is None else check_size(name, "size", size)]
-    args = (sizes, True, False, "zeros", valid, source_valid, reduce, int(ignore_index))
-    (result,) = _separable._resample(name, "labels", [images], images, knots_y, knots_x, *args)
-    return _shaped(result, labels)
+    images, cells = _images(name, labels, ignore_index, reduce), Cells(image_size, strides, phase)
+    wide = reduce == "majority"
+    windows = of_separable(name, images, (knots_y, knots_x), size, True, wide, valid, source_valid, cells)
+    return _shaped(_taken(name, images, windows, reduce, ignore_index), labels)
 
 
 def separable_zoom_soft_labels(
@@ -276,15 +269,10 @@ def mesh_unzoom_labels(
         The labels' shape with `size` for h, w, in their dtype.
     """
     name = "mesh_unzoom_labels"
-    images = _images(name, labels, ignore_index, reduce)
-    if image_size is not None:
-        wide, cells = reduce == "majority", Cells(image_size, strides, phase)
-        windows = of_mesh(name, images, mesh, tile, size, True, wide, valid, source_valid, cells)
-        return _shaped(_taken(name, images, windows, reduce, ignore_index), labels)
-    check_unregistered(name, strides)
-    sizes = [(images.shape[2], images.shape[3]) if size is None else check_size(name, "size", size)]
-    args = (sizes, True, tile, False, "zeros", valid, source_valid, reduce, int(ignore_index))
-    return _shaped(_mesh._sample(name, "labels", [images], images, mesh, *args)[0], labels)
+    images, cells = _images(name, labels, ignore_index, reduce), Cells(image_size, strides, phase)
+    wide = reduce == "majority"
+    windows = of_mesh(name, images, mesh, tile, size, True, wide, valid, source_valid, cells)
+    return _shaped(_taken(name, images, windows, reduce, ignore_index), labels)
 
 
 def mesh_zoom_soft_labels(

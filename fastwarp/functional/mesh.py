@@ -212,7 +212,7 @@ def mesh_unzoom(
     check_option(name, "padding_mode", padding_mode, ("zeros", "border"))
     check_option(name, "tile", tile, TILES)
     given = {"image_size": image_size, "strides": strides, "phase": phase, "valid": valid, "outside": outside}
-    about = registration(name, features, maps, mesh, given, size=size, source_valid=source_valid)
+    about = registration(name, "features", features, maps, mesh, given, size=size, source_valid=source_valid)
     flat = [side for pair in sizes for side in pair]
     axes = places(about, flat, mesh)
     extent = axes.extents

@@ -222,7 +222,7 @@ def separable_unzoom(
     check_knots(name, knots_y, knots_x, maps[0].shape[0], features=maps[0])
     check_option(name, "padding_mode", padding_mode, ("zeros", "border"))
     given = {"image_size": image_size, "strides": strides, "phase": phase, "valid": valid, "outside": outside}
-    about = registration(name, features, maps, knots_y, given, size=size, source_valid=source_valid)
+    about = registration(name, "features", features, maps, knots_y, given, size=size, source_valid=source_valid)
     flat = [side for pair in sizes for side in pair]
     axes = places(about, flat, knots_y)
     extent = axes.extents

@@ -64,7 +64,7 @@ class FrozenWarp(nn.Module):
             maps = [torch.empty(1, 1, *pair, device="meta") for pair in self.feature_sizes]
             like = torch.empty(0, device=device)
             options = registered | {"valid": None, "outside": "keep"}
-            about = registration("freeze", maps, maps, like, options, size=None, source_valid=None)
+            about = registration("freeze", "features", maps, maps, like, options, size=None, source_valid=None)
             axes = places(about, flat, like)
         with torch.no_grad():
             zoom = windows(target, source, False, self.antialias, True, None)
