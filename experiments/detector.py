@@ -18,7 +18,7 @@ from runs import Checkpoint
 from segmenter import STRIDES, Pyramid
 from torch import Tensor, nn
 
-from fastwarp import SeparableWarp
+from fastwarp import MeshWarp, SeparableWarp
 from fastwarp.saliency import box_density
 
 sys.path.append(str(Path(__file__).parent.parent / "examples"))
@@ -45,11 +45,14 @@ class Setup:
         tests: images that are measured.
         pitch: how much the horizon varies, see `Scenes`.
         width: channels of the feature pyramid.
-        warp: "uniform"; "fixed", by all boxes of the training set; "adaptive", by the boxes of a simulated previous
-            frame: in training the objects', in tests those that a first pass with the fixed warp detects, both moved.
+        warp: "uniform"; "fixed", by all boxes of the training set; "nonseparable", likewise, by a mesh; "adaptive", by
+            the boxes of a simulated previous frame: in training the objects', in tests those that a first pass with
+            the fixed warp detects, both moved.
+        cascade: in the last third of training, the adaptive warp sees detections as well.
         fwhm: of the attraction kernel, in cells.
         registered: whether unzoom knows where cells are, or takes cell i of n to be at i / (n - 1), as released.
         antialias: whether zooms average where they reduce.
+        unzoom: False: as FOVEA does, features stay zoomed, boxes are zoomed for the loss, and detections unzoomed.
     """
 
     size: tuple[int, int]
@@ -65,6 +68,11 @@ class Setup:
     fwhm: float = 10.0
     registered: bool = True
     antialias: bool = True
+    cascade: bool = False
+    unzoom: bool = True
+
+
+Warp = SeparableWarp | MeshWarp
 
 
 class Model(nn.Module):
@@ -76,19 +84,19 @@ class Model(nn.Module):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__()
-        self.setup = setup
         self.network = Pyramid(setup.width, Scenes.classes + 4).to(memory_format=torch.channels_last)
         nn.init.constant_(self.network.head[-1].bias[: Scenes.classes], -4.6)  # type: ignore[index, union-attr]
 
-    def forward(self, images: Tensor, warp: SeparableWarp | None, registered: bool) -> Tensor:
-        """Maps `[B, 7, h / 4, w / 4]`, as of uniformly resized images, of images `[B, 3, H, W]`; no warp: uniform."""
+    def forward(self, images: Tensor, warp: Warp | None, setup: Setup) -> Tensor:
+        """Maps `[B, 7, h / 4, w / 4]` of images `[B, 3, H, W]`, as of uniformly resized images if they are unzoomed; no
+        warp: uniform."""
         by = SeparableWarp.identity() if warp is None else warp
-        small = by.zoom(images.float() / 255, self.setup.size, antialias=self.setup.antialias)
+        small = by.zoom(images.float() / 255, setup.size, antialias=setup.antialias)
 
         def unzoom(levels: list[Tensor]) -> list[Tensor]:
-            if warp is None:
+            if warp is None or not setup.unzoom:
                 return levels
-            options: dict[str, Any] = {"image_size": self.setup.size} if registered else {}
+            options: dict[str, Any] = {"image_size": setup.size} if setup.registered else {}
             return warp.unzoom(levels, padding_mode="border", **options)
 
         small = (small - 0.5) / 0.25
@@ -129,7 +137,7 @@ def moved(boxes: Tensor, width: int, generator: torch.Generator) -> Tensor:
     return boxes + shift.repeat(1, 2)
 
 
-def warp_of(setup: Setup, prior: Tensor, boxes: list[Tensor] | None) -> SeparableWarp | None:
+def warp_of(setup: Setup, prior: Tensor, boxes: list[Tensor] | None) -> Warp | None:
     """The warp of a batch: of its boxes, or of the prior where there are none."""
     if setup.warp == "uniform":
         return None
@@ -137,15 +145,29 @@ def warp_of(setup: Setup, prior: Tensor, boxes: list[Tensor] | None) -> Separabl
     if boxes is not None:
         some = torch.tensor([len(one) > 0 for one in boxes])
         saliency = torch.where(some[:, None, None], density(boxes, setup.source), prior)
-    return SeparableWarp.from_saliency(saliency, setup.fwhm)
+    return (MeshWarp if setup.warp == "nonseparable" else SeparableWarp).from_saliency(saliency, setup.fwhm)
 
 
-def cells(boxes: Tensor, setup: Setup, back: bool = False) -> Tensor:
-    """Boxes in pixels of the source as corners between cells of stride 4, or `back`. A pixel's middle is at a half, a
-    cell's at its number; first and last pixels of source and image are at the same places."""
-    scale = torch.tensor([(a - 1) / (b - 1) for a, b in zip(setup.size[::-1], setup.source[::-1], strict=True)] * 2)
-    scale = scale / STRIDES[0]
-    return boxes / scale + 0.5 if back else (boxes - 0.5) * scale
+def _scale(setup: Setup) -> Tensor:
+    """Cells of stride 4 to a pixel of the source, where that is resized uniformly: first and last pixels of source and
+    image are at the same places."""
+    scale = [(a - 1) / (b - 1) for a, b in zip(setup.size[::-1], setup.source[::-1], strict=True)]
+    return torch.tensor(scale * 2) / STRIDES[0]
+
+
+def to_cells(boxes: list[Tensor], setup: Setup, warp: Warp | None) -> list[Tensor]:
+    """Boxes of each image in pixels of the source as corners between the cells of the model's maps. A pixel's middle is
+    at a half, a cell's at its number."""
+    if warp is None or setup.unzoom:
+        return [(one - 0.5) * _scale(setup) for one in boxes]
+    return [(one - 0.5) / STRIDES[0] for one in warp.zoom_boxes(boxes, setup.source, setup.size)]
+
+
+def from_cells(boxes: list[Tensor], setup: Setup, warp: Warp | None) -> list[Tensor]:
+    """The inverse of `to_cells`."""
+    if warp is None or setup.unzoom:
+        return [one / _scale(setup) + 0.5 for one in boxes]
+    return warp.unzoom_boxes([one * STRIDES[0] + 0.5 for one in boxes], setup.source, setup.size)
 
 
 def loss(maps: Tensor, boxes: list[Tensor], labels: list[Tensor]) -> Tensor:
@@ -223,13 +245,16 @@ def train(setup: Setup, seed: int, checkpoints: Path | None = None, split: int =
         images[flip] = images[flip].flip(3)
         boxes = [data.boxes[index] for index in chosen.tolist()]
         boxes = [mirrored(b, width) if turned else b for b, turned in zip(boxes, flip.tolist(), strict=True)]
-        before = [moved(one, width, generator) for one in boxes]
+        before = boxes
+        if setup.cascade and 3 * step >= 2 * setup.steps:
+            before = first_pass(model, images, data.prior, setup)
+        before = [moved(one, width, generator) for one in before]
         warp = warp_of(setup, data.prior, before if setup.warp == "adaptive" else None)
         for group in optimizer.param_groups:
             part = (1 + math.cos(math.pi * step / setup.steps)) / 2
             group["lr"] = setup.rate * min((step + 1) / (0.1 * setup.steps), part)
         labels = [data.labels[index] for index in chosen.tolist()]
-        value = loss(model(images, warp, setup.registered), [cells(b, setup) for b in boxes], labels)
+        value = loss(model(images, warp, setup), to_cells(boxes, setup, warp), labels)
         optimizer.zero_grad()
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -237,6 +262,9 @@ def train(setup: Setup, seed: int, checkpoints: Path | None = None, split: int =
         checkpoint.save(step + 1)
     tests = scenes(setup.tests, setup.source, split, setup.pitch)
     metrics: dict[str, Any] = measure(model, tests, data.prior, setup)
+    if not setup.unzoom:
+        checkpoint.remove()
+        return metrics
     other = dataclasses.replace(setup, registered=not setup.registered)
     if setup.warp == "uniform":
         for name, changed in (("plugged", setup), ("plugged, own grid", other)):
@@ -253,20 +281,30 @@ def mirrored(boxes: Tensor, width: int) -> Tensor:
 
 
 @torch.no_grad()
+def detect(model: Model, images: Tensor, warp: Warp | None, setup: Setup) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Boxes in pixels of the source, scores and labels of each image, and leaves the model as it was."""
+    training = model.training
+    boxes, scores, labels = zip(*decode(model.eval()(images, warp, setup)), strict=True)
+    model.train(training)
+    return list(zip(from_cells(list(boxes), setup, warp), scores, labels, strict=True))
+
+
+def first_pass(model: Model, images: Tensor, prior: Tensor, setup: Setup) -> list[Tensor]:
+    """Boxes of each image that are detected with the fixed zoom."""
+    found = detect(model, images, warp_of(setup, prior, None), setup)
+    return [boxes[scores > 0.3] for boxes, scores, _ in found]
+
+
 def measure(model: Model, data: Cached, prior: Tensor, setup: Setup) -> dict[str, float]:
     """COCO's average precisions in percent, with the zoom of a set-up: the training's, or another."""
-    model.eval()
     generator = torch.Generator().manual_seed(0)
     found: list[list[float]] = []
     for start in range(0, len(data.images), 20):
-        images = data.images[start : start + 20]
-        results = decode(model(images, warp_of(setup, prior, None), setup.registered))
+        images, before = data.images[start : start + 20], None
         if setup.warp == "adaptive":
-            seen = [cells(boxes[scores > 0.3], setup, back=True) for boxes, scores, _ in results]
-            warp = warp_of(setup, prior, [moved(boxes, setup.source[1], generator) for boxes in seen])
-            results = decode(model(images, warp, setup.registered))
+            before = [moved(b, setup.source[1], generator) for b in first_pass(model, images, prior, setup)]
+        results = detect(model, images, warp_of(setup, prior, before), setup)
         for index, (boxes, scores, labels) in enumerate(results, start):
-            boxes = cells(boxes, setup, back=True)
             for (x1, y1, x2, y2), score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True):
                 found.append([index, x1, y1, x2 - x1, y2 - y1, score, label])
     return average_precision(data, found)

@@ -74,5 +74,8 @@ def detectors(
         "adaptive": {"warp": "adaptive"},
         "fixed, own grid": {"warp": "fixed", "registered": False},
         "adaptive, own grid": {"warp": "adaptive", "registered": False},
+        "adaptive, cascade": {"warp": "adaptive", "cascade": True},
+        "nonseparable": {"warp": "nonseparable"},
+        "fixed, boxes unzoomed": {"warp": "fixed", "unzoom": False},
     }
     return {name: dataclasses.replace(base, **changes[name]) for name in names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -65,12 +66,12 @@ class Section:
     text: str = ""
 
     def values(self, runs: Runs, name: str, measure: str) -> dict[int, float]:
-        """A measure of a set-up by seed."""
+        """A measure of a set-up by seed, where there was something to measure."""
         setup, of = self.setups[name], self.measures[measure]
         found = {
             seed: of(run.metrics) for (one, seed), run in sorted(runs.items(), key=lambda x: x[0][1]) if one == setup
         }
-        return {seed: value for seed, value in found.items() if value is not None}
+        return {seed: value for seed, value in found.items() if value is not None and not math.isnan(value)}
 
     def difference(self, runs: Runs, comparison: Comparison) -> Difference:
         """Over the seeds that both have."""

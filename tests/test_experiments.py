@@ -76,3 +76,16 @@ def test_an_experiment_goes_on_from_its_runs(tmp_path, modules):
     again = next(run for run in runs[count - 1 :] if run["seed"] == 0)
     assert again["metrics"] == json.loads(first[-1])["metrics"]  # trainings repeat
     assert "| mIoU: fixed, both antialiased against fixed | 2 |" in (out / "unzoom.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["fixed", "fixed, boxes unzoomed", "nonseparable"])
+def test_boxes_come_back_from_the_cells_of_a_detector(modules, name):
+    detector, presets = modules("detector"), modules("presets")
+    setup = presets.detectors("smoke", name)[name]
+    data = detector.scenes(setup.length, setup.source, 0, 0.0)
+    warp = detector.warp_of(setup, data.prior, None)
+    there = detector.to_cells(data.boxes, setup, warp)
+    for boxes, back in zip(data.boxes, detector.from_cells(there, setup, warp), strict=True):
+        torch.testing.assert_close(back, boxes, rtol=0, atol=1e-3)
+    height, width = setup.size
+    assert all((boxes >= -0.5).all() and (boxes <= max(width, height) / 4).all() for boxes in there)
