@@ -17,7 +17,7 @@ import torch
 from presets import PRESETS
 from result_page import Page
 
-KINDS = {"camvid.jsonl": segmenter.Setup, "scenes.jsonl": detector.Setup}
+KINDS = {"camvid.jsonl": segmenter.Setup, "objects.jsonl": detector.Setup, "scenes.jsonl": detector.Setup}
 
 
 def store(file: str, results: Path = runs.RESULTS) -> runs.Store:
@@ -63,6 +63,8 @@ def trainer(file: str, options: argparse.Namespace) -> Callable[[Any, int], dict
         return functools.partial(detector.train, checkpoints=options.checkpoints)
     if options.data is None:
         return None
+    if file == "objects.jsonl":
+        return functools.partial(detector.train, folder=options.data, checkpoints=options.checkpoints)
     return functools.partial(segmenter.train, experiment(options.data, options.device, options.checkpoints))
 
 

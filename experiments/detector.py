@@ -1,4 +1,4 @@
-"""Trains and measures a small detector of centres on zoomed images of generated scenes."""
+"""Trains and measures a small detector of centres on zoomed images: of generated scenes, or of CamVid."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import functools
 import io
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import objects
 import torch
 import torch.nn.functional as F
+from objects import Found
 from runs import Checkpoint
 from segmenter import STRIDES, Pyramid
 from torch import Tensor, nn
@@ -23,6 +26,8 @@ from fastwarp.saliency import box_density
 
 sys.path.append(str(Path(__file__).parent.parent / "examples"))
 from data import Scenes
+
+SHAPE = 4  # channels after those of the classes
 
 PAPER_WIDTH = 1920  # pixels of Argoverse-HD, to which LZU's bandwidth and motion refer
 BANDWIDTH, MOTION = 64.0, (7.5, 3.0)  # LZU appendix A.6
@@ -37,13 +42,13 @@ class Setup:
 
     Attributes:
         size: (height, width) that the network runs at.
-        source: of the scenes.
+        source: of the images that it sees zoomed.
         steps: of training.
         rate: largest learning rate.
         batch: images of a step.
-        length: training images.
-        tests: images that are measured.
-        pitch: how much the horizon varies, see `Scenes`.
+        length: training images of generated scenes.
+        tests: generated scenes that are measured.
+        pitch: how much the horizon of generated scenes varies, see `Scenes`.
         width: channels of the feature pyramid.
         warp: "uniform"; "fixed", by all boxes of the training set; "nonseparable", likewise, by a mesh; "adaptive", by
             the boxes of a simulated previous frame: in training the objects', in tests those that a first pass with
@@ -53,6 +58,7 @@ class Setup:
         registered: whether unzoom knows where cells are, or takes cell i of n to be at i / (n - 1), as released.
         antialias: whether zooms average where they reduce.
         unzoom: False: as FOVEA does, features stay zoomed, boxes are zoomed for the loss, and detections unzoomed.
+        data: "scenes", generated ones; "camvid", the objects of a folder of that layout, see `objects`.
     """
 
     size: tuple[int, int]
@@ -70,6 +76,7 @@ class Setup:
     antialias: bool = True
     cascade: bool = False
     unzoom: bool = True
+    data: str = "scenes"
 
 
 Warp = SeparableWarp | MeshWarp
@@ -82,14 +89,14 @@ class Model(nn.Module):
     logarithms of width and height, in cells.
     """
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, width: int, classes: int) -> None:
         super().__init__()
-        self.network = Pyramid(setup.width, Scenes.classes + 4).to(memory_format=torch.channels_last)
-        nn.init.constant_(self.network.head[-1].bias[: Scenes.classes], -4.6)  # type: ignore[index, union-attr]
+        self.network = Pyramid(width, classes + SHAPE).to(memory_format=torch.channels_last)
+        nn.init.constant_(self.network.head[-1].bias[:classes], -4.6)  # type: ignore[index, union-attr]
 
     def forward(self, images: Tensor, warp: Warp | None, setup: Setup) -> Tensor:
-        """Maps `[B, 7, h / 4, w / 4]` of images `[B, 3, H, W]`, as of uniformly resized images if they are unzoomed; no
-        warp: uniform."""
+        """Maps `[B, classes + 4, h / 4, w / 4]` of images `[B, 3, H, W]`, as of uniformly resized ones if they are
+        unzoomed; no warp: uniform."""
         by = SeparableWarp.identity() if warp is None else warp
         small = by.zoom(images.float() / 255, setup.size, antialias=setup.antialias)
 
@@ -103,14 +110,13 @@ class Model(nn.Module):
         return self.network(small.contiguous(memory_format=torch.channels_last), unzoom)
 
 
-class Cached:
-    """Scenes in memory: images `[N, 3, H, W]`, uint8, boxes and labels."""
+class Data:
+    """Images `[N, 3, H, W]`, uint8, in memory, the objects of each, and the names of their classes."""
 
-    def __init__(self, length: int, source: tuple[int, int], seed: int, pitch: float) -> None:
-        items = [Scenes(length, source, seed, pitch)[index] for index in range(length)]
-        self.images = torch.stack([(image * 255).round().to(torch.uint8) for image, _ in items])
-        self.boxes = [target["boxes"] for _, target in items]
-        self.labels = [target["labels"] for _, target in items]
+    def __init__(self, images: Tensor, found: Sequence[Found], classes: Sequence[str]) -> None:
+        self.images, self.objects, self.classes = images, found, classes
+        self.boxes = [one.boxes[~one.ignored] for one in found]
+        self.labels = [one.labels[~one.ignored] for one in found]
 
     @functools.cached_property
     def prior(self) -> Tensor:
@@ -121,9 +127,27 @@ class Cached:
 
 
 @functools.lru_cache(maxsize=4)
-def scenes(length: int, source: tuple[int, int], seed: int, pitch: float) -> Cached:
+def scenes(length: int, source: tuple[int, int], seed: int, pitch: float) -> Data:
     """A set of scenes, made once."""
-    return Cached(length, source, seed, pitch)
+    items = [Scenes(length, source, seed, pitch)[index] for index in range(length)]
+    images = torch.stack([(image * 255).round().to(torch.uint8) for image, _ in items])
+    found = [Found(t["boxes"], t["labels"], torch.zeros(len(t["labels"]), dtype=torch.bool)) for _, t in items]
+    return Data(images, found, [str(kind) for kind in range(Scenes.classes)])
+
+
+@functools.lru_cache(maxsize=4)
+def camvid(folder: Path, split: str, size: tuple[int, int]) -> Data:
+    """The objects of a split, read once."""
+    return Data(*objects.load(folder, split, size), objects.CLASSES)
+
+
+def data_of(setup: Setup, split: str, folder: Path | None) -> Data:
+    """The images of "train", "val" or "test"."""
+    if setup.data == "camvid":
+        assert folder is not None
+        return camvid(folder, split, setup.source)
+    length = setup.length if split == "train" else setup.tests
+    return scenes(length, setup.source, ("train", "val", "test").index(split), setup.pitch)
 
 
 def density(boxes: list[Tensor], size: tuple[int, ...]) -> Tensor:
@@ -178,6 +202,7 @@ def loss(maps: Tensor, boxes: list[Tensor], labels: list[Tensor]) -> Tensor:
         boxes: of each image, in cells.
         labels: likewise.
     """
+    classes = maps.shape[1] - SHAPE
     count, height, width = len(maps), *maps.shape[2:]
     image = torch.repeat_interleave(torch.arange(count), torch.tensor([len(one) for one in boxes]))
     box, label = torch.cat(boxes), torch.cat(labels)
@@ -188,13 +213,13 @@ def loss(maps: Tensor, boxes: list[Tensor], labels: list[Tensor]) -> Tensor:
         -((y[None, :, None] - middle[:, 1, None, None]) ** 2) / (2 * spread[:, 1, None, None] ** 2)
         - (x[None, None] - middle[:, 0, None, None]) ** 2 / (2 * spread[:, 0, None, None] ** 2)
     )
-    wanted = torch.zeros_like(maps[:, : Scenes.classes])
+    wanted = torch.zeros_like(maps[:, :classes])
     for i in range(len(box)):
         wanted[image[i], label[i]] = torch.maximum(wanted[image[i], label[i]], bell[i])
     at = middle.round().long()
     at = torch.stack([at[:, 0].clamp(0, width - 1), at[:, 1].clamp(0, height - 1)], 1)
     wanted[image, label, at[:, 1], at[:, 0]] = 1
-    logits = maps[:, : Scenes.classes]
+    logits = maps[:, :classes]
     share, positive = logits.sigmoid(), (wanted == 1).float()
     focal = positive * (1 - share) ** 2 * F.logsigmoid(logits)
     focal = focal + (1 - positive) * (1 - wanted) ** 4 * share**2 * F.logsigmoid(-logits)
@@ -204,7 +229,7 @@ def loss(maps: Tensor, boxes: list[Tensor], labels: list[Tensor]) -> Tensor:
         fits = ((near >= 0) & (near < torch.tensor([width, height]))).all(1)
         if shift != (0, 0):
             fits &= ((near > box[:, :2]) & (near < box[:, 2:])).all(1)
-        found.append(maps[image[fits], Scenes.classes :, near[fits, 1], near[fits, 0]])
+        found.append(maps[image[fits], classes:, near[fits, 1], near[fits, 0]])
         goals.append(torch.cat([middle - near, size.log()], 1)[fits])
     regression = F.smooth_l1_loss(torch.cat(found), torch.cat(goals), beta=0.1, reduction="sum") / 4
     return (regression - focal.sum()) / max(len(box), 1)
@@ -212,34 +237,37 @@ def loss(maps: Tensor, boxes: list[Tensor], labels: list[Tensor]) -> Tensor:
 
 def decode(maps: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Boxes in cells, scores and labels of each image: the highest peaks."""
-    share = maps[:, : Scenes.classes].sigmoid()
+    classes = maps.shape[1] - SHAPE
+    share = maps[:, :classes].sigmoid()
     peaks = share * (share == F.max_pool2d(share, 3, 1, 1))
     scores, order = peaks.flatten(1).topk(MOST)
     height, width = maps.shape[2:]
     labels, y, x = order // (height * width), order // width % height, order % width
-    shape = maps[:, Scenes.classes :].flatten(2).gather(2, (y * width + x)[:, None].expand(-1, 4, -1))
+    shape = maps[:, classes:].flatten(2).gather(2, (y * width + x)[:, None].expand(-1, 4, -1))
     middle, half = torch.stack([x, y], 2) + shape[:, :2].mT, shape[:, 2:].clamp(max=5).exp().mT / 2
     boxes = torch.cat([middle - half, middle + half], 2)
     return list(zip(boxes, scores, labels, strict=True))
 
 
-def train(setup: Setup, seed: int, checkpoints: Path | None = None, split: int = 2) -> dict[str, Any]:
-    """Trains a detector, and measures it on other scenes: average precisions in percent.
+def train(
+    setup: Setup, seed: int, folder: Path | None = None, checkpoints: Path | None = None, split: str = "test"
+) -> dict[str, Any]:
+    """Trains a detector, and measures it on other images: average precisions in percent.
 
     `swapped` ones are with the other registration after training, `plugged` and `plugged, own grid` ones with a fixed
-    zoom around a network that was trained without, registered or not. `split` is the seed of the scenes: 1 to choose
-    hyperparameters, 2 for results.
+    zoom around a network that was trained without, registered or not. `split`: "val" to choose hyperparameters, "test"
+    for results.
     """
     torch.manual_seed(seed)
-    model = Model(setup)
-    data = scenes(setup.length, setup.source, 0, setup.pitch)
+    data = data_of(setup, "train", folder)
+    model = Model(setup.width, len(data.classes))
     optimizer = torch.optim.AdamW(model.parameters(), setup.rate, weight_decay=0.01)
     checkpoint = Checkpoint(checkpoints, f"{setup} {seed}", [model, optimizer])
     generator, width = torch.Generator(), setup.source[1]
     for step in range(checkpoint.load(), setup.steps):
         # Everything random of a step depends on seed and step alone: it is the same for all set-ups, and after a kill.
         generator.manual_seed(1_000_003 * seed + step)
-        chosen = torch.randint(setup.length, (setup.batch,), generator=generator)
+        chosen = torch.randint(len(data.images), (setup.batch,), generator=generator)
         flip = torch.rand(setup.batch, generator=generator) < 0.5
         images = data.images[chosen]
         images[flip] = images[flip].flip(3)
@@ -260,7 +288,7 @@ def train(setup: Setup, seed: int, checkpoints: Path | None = None, split: int =
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         checkpoint.save(step + 1)
-    tests = scenes(setup.tests, setup.source, split, setup.pitch)
+    tests = data_of(setup, split, folder)
     metrics: dict[str, Any] = measure(model, tests, data.prior, setup)
     if not setup.unzoom:
         checkpoint.remove()
@@ -295,7 +323,7 @@ def first_pass(model: Model, images: Tensor, prior: Tensor, setup: Setup) -> lis
     return [boxes[scores > 0.3] for boxes, scores, _ in found]
 
 
-def measure(model: Model, data: Cached, prior: Tensor, setup: Setup) -> dict[str, float]:
+def measure(model: Model, data: Data, prior: Tensor, setup: Setup) -> dict[str, float]:
     """COCO's average precisions in percent, with the zoom of a set-up: the training's, or another."""
     generator = torch.Generator().manual_seed(0)
     found: list[list[float]] = []
@@ -310,23 +338,14 @@ def measure(model: Model, data: Cached, prior: Tensor, setup: Setup) -> dict[str
     return average_precision(data, found)
 
 
-def average_precision(data: Cached, found: list[list[float]]) -> dict[str, float]:
+def average_precision(data: Data, found: list[list[float]]) -> dict[str, float]:
     """AP, AP50, AP75 and AP by size of detections (image, x, y, width, height, score, label), by pycocotools."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    truth = []
-    for index, (boxes, labels) in enumerate(zip(data.boxes, data.labels, strict=True)):
-        for (x1, y1, x2, y2), label in zip(boxes.tolist(), labels.tolist(), strict=True):
-            box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
-            truth.append({"id": len(truth) + 1, "image_id": index, "category_id": label, **box})
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
-        coco.dataset = {
-            "images": [{"id": index} for index in range(len(data.images))],
-            "annotations": truth,
-            "categories": [{"id": label} for label in range(Scenes.classes)],
-        }
+        coco.dataset = objects.coco(data.objects, data.classes, [{}] * len(data.images))
         coco.createIndex()
         results = [{"image_id": r[0], "bbox": r[1:5], "score": r[5], "category_id": r[6]} for r in found]
         measured = COCOeval(coco, coco.loadRes(results), "bbox")

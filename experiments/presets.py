@@ -26,6 +26,13 @@ DETECTORS = {
     "full": detector.Setup((192, 320), steps=6000, rate=5e-3, source=(384, 640), length=2000, tests=1000),
 }
 
+# Half the size of the published frames, and half of that for the network; the rest as for scenes.
+CAMVID = {
+    "smoke": {"size": (16, 24), "source": (24, 32)},
+    "small": {"size": (90, 120), "source": (180, 240)},
+    "full": {"size": (180, 240), "source": (360, 480)},
+}
+
 
 def segmenters(preset: str, *names: str, size: tuple[int, int] | None = None) -> dict[str, segmenter.Setup]:
     """Set-ups of segmentation by name."""
@@ -62,10 +69,12 @@ def resizers(preset: str, *names: str) -> dict[str, segmenter.Setup]:
 
 
 def detectors(
-    preset: str, *names: str, pitch: float = 0.0, size: tuple[int, int] | None = None
+    preset: str, *names: str, pitch: float = 0.0, size: tuple[int, int] | None = None, data: str = "scenes"
 ) -> dict[str, detector.Setup]:
     """Set-ups of detection by name."""
     base = dataclasses.replace(DETECTORS[preset], pitch=pitch)
+    if data == "camvid":
+        base = dataclasses.replace(base, data=data, **CAMVID[preset])
     if size is not None:
         base = dataclasses.replace(base, size=size)
     changes = {

@@ -48,7 +48,7 @@ def main() -> None:
     train: Callable[[Any, int], dict[str, Any]]
     if options.data is None:
         store, setups = runs.Store(runs.RESULTS / "tuning_scenes.jsonl", detector.Setup), detectors(options.preset)
-        train = functools.partial(detector.train, split=1)
+        train = functools.partial(detector.train, split="val")
     else:
         store, setups = runs.Store(runs.RESULTS / "tuning.jsonl", segmenter.Setup), segmenters(options.preset)
         splits = {name: camvid.load(options.data, name) for name in ("train", "val")}

@@ -89,3 +89,25 @@ def test_boxes_come_back_from_the_cells_of_a_detector(modules, name):
         torch.testing.assert_close(back, boxes, rtol=0, atol=1e-3)
     height, width = setup.size
     assert all((boxes >= -0.5).all() and (boxes <= max(width, height) / 4).all() for boxes in there)
+
+
+def test_objects_are_the_connected_parts_of_label_maps(modules):
+    objects, camvid = modules("objects"), modules("camvid")
+    number = {name: camvid.CLASSES.index(name) for name in ("road", "pole", "car", "pedestrian", "sign")}
+    labels = np.full((60, 100), number["road"], np.uint8)
+    labels[10:30, 5:45] = number["car"]
+    labels[10:30, 20:22] = number["pole"]  # in front of it
+    labels[40:50, 5:55] = number["car"]  # a row of them
+    labels[5:35, 60:70] = number["pedestrian"]
+    labels[40:55, 60:85] = number["pedestrian"]  # a group
+    labels[50:55, 90:93] = number["sign"]  # three pixels wide
+    found = objects.find(labels)
+    wanted = [[5, 10, 45, 30], [5, 40, 55, 50], [60, 5, 70, 35], [60, 40, 85, 55], [90, 50, 93, 55]]
+    assert found.boxes.tolist() == wanted
+    assert [objects.CLASSES[kind] for kind in found.labels] == ["car", "car", "pedestrian", "pedestrian", "sign"]
+    assert found.ignored.tolist() == [False, True, False, True, True]
+    content = objects.coco([objects.find(labels[:5]), found], objects.CLASSES, [{}, {}])
+    assert [a["image_id"] for a in content["annotations"]] == [1] * 5
+    assert content["annotations"][0]["bbox"] == [5, 10, 40, 20]
+    assert [a["iscrowd"] for a in content["annotations"]] == [0, 1, 0, 1, 1]
+    assert [a["id"] for a in content["annotations"]] == [1, 2, 3, 4, 5]  # 0 is no number for pycocotools
