@@ -54,7 +54,7 @@ def downsize(
     tables = _contiguous(rows, columns, anchor_rows, anchor_columns)
     batch, _, height, width = image.shape
     with device_of(image):
-        layers = [_contiguous(*pair) for pair in zip(weights, biases, strict=True)]
+        layers = [(w.contiguous(), b.contiguous()) for w, b in zip(weights, biases, strict=True)]
         source = Source.image(image, mean, scale)
         dense = layers[:-1]
         if len(layers) > 1:
@@ -115,7 +115,7 @@ def downsize_backward(
     anchors = (tables[2], tables[3])
     through_layers = need_image and texture_gradient and len(weights) > 0
     with device_of(image):
-        layers = [_contiguous(*pair) for pair in zip(weights, biases, strict=True)]
+        layers = [(w.contiguous(), b.contiguous()) for w, b in zip(weights, biases, strict=True)]
         sources = [Source.image(image, mean, scale)] if layers else []
         for weight, bias in layers[:-1]:
             sources.append(Source.map(layer(sources[-1], weight, bias, image.dtype)))
