@@ -23,7 +23,7 @@ with interpreter():
 BOUNDS = {
     ("main: zoom torch.float32", "_resample_kernel"): (388, 56),
     ("main: zoom torch.bfloat16", "_resample_kernel"): (407, 56),
-    ("main: adjoint of a zoom", "_adjoint_kernel"): (487, 56),
+    ("main: adjoint of a zoom", "_adjoint_kernel"): (484, 96),
     ("main: unzoom torch.contiguous_format", "_resample_kernel"): (530, 48),
     ("main: unzoom torch.channels_last", "_resample_kernel"): (467, 40),
     ("main: mesh unzoom", "_unzoom_kernel"): (2845, 162),

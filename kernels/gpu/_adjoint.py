@@ -31,6 +31,7 @@ from fastwarp.kernels.gpu._taps import (
     small_field,
     source_extent,
     taps,
+    within,
     work_of_program,
 )
 
@@ -38,7 +39,7 @@ from fastwarp.kernels.gpu._taps import (
 @triton.jit(do_not_specialize=["total", "total_source", "stride_wb", "stride_vb"])
 def _runs_kernel(
     runs_ptr,
-    scales_ptr,
+    readers_ptr,
     windows_ptr,
     valid_ptr,
     larger,
@@ -48,14 +49,16 @@ def _runs_kernel(
     total_source,
     stride_wb,
     stride_vb,
+    ANTIALIAS: tl.constexpr,
     GEO: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     """Program (block of an axis of a level, b): the first target that reads a pixel, and the length of the run.
 
-    Also 1/s and 1 / sum of the triangle (0: reads nothing) of the targets: `scales_ptr`. `larger` holds the larger of
-    source and target size. A NaN centre concerns all pixels: its target alone is their run.
+    Also what `_weight_of` needs of the targets, `readers_ptr`: centres, and with ANTIALIAS 1/s and 1 / sum of the
+    triangle (0: reads nothing). `larger` holds the larger of source and target size. A NaN centre concerns all pixels:
+    its target alone is their run.
     """
     b = tl.program_id(1).to(tl.int64)
     segment, _, _, k0 = find_segment(tl.program_id(0), larger, ROWS)
@@ -70,10 +73,6 @@ def _runs_kernel(
     k = k0 + tl.arange(0, ROWS)
     c, s = load_windows(windows_ptr, k, k < size, total, GEO)
     own = taps(c, s, extent)
-    scales_ptr += b * 2 * total + begin
-    tl.store(scales_ptr + k, own[3], mask=k < size)
-    tl.store(scales_ptr + total + k, tl.where(own[1] > 0, own[4], 0.0), mask=k < size)
-
     first = tl.full([ROWS], 2147483647, tl.int32)
     last = tl.full([ROWS], -1, tl.int32)
     nan = tl.full([COLUMNS], -1, tl.int32)
@@ -85,6 +84,15 @@ def _runs_kernel(
         reads = (k[:, None] >= those[0][None, :]) & (k[:, None] < (those[0] + those[1])[None, :])
         first = tl.minimum(first, tl.min(tl.where(reads, t[None, :], 2147483647), 1))
         last = tl.maximum(last, tl.max(tl.where(reads, t[None, :], -1), 1))
+    if ANTIALIAS:
+        readers_ptr += b * 3 * total + begin
+        tl.store(readers_ptr + k, c, mask=k < size)
+        tl.store(readers_ptr + total + k, own[3], mask=k < size)
+        tl.store(readers_ptr + 2 * total + k, tl.where(own[1] > 0, own[4], 0.0), mask=k < size)
+    else:
+        # Far from all pixels is what reads nothing. The weights of two taps sum to 1.
+        tl.store(readers_ptr + b * total + begin + k, tl.where(own[1] > 0, within(c, extent), -2.0), mask=k < size)
+
     lost = tl.max(nan, 0)
     first = tl.where(lost >= 0, lost, first)
     last = tl.where(lost >= 0, lost, last)
@@ -94,23 +102,24 @@ def _runs_kernel(
 
 
 @triton.jit
-def _weight_of(pixel, k, reads, windows, ANTIALIAS: tl.constexpr, GEO: tl.constexpr):
-    """Weight with which the targets k read the pixels. `windows`: pointers to centres and scales, and their number."""
-    windows_ptr, scales_ptr, total = windows
-    c = tl.load(windows_ptr + k, mask=reads, other=0).to(GEO)
-    u = tl.abs(pixel - c)
+def _weight_of(pixel, k, reads, readers, ANTIALIAS: tl.constexpr):
+    """Weight with which targets k read the pixels. `readers`: pointer made by `_runs_kernel`, and how many they are."""
+    readers_ptr, total = readers
+    u = tl.abs(pixel - tl.load(readers_ptr + k, mask=reads, other=-2))
     if ANTIALIAS:
-        u *= tl.load(scales_ptr + k, mask=reads, other=0)
-    inv_total = tl.load(scales_ptr + total + k, mask=reads, other=0)
-    return tl.where(u > 1, 0.0, 1.0 - u) * inv_total
+        u *= tl.load(readers_ptr + total + k, mask=reads, other=0)
+    w = tl.where(u > 1, 0.0, 1.0 - u)
+    if ANTIALIAS:
+        w *= tl.load(readers_ptr + 2 * total + k, mask=reads, other=0)
+    return w
 
 
 @triton.jit
 def _adjoint_tiles(
     out_ptr,
     grad_ptr,
-    windows_y,
-    windows_x,
+    readers_y,
+    readers_x,
     run_y,
     run_x,
     strides,
@@ -123,7 +132,6 @@ def _adjoint_tiles(
     ALIGNED: tl.constexpr,
     OFFSET: tl.constexpr,
     ACC: tl.constexpr,
-    GEO: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
@@ -139,10 +147,10 @@ def _adjoint_tiles(
         value = tl.zeros([BLOCK_P, BLOCK_C], ACC)
         for dy in range(tl.max(count_y, 0)):
             i, reads_y = first_y + dy, dy < count_y
-            wy = _weight_of(row, i, reads_y, windows_y, ANTIALIAS, GEO)
+            wy = _weight_of(row, i, reads_y, readers_y, ANTIALIAS)
             for dx in range(tl.max(count_x, 0)):
                 j, reads = first_x + dx, reads_y & (dx < count_x)
-                wx = _weight_of(column, j, reads, windows_x, ANTIALIAS, GEO)
+                wx = _weight_of(column, j, reads, readers_x, ANTIALIAS)
                 w = along_pixels(tl.where(reads, wy * wx, 0.0), True)
                 offset = along_pixels(i.to(OFFSET) * stride_h + j.to(OFFSET) * stride_w, True)
                 value += tl.load(source + offset, mask=exists & (w > 0), other=0).to(ACC) * w.to(ACC)
@@ -153,54 +161,50 @@ def _adjoint_tiles(
 def _adjoint_planes(
     out_ptr,
     grad_ptr,
-    windows_y,
-    windows_x,
+    readers_y,
+    readers_x,
     run_y,
     run_x,
     strides,
-    p,
-    exists,
-    pixels,
+    size,
     begin,
     end,
     ANTIALIAS: tl.constexpr,
     OFFSET: tl.constexpr,
     ACC: tl.constexpr,
-    GEO: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     """The same where channels lie apart: weights and masks once for all of them, and once for a row or a column."""
     stride_c, stride_h, stride_w = strides
     row, first_y, count_y = run_y
     column, first_x, count_x = run_x
+    size_y, size_x = size
     for c0 in range(begin, end, BLOCK_C):
         sources = channels_of_planes(grad_ptr, stride_c, c0, end, BLOCK_C)
-        targets = channels_of_planes(out_ptr, pixels.to(tl.int64), c0, end, BLOCK_C)
-        planes = no_planes(p, ACC, BLOCK_C)
+        planes = no_planes(row + column, ACC, BLOCK_C)
         for dy in range(tl.max(count_y, None)):
             i, reads_y = first_y + dy, dy < count_y
-            wy = _weight_of(row, i, reads_y, windows_y, ANTIALIAS, GEO)
+            wy = _weight_of(row, i, reads_y, readers_y, ANTIALIAS)
             for dx in range(tl.max(count_x, None)):
                 j, reads_x = first_x + dx, dx < count_x
-                wx = _weight_of(column, j, reads_x, windows_x, ANTIALIAS, GEO)
+                wx = _weight_of(column, j, reads_x, readers_x, ANTIALIAS)
                 w = tl.where(reads_y & reads_x, wy * wx, 0.0).to(ACC)
                 offset = i.to(OFFSET) * stride_h + j.to(OFFSET) * stride_w
                 planes = add_planes(planes, sources, offset, w)
+        targets = channels_of_planes(out_ptr, size_y.to(tl.int64) * size_x, c0, end, BLOCK_C)
         for k in tl.static_range(BLOCK_C):
-            tl.store(targets[k] + p, planes[k], mask=exists)
+            tl.store(targets[k] + row * size_x + column, planes[k], mask=(row < size_y) & (column < size_x))
 
 
-@triton.jit(do_not_specialize=["total", "total_source", "stride_wb", "stride_rb", "stride_sb", "group"])
+@triton.jit(do_not_specialize=["total", "total_source", "stride_sb", "stride_rb", "group"])
 def _adjoint_kernel(
     outs,
     grads,
-    windows_ptr,
-    scales_ptr,
+    readers_ptr,
     runs_ptr,
     levels,
     total,
     total_source,
-    stride_wb,
     stride_sb,
     stride_rb,
     group,
@@ -209,7 +213,6 @@ def _adjoint_kernel(
     ALIGNED: tl.constexpr,
     OFFSET: tl.constexpr,
     ACC: tl.constexpr,
-    GEO: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
@@ -228,10 +231,8 @@ def _adjoint_kernel(
         row, column = p // size_x, p % size_x
     else:
         row, column = pixels_of_block(block, size_x, BLOCK_P)
-        p = row * size_x + column
 
-    windows_ptr += b * stride_wb + field(levels, position, 2)
-    scales_ptr += b * stride_sb + field(levels, position, 2)
+    readers_ptr += b * stride_sb + field(levels, position, 2)
     runs_ptr += b * stride_rb + field(levels, position, 12)
     first_y = tl.load(runs_ptr + row, mask=row < size_y, other=0)
     count_y = tl.load(runs_ptr + total_source + row, mask=row < size_y, other=0)
@@ -241,18 +242,17 @@ def _adjoint_kernel(
     grad_ptr += b * hint(field(levels, position, 4), ALIGNED)
     out_ptr += b * hint(channels, ALIGNED) * pixels
     strides = (stride_c, stride_h, stride_w)
-    windows_y = (windows_ptr, scales_ptr, total)
-    windows_x = (windows_ptr + targets_y, scales_ptr + targets_y, total)
+    readers_y, readers_x = (readers_ptr, total), (readers_ptr + targets_y, total)
     run_y, run_x = (row, first_y, count_y), (column, first_x, count_x)
     if CHANNELS_LAST:
         _adjoint_tiles(
-            *(out_ptr, grad_ptr, windows_y, windows_x, run_y, run_x, strides, p, pixels, channels, begin, end),
-            *(ANTIALIAS, ALIGNED, OFFSET, ACC, GEO, BLOCK_C, BLOCK_P),
+            *(out_ptr, grad_ptr, readers_y, readers_x, run_y, run_x, strides, p, pixels, channels, begin, end),
+            *(ANTIALIAS, ALIGNED, OFFSET, ACC, BLOCK_C, BLOCK_P),
         )
     else:
         _adjoint_planes(
-            *(out_ptr, grad_ptr, windows_y, windows_x, run_y, run_x, strides, p, (row < size_y) & (column < size_x)),
-            *(pixels, begin, end, ANTIALIAS, OFFSET, ACC, GEO, BLOCK_C),
+            *(out_ptr, grad_ptr, readers_y, readers_x, run_y, run_x, strides, (size_y, size_x)),
+            *(begin, end, ANTIALIAS, OFFSET, ACC, BLOCK_C),
         )
 
 
@@ -267,15 +267,17 @@ def resample_adjoint(
     batch = max(len(windows), 1 if source_valid is None else len(source_valid))
     geo = geometry(windows, grads[0].dtype)
     runs = windows.new_empty(batch, 2, sum(source_sizes), dtype=torch.int32)
-    scales = windows.new_empty(batch, 2, sum(sizes), dtype=torch.float64 if geo == tl.float64 else torch.float32)
+    kind = torch.float64 if geo == tl.float64 else torch.float32
+    readers = windows.new_empty(batch, 3 if antialias else 1, sum(sizes), dtype=kind)
     larger = [max(pair) for pair in zip(sizes, source_sizes, strict=True)]
     begins = [[sum(s[: 2 * i]) for i in range(len(grads))] for s in (sizes, source_sizes)]
     with device_of(windows):
-        # 8192 comparisons on 256 threads: the scan of all targets takes few steps.
-        rows, columns = (128, 128) if INTERPRETED else (32, 256)
+        # 8192 comparisons on 256 threads: the scan of all targets takes few steps. That many in float64 spill.
+        rows, columns = (128, 128) if INTERPRETED else (32, 128 if geo == tl.float64 else 256)
         _runs_kernel[(sum(cdiv(n, rows) for n in larger), batch)](
-            *(runs, scales, windows, source_valid, pack(*larger), pack(*sizes), pack(*source_sizes)),
+            *(runs, readers, windows, source_valid, pack(*larger), pack(*sizes), pack(*source_sizes)),
             *(sum(sizes), sum(source_sizes), batch_stride(windows), batch_stride(source_valid)),
+            ANTIALIAS=antialias,
             GEO=geo,
             ROWS=rows,
             COLUMNS=columns,
@@ -284,12 +286,10 @@ def resample_adjoint(
         for plan, table, constants in launches(grads, outs, begins[0], begins[1], pixels_of_planes(False)):
             ins, results = plan.of(grads), plan.of(outs)
             _adjoint_kernel[plan.grid](
-                *(results, ins, windows, scales, runs),
-                *(table, sum(sizes), sum(source_sizes)),
-                *(batch_stride(windows), batch_stride(scales), batch_stride(runs), plan.group),
+                *(results, ins, readers, runs, table, sum(sizes), sum(source_sizes)),
+                *(batch_stride(readers), batch_stride(runs), plan.group),
                 ANTIALIAS=antialias,
                 ACC=accumulator(grads[0].dtype),
-                GEO=geo,
                 **constants,
             )
     return outs

@@ -66,9 +66,9 @@ class Plan:
         return pack(*numbers)
 
 
-def pixels_of_planes(one_by_one: bool) -> int:
-    """Pixels of a block of planes: a thread has 4 of one channel at a time, or 2 of four."""
-    return VALUES // (2 if one_by_one else 4)
+def pixels_of_planes(antialias: bool) -> int:
+    """Pixels of a block of planes: a thread has 4, or 2 where it also keeps what taps of filters have in common."""
+    return VALUES // (4 if antialias else 2)
 
 
 def plan_launches(tiled: Sequence[Tensor], grads: Sequence[Tensor] | None = None, planes: int = 0) -> list[Plan]:
@@ -280,9 +280,9 @@ def pixels_of_block(block, size_x, BLOCK_P: tl.constexpr):
 @triton.jit
 def channels_of_planes(ptr, stride, begin, end, BLOCK_C: tl.constexpr):
     """Pointers to BLOCK_C channels from `begin` on. Past the end it is the last one again: no channel needs a mask."""
-    pointers = ()
-    for k in tl.static_range(BLOCK_C):
-        pointers += (ptr + tl.minimum(begin + k, end - 1) * stride,)  # type: ignore[assignment]
+    pointers = (ptr + begin * stride,)
+    for k in tl.static_range(1, BLOCK_C):
+        pointers += (pointers[k - 1] + tl.where(begin + k < end, stride, 0),)  # type: ignore[assignment]
     return pointers
 
 

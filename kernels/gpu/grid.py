@@ -112,7 +112,7 @@ def resample(images: list[Tensor], windows: Tensor, sizes: list[int], source_val
     *begins, total = first_targets(sizes)
     antialias = windows.shape[1] == 4
     with device_of(windows):
-        for plan, table, constants in launches(images, outs, begins, begins, pixels_of_planes(not antialias)):
+        for plan, table, constants in launches(images, outs, begins, begins, pixels_of_planes(antialias)):
             ins, results = plan.of(images), plan.of(outs)
             dtype = ins[0].dtype
             _grid_resample_kernel[plan.grid](

@@ -126,7 +126,7 @@ def resample(
     source_valid = None if source_valid is None else source_valid.contiguous()
     begins = [sum(sizes[: 2 * i]) for i in range(len(images))]
     with device_of(windows):
-        for plan, table, constants in launches(images, outs, begins, begins, pixels_of_planes(not antialias)):
+        for plan, table, constants in launches(images, outs, begins, begins, pixels_of_planes(antialias)):
             ins, results = plan.of(images), plan.of(outs)
             dtype = ins[0].dtype
             _resample_kernel[plan.grid](
