@@ -299,13 +299,16 @@ def convolve(
     Tap by tap, where channels fill a product; all that is read for three taps is on its way before the first product.
     """
     total = tl.zeros([y.shape[0], f.shape[0]], ACC)
-    if C < 16:
+    if C < 16 and y.shape[0] < 64:
+        for k0 in range(0, 9 * C, BLOCK_K):
+            kk = k0 + tl.arange(0, BLOCK_K)
+            patch = patches(source, y, x, exists, kk, C, UNIT, ALIGNED, OFFSET, ACC)
+            weight = weights_of(weight_ptr, kk // C, kk % C, f, C, F, TURNED)
+            total = product(patch.to(DOT), weight.to(DOT), total, PRECISION, ACC)
+    elif C < 16:
         for k0 in tl.static_range(0, 9 * C, BLOCK_K):
             kk = k0 + tl.arange(0, BLOCK_K)
-            if y.shape[0] < 64:
-                patch = patches(source, y, x, exists, kk, C, UNIT, ALIGNED, OFFSET, ACC)
-            else:
-                patch = patches_of_few(source, y, x, exists, k0, C, UNIT, ALIGNED, OFFSET, ACC, BLOCK_K)
+            patch = patches_of_few(source, y, x, exists, k0, C, UNIT, ALIGNED, OFFSET, ACC, BLOCK_K)
             weight = weights_of(weight_ptr, kk // C, kk % C, f, C, F, TURNED)
             total = product(patch.to(DOT), weight.to(DOT), total, PRECISION, ACC)
     else:
