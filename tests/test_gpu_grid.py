@@ -19,7 +19,7 @@ from torch import Tensor
 from fastwarp.reference import grid as reference
 
 with interpreter():
-    from fastwarp.kernels.gpu import grid
+    from fastwarp.kernels.gpu import _grid_adjoint, grid
 
 pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
 
@@ -207,6 +207,18 @@ def test_all_targets_in_one_place(antialias):
     windows = windows_for(1, [4, 5], [8, 11], antialias)
     windows[:, :2] = torch.tensor([4.25, 6.5])[:, None]
     check([torch.randn(2, 3, 8, 11)], windows, [4, 5])
+
+
+def test_first_target_of_every_cell():
+    """Runs of empty cells longer than a program, before the first target and after the last; no targets."""
+    for keys in ([3, 3, 4, 9, 100, 101, 500, 500], [600] * 8, [0] * 8, [599, *[600] * 7], []):
+        sorted_keys = on_device(torch.tensor(keys, dtype=torch.int32))
+        starts = torch.full((601,), -1, dtype=torch.int32, device=DEVICE)
+        _grid_adjoint._grid_starts_kernel[(len(keys) // 4 + 1,)](
+            *(starts, sorted_keys, len(keys), 600), FEW=2, BLOCK_P=4
+        )
+        every = torch.arange(601, dtype=torch.int32, device=DEVICE)
+        assert_bitwise([starts], [torch.searchsorted(sorted_keys, every, out_int32=True)])
 
 
 def test_filters_of_very_different_widths():

@@ -18,11 +18,15 @@ from fastwarp.kernels.gpu._taps import (
     along_channels,
     along_pixels,
     channel_offsets,
+    channels_of_planes,
     dense_tile,
     empty_levels,
     field,
     geometry,
     hint,
+    no_planes,
+    pixels_of_block,
+    pixels_of_planes,
     plan_launches,
     pointer,
     small_field,
@@ -105,6 +109,32 @@ def _grid_cells_kernel(
     tl.store(keys_ptr + b * total + start + p, tl.where(reads, key, none.to(tl.int64)), mask=p < size)
 
 
+@triton.jit(do_not_specialize=["number", "cells"])
+def _grid_starts_kernel(starts_ptr, keys_ptr, number, cells, FEW: tl.constexpr, BLOCK_P: tl.constexpr):
+    """Program (block of sorted targets): the first target of each of the cells, and their end; cells + 1 numbers.
+
+    A target is the first of its own cell and of those without targets before it, but for those of its predecessor. A
+    thread fills a few, the program together what is longer: rows that no target reads.
+    """
+    i = tl.arange(0, BLOCK_P)
+    first = tl.program_id(0) * BLOCK_P
+    k = first + i
+    before = tl.load(keys_ptr + k - 1, mask=(k > 0) & (k <= number), other=-1)
+    here = tl.load(keys_ptr + k, mask=k < number, other=cells)
+    here = tl.where(k <= number, here, before)
+    for n in range(1, FEW + 1):
+        tl.store(starts_ptr + before + n, k, mask=before + n <= here)
+    waiting = tl.where(here - before > FEW, i, BLOCK_P)
+    lane = tl.min(waiting, 0)
+    while lane < BLOCK_P:
+        begin = tl.max(tl.where(i == lane, before, -1), 0) + (FEW + 1)
+        end = tl.max(tl.where(i == lane, here, -1), 0) + 1
+        for c0 in range(begin, end, BLOCK_P):
+            tl.store(starts_ptr + c0 + i, first + lane, mask=c0 + i < end)
+        waiting = tl.where(i == lane, BLOCK_P, waiting)
+        lane = tl.min(waiting, 0)
+
+
 @triton.jit(do_not_specialize=["number", "total", "stride_wb", "stride_vb"])
 def _grid_records_kernel(
     records_ptr,
@@ -163,8 +193,21 @@ def _run(starts_ptr, cell_y, column, reach, exists, size_y, size_x):
 
 
 @triton.jit
-def _target_weight(k, reads, row, column, records_ptr, number, ANTIALIAS: tl.constexpr):
-    """Weight with which the sorted targets k read the pixels."""
+def _add_targets(
+    planes,
+    sources,
+    k,
+    reads,
+    row,
+    column,
+    exists,
+    targets,
+    ANTIALIAS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):
+    """Adds what the sorted targets k give to the pixels. `targets`: their records, offsets and number."""
+    records_ptr, offsets_ptr, number = targets
     y = tl.abs(row - tl.load(records_ptr + k, mask=reads, other=0))
     x = tl.abs(column - tl.load(records_ptr + number + k, mask=reads, other=0))
     if ANTIALIAS:
@@ -175,7 +218,14 @@ def _target_weight(k, reads, row, column, records_ptr, number, ANTIALIAS: tl.con
     if ANTIALIAS:
         records_ptr += 2 * number.to(tl.int64)
         w *= tl.load(records_ptr + k, mask=reads, other=0)
-    return w
+    offset = hint(tl.load(offsets_ptr + k, mask=reads, other=0), ALIGNED)
+    if CHANNELS_LAST:
+        w, offset = along_pixels(w, True), along_pixels(offset, True)
+    sums = ()
+    for i in tl.static_range(len(planes)):
+        grad = tl.load(sources[i] + offset, mask=exists & (w > 0), other=0)
+        sums += (planes[i] + grad.to(planes[i].dtype) * w.to(planes[i].dtype),)  # type: ignore[assignment]
+    return sums
 
 
 @triton.jit
@@ -228,8 +278,13 @@ def _grid_adjoint_kernel(
     stride_c = field(levels, position, 5)
     size_y, size_x = small_field(levels, position, 10), small_field(levels, position, 11)
     pixels = size_y * size_x
-    p = block * BLOCK_P + tl.arange(0, BLOCK_P)
-    row, column = p // size_x, p % size_x
+    if CHANNELS_LAST:
+        p = block * BLOCK_P + tl.arange(0, BLOCK_P)
+        row, column = p // size_x, p % size_x
+    else:
+        row, column = pixels_of_block(block, size_x, BLOCK_P)
+        row, column = tl.broadcast(row, column)
+        p = row * size_x + column
 
     level = small_field(levels, position, 1)
     inside = (row < source_extent(valid_ptr, b * stride_vb + 2 * level, size_y)) & (
@@ -241,36 +296,45 @@ def _grid_adjoint_kernel(
     else:
         above, count_above = _run(starts_ptr, row - 1, column, 1, inside, size_y, size_x)
         here, count_here = _run(starts_ptr, row, column, 1, inside, size_y, size_x)
+    lost = tl.load(starts_ptr + pixels) < tl.load(starts_ptr + pixels + 1)
 
     grad_ptr += b * hint(field(levels, position, 4), ALIGNED)
     out_ptr += b * hint(channels, ALIGNED) * pixels
+    targets = (records_ptr, offsets_ptr, number)
     for c0 in range(begin, end, BLOCK_C):
-        c = c0 + tl.arange(0, BLOCK_C)
-        source = grad_ptr + channel_offsets(c, stride_c, CHANNELS_LAST, CHANNELS_LAST)
-        target = dense_tile(out_ptr, c, p, channels, pixels, CHANNELS_LAST, ALIGNED, OFFSET)
-        exists = along_channels(c < end, CHANNELS_LAST)
-        shape: tl.constexpr = [BLOCK_P, BLOCK_C] if CHANNELS_LAST else [BLOCK_C, BLOCK_P]
-        value = tl.zeros(shape, ACC)
+        if CHANNELS_LAST:
+            c = c0 + tl.arange(0, BLOCK_C)
+            exists = along_channels(c < end, True)
+            sources = (grad_ptr + channel_offsets(c, stride_c, True, True),)
+            planes = (tl.zeros([BLOCK_P, BLOCK_C], ACC),)
+        else:
+            exists = True
+            sources = channels_of_planes(grad_ptr, stride_c, c0, end, BLOCK_C)
+            planes = no_planes(p, ACC, BLOCK_C)
         if ANTIALIAS:
             for dy in range(2 * reach_y):
                 first, count = _run(starts_ptr, row - reach_y + dy, column, reach_x, inside, size_y, size_x)
-                for i in range(tl.max(count, 0)):
-                    reads = i < count
-                    w = _target_weight(first + i, reads, row, column, records_ptr, number, ANTIALIAS)
-                    offset = hint(tl.load(offsets_ptr + first + i, mask=reads, other=0), ALIGNED)
-                    w, offset = along_pixels(w, CHANNELS_LAST), along_pixels(offset, CHANNELS_LAST)
-                    value += tl.load(source + offset, mask=exists & (w > 0), other=0).to(ACC) * w.to(ACC)
+                for i in range(tl.max(count, None)):
+                    planes = _add_targets(
+                        *(planes, sources, first + i, i < count, row, column, exists, targets),
+                        *(ANTIALIAS, CHANNELS_LAST, ALIGNED),
+                    )
         else:
-            for i in range(tl.max(count_above + count_here, 0)):
-                reads = i < count_above + count_here
+            for i in range(tl.max(count_above + count_here, None)):
                 k = tl.where(i < count_above, above + i, here + (i - count_above))
-                w = _target_weight(k, reads, row, column, records_ptr, number, ANTIALIAS)
-                offset = hint(tl.load(offsets_ptr + k, mask=reads, other=0), ALIGNED)
-                w, offset = along_pixels(w, CHANNELS_LAST), along_pixels(offset, CHANNELS_LAST)
-                value += tl.load(source + offset, mask=exists & (w > 0), other=0).to(ACC) * w.to(ACC)
-        lost = tl.load(starts_ptr + pixels) < tl.load(starts_ptr + pixels + 1)
-        value = tl.where(along_pixels(lost & (p == 0), CHANNELS_LAST), float("nan"), value)
-        tl.store(target, value, mask=exists & along_pixels(p < pixels, CHANNELS_LAST))
+                planes = _add_targets(
+                    *(planes, sources, k, i < count_above + count_here, row, column, exists, targets),
+                    *(ANTIALIAS, CHANNELS_LAST, ALIGNED),
+                )
+        if CHANNELS_LAST:
+            value = tl.where(along_pixels(lost & (p == 0), True), float("nan"), planes[0])
+            target = dense_tile(out_ptr, c, p, channels, pixels, True, ALIGNED, OFFSET)
+            tl.store(target, value, mask=exists & along_pixels(p < pixels, True))
+        else:
+            results = channels_of_planes(out_ptr, pixels.to(tl.int64), c0, end, BLOCK_C)
+            for i in tl.static_range(BLOCK_C):
+                value = tl.where(lost & (p == 0), float("nan"), planes[i])
+                tl.store(results[i] + p, value, mask=(row < size_y) & (column < size_x))
 
 
 def resample_adjoint(
@@ -280,15 +344,15 @@ def resample_adjoint(
 
     Needs memory for the sorted targets, about 40 bytes for each (80 with filters), and 4 bytes for each source pixel.
     """
-    images = common_batch(grads[0], windows)
+    images, antialias = common_batch(grads[0], windows), windows.shape[1] == 4
     outs = empty_levels(grads, images, source_sizes)
     grads = [grad.expand(images, -1, -1, -1) for grad in grads]
-    plans = plan_launches(outs)
+    plans = plan_launches(outs, planes=pixels_of_planes(antialias))
     if not plans:
         return outs
     windows = windows.contiguous()
     source_valid = None if source_valid is None else source_valid.contiguous()
-    antialias, geo = windows.shape[1] == 4, geometry(windows, grads[0].dtype)
+    geo = geometry(windows, grads[0].dtype)
     batch = max(len(windows), 1 if source_valid is None else len(source_valid))
     *begins, total = first_targets([side for grad in grads for side in grad.shape[2:]])
     counts = pack(*(grad.shape[2] * grad.shape[3] for grad in grads))
@@ -314,8 +378,8 @@ def resample_adjoint(
                 **common,
             )
         keys, order = torch.sort(keys, stable=True)
-        every = torch.arange(batch * cells + 1, dtype=keys.dtype, device=keys.device)
-        starts = torch.searchsorted(keys, every, out_int32=True)
+        starts = keys.new_empty(batch * cells + 1, dtype=torch.int32)
+        _grid_starts_kernel[(cdiv(number + 1, BLOCK),)](starts, keys, number, batch * cells, FEW=8, BLOCK_P=BLOCK)
         if programs:
             _grid_records_kernel[(cdiv(number, BLOCK),)](
                 *(records, offsets, order, windows, source_valid, counts, sides),
