@@ -21,7 +21,7 @@ with interpreter():
     import triton.language as tl
 
     from fastwarp.kernels import gpu
-    from fastwarp.kernels.gpu import _downsize_conv, _launch, _taps
+    from fastwarp.kernels.gpu import _downsize_conv, _grid_windows_gradient, _launch, _taps, _windows_gradient
 
 FILES = [file for file in Path(gpu.__file__).parent.glob("*.py") if file.stem != "__init__"]
 
@@ -50,6 +50,21 @@ def test_layouts_that_come_again_are_not_planned_anew(monkeypatch):
     ]
     monkeypatch.setattr(_taps, "VALUES", 512)
     assert all(other is not first for other in (*others, _taps.launches(images, outs, [0], [0])))
+
+
+def test_gradients_of_windows_are_not_planned_anew(monkeypatch):
+    images, grads = [torch.ones(1, 2, 5, 6)], [torch.ones(1, 2, 3, 4)]
+    calls = [
+        (_windows_gradient, torch.ones(1, 2, 7), (None, False)),
+        (_grid_windows_gradient, torch.ones(1, 2, 12), (None,)),
+    ]
+    with interpreter():
+        for module, windows, others in calls:
+            module.windows_gradient(grads, images, windows, *others)
+            monkeypatch.setattr(module, "gradient_launch", lambda *args: pytest.fail("plans again"))
+            module.windows_gradient([grads[0] + 1], images, windows, *others)
+            with pytest.raises(pytest.fail.Exception):
+                module.windows_gradient(grads, [torch.ones(1, 2, 6, 5).mT], windows, *others)
 
 
 def test_widths_of_gaussians_are_float64():

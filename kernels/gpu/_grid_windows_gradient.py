@@ -4,7 +4,9 @@ A program sums over the channels of its targets. Where there are too few targets
 their windows, it writes a share, and the shares are summed in a fixed order: no atomics.
 """
 
+import functools
 import itertools
+from typing import NamedTuple
 
 import torch
 import triton
@@ -17,19 +19,20 @@ from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
     Plan,
     accumulator,
-    aligned,
     along_channels,
     along_pixels,
     channel_offsets,
     field,
     geometry,
+    gradient_launch,
     hint,
+    layouts,
     most,
     pointer,
     small_field,
     source_extent,
+    tensors_of,
     weight,
-    wide,
     work_of_program,
 )
 from fastwarp.kernels.layout import common_batch, memory_format
@@ -187,39 +190,51 @@ def _grid_windows_gradient_kernel(
         tl.store(out_ptr, tl.sum(by_width_y, axis) + nan, mask=inside)
 
 
+class _Launches(NamedTuple):
+    """What tensors of some layouts need: launches, shares, targets, and whether every level is in a launch."""
+
+    plans: list
+    shares: int
+    total: int
+    complete: bool
+
+
+@functools.lru_cache(256)
+def _launches(layouts: tuple) -> _Launches:
+    """For images and gradients of these layouts."""
+    images, grads = tensors_of(layouts)
+    *begins, total = first_targets([side for grad in grads for side in grad.shape[2:]])
+    plans, shares = _plan_launches(images, grads)
+    made = [gradient_launch(plan, images, grads, begins, begins) for plan in plans]
+    return _Launches(made, shares, total, sum(len(plan.index) for plan in plans) == len(images))
+
+
 def windows_gradient(grads: list[Tensor], images: list[Tensor], windows: Tensor, source_valid: Tensor | None) -> Tensor:
     """Gradient to the windows of `resample`; summed over the images where they share their windows."""
     windows = windows.contiguous()
     source_valid = None if source_valid is None else source_valid.contiguous()
     batch = common_batch(images[0], grads[0], windows)
-    images, grads = ([t.expand(batch, -1, -1, -1) for t in tensors] for tensors in (images, grads))
+    images, grads = (
+        [t if len(t) == batch else t.expand(batch, -1, -1, -1) for t in tensors] for tensors in (images, grads)
+    )
     dtype, geo = images[0].dtype, geometry(windows, images[0].dtype)
-    *begins, total = first_targets([side for grad in grads for side in grad.shape[2:]])
-    plans, shares = _plan_launches(images, grads)
+    kept = _launches(layouts(images, grads))
     # Levels without pixels or channels are in no launch: their gradient is 0.
-    empty = torch.empty if sum(len(plan.index) for plan in plans) == len(images) else torch.zeros
-    sums = empty(
-        (shares, batch, *windows.shape[1:]),
+    sums = (torch.empty if kept.complete else torch.zeros)(
+        (kept.shares, batch, *windows.shape[1:]),
         dtype=torch.float64 if geo == tl.float64 else torch.float32,
         device=windows.device,
     )
     with device_of(windows):
-        for plan in plans:
-            ins, those = plan.of(images), plan.of(grads)
-            unit = plan.channels_last and all(t.stride(1) == 1 for t in those)
-            tables = (plan.table(t, grads, begins, begins) for t in (images, grads))
+        for plan, tables, constants in kept.plans:
             _grid_windows_gradient_kernel[plan.grid](
-                *(sums, those, ins, windows, source_valid, *tables, total),
+                *(sums, plan.of(grads), plan.of(images), windows, source_valid, *tables, kept.total),
                 *(batch_stride(windows), batch_stride(source_valid), plan.group, batch),
                 ANTIALIAS=windows.shape[1] == 4,
-                CHANNELS_LAST=plan.channels_last,
-                UNIT=unit,
-                ALIGNED=unit and aligned(*ins, *those),
-                OFFSET=wide(*ins, *those),
                 ACC=accumulator(dtype),
                 GEO=geo,
-                **plan.block,
+                **constants,
             )
         if len(windows) != batch:
             return sums.sum((0, 1), keepdim=True)[0].to(windows.dtype)
-        return (sums.sum(0) if shares > 1 else sums[0]).to(windows.dtype)
+        return (sums.sum(0) if kept.shares > 1 else sums[0]).to(windows.dtype)

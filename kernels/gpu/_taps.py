@@ -8,7 +8,7 @@ resampling better takes a rectangle of pixels and one channel after the other, o
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import triton
@@ -190,19 +190,25 @@ def launches(
 
     Kept for layouts that come again: on the host it takes longer than all else of a launch.
     """
-    layouts = (tuple((t.shape, t.stride(), t.dtype) for t in tensors) for tensors in (inputs, outputs))
-    return _kept_launches(*layouts, tuple(windows), tuple(others), planes, VALUES)
+    return _kept_launches(layouts(inputs, outputs), tuple(windows), tuple(others), planes)
+
+
+def layouts(*lists: Sequence[Tensor]) -> tuple:
+    """All that plans of launches depend on, to keep them by: shapes, strides and types, and VALUES."""
+    return VALUES, *(tuple((t.shape, t.stride(), t.dtype) for t in tensors) for tensors in lists)
+
+
+def tensors_of(layouts: tuple) -> Iterator[list[Tensor]]:
+    """Lists of tensors of these layouts, without values."""
+    for those in layouts[1:]:
+        yield [torch.empty_strided(shape, stride, dtype=dtype, device="meta") for shape, stride, dtype in those]
 
 
 @functools.lru_cache(256)
 def _kept_launches(
-    inputs: tuple, outputs: tuple, windows: tuple[int, ...], others: tuple[int, ...], planes: int, values: int
+    layouts: tuple, windows: tuple[int, ...], others: tuple[int, ...], planes: int
 ) -> list[tuple[Plan, tuple[int, ...], dict]]:
-    """Of tensors of these layouts, by tensors without values."""
-    ins, outs = (
-        [torch.empty_strided(shape, stride, dtype=dtype, device="meta") for shape, stride, dtype in layouts]
-        for layouts in (inputs, outputs)
-    )
+    ins, outs = tensors_of(layouts)
     found = []
     outs = [out if image.numel() > 0 else out[:0] for image, out in zip(ins, outs, strict=True)]
     for plan in plan_launches(outs, planes=planes):
@@ -215,6 +221,22 @@ def _kept_launches(
         }
         found.append((plan, plan.table(ins, outs, windows, others), constants))
     return found
+
+
+def gradient_launch(
+    plan: Plan, images: Sequence[Tensor], grads: Sequence[Tensor], windows: Sequence[int], others: Sequence[int]
+) -> tuple[Plan, list[tuple[int, ...]], dict]:
+    """A launch for the gradient of windows: the tables of images and gradients, and constants for how they lie."""
+    ins, those = plan.of(images), plan.of(grads)
+    unit = plan.channels_last and all(t.stride(1) == 1 for t in those)
+    constants = {
+        "CHANNELS_LAST": plan.channels_last,
+        "UNIT": unit,
+        "ALIGNED": unit and aligned(*ins, *those),
+        "OFFSET": wide(*ins, *those),
+        **plan.block,
+    }
+    return plan, [plan.table(tensors, grads, windows, others) for tensors in (images, grads)], constants
 
 
 # --- tiles ------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,9 @@
 A program sums over the channels and pixels of its block, another kernel over the blocks, in a fixed order: no atomics.
 """
 
+import functools
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -12,21 +15,22 @@ from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of, find_segm
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
     accumulator,
-    aligned,
     along_channels,
     along_pixels,
     channel_offsets,
     field,
     geometry,
+    gradient_launch,
     hint,
+    layouts,
     load_windows,
     plan_launches,
     pointer,
     small_field,
     source_extent,
     taps,
+    tensors_of,
     weight,
-    wide,
     work_of_program,
 )
 
@@ -188,15 +192,25 @@ def _sum_blocks_kernel(
     tl.store(out_ptr + total, width, mask=k < size)
 
 
-def windows_gradient(
-    grads: list[Tensor], images: list[Tensor], windows: Tensor, source_valid: Tensor | None, antialias: bool
-) -> Tensor:
-    """Gradient to the windows of `resample`; summed over the images where they share their windows."""
-    windows = windows.contiguous()
-    source_valid = None if source_valid is None else source_valid.contiguous()
-    batch, dtype = len(images[0]), images[0].dtype
-    sizes = [side for grad in grads for side in grad.shape[2:]]
+class _Launches(NamedTuple):
+    """What tensors of some layouts need.
 
+    Attributes:
+        sums: numbers that the programs write, see `_windows_gradient_kernel`.
+        plans: launches of it.
+        segments: sizes of the axes, where their sums begin, and how many shares each has, for `_sum_blocks_kernel`.
+    """
+
+    sums: int
+    plans: list
+    segments: tuple[tuple[int, ...], ...]
+
+
+@functools.lru_cache(256)
+def _launches(layouts: tuple, windows: int) -> _Launches:
+    """For images and gradients of these layouts, and that many windows for them."""
+    images, grads = tensors_of(layouts)
+    batch, sizes = len(images[0]), [side for grad in grads for side in grad.shape[2:]]
     begins, counts, end = [0] * len(sizes), [0] * len(sizes), 0
     plans = plan_launches(images, grads)
     for plan in plans:
@@ -206,34 +220,39 @@ def windows_gradient(
             blocks = [cdiv(side, block) for side, block in sides]
             for axis in range(2):  # rows are summed over blocks of columns, and the other way round
                 begins[2 * i + axis] = end
-                counts[2 * i + axis] = batch // len(windows) * groups * blocks[1 - axis]
+                counts[2 * i + axis] = batch // windows * groups * blocks[1 - axis]
                 end += batch * groups * blocks[1 - axis] * 2 * sizes[2 * i + axis]
-
-    acc = accumulator(dtype)
-    sums = windows.new_empty(end, dtype=torch.float64 if acc == tl.float64 else torch.float32)
-    result = torch.empty_like(windows)
     first_windows = [sum(sizes[: 2 * i]) for i in range(len(images))]
+    made = [gradient_launch(plan, images, grads, first_windows, begins[::2]) for plan in plans]
+    return _Launches(end, made, (pack(*sizes), pack(*begins), pack(*counts)))
+
+
+def windows_gradient(
+    grads: list[Tensor], images: list[Tensor], windows: Tensor, source_valid: Tensor | None, antialias: bool
+) -> Tensor:
+    """Gradient to the windows of `resample`; summed over the images where they share their windows."""
+    windows = windows.contiguous()
+    source_valid = None if source_valid is None else source_valid.contiguous()
+    batch, dtype, total = len(images[0]), images[0].dtype, windows.shape[2]
+    kept = _launches(layouts(images, grads), len(windows))
+    acc = accumulator(dtype)
+    sums = windows.new_empty(kept.sums, dtype=torch.float64 if acc == tl.float64 else torch.float32)
+    result = torch.empty_like(windows)
     with device_of(windows):
-        for plan in plans:
-            ins, those = plan.of(images), plan.of(grads)
-            unit = plan.channels_last and all(t.stride(1) == 1 for t in those)
-            tables = (plan.table(t, grads, first_windows, begins[::2]) for t in (images, grads))
+        for plan, tables, constants in kept.plans:
             _windows_gradient_kernel[plan.grid](
-                *(sums, those, ins, windows, source_valid, *tables, sum(sizes), batch),
+                *(sums, plan.of(grads), plan.of(images), windows, source_valid, *tables, total, batch),
                 *(batch_stride(windows), batch_stride(source_valid), plan.group),
                 ANTIALIAS=antialias,
-                CHANNELS_LAST=plan.channels_last,
-                UNIT=unit,
-                ALIGNED=unit and aligned(*ins, *those),
-                OFFSET=wide(*ins, *those),
                 ACC=acc,
                 GEO=geometry(windows, dtype),
-                **plan.block,
+                **constants,
                 num_warps=8,
             )
         rows, columns = (64, 256) if INTERPRETED else (32, 32)
-        _sum_blocks_kernel[(sum(cdiv(n, columns) for n in sizes), len(windows))](
-            *(result, sums, pack(*sizes), pack(*begins), pack(*counts), sum(sizes)),
+        blocks = sum(cdiv(side, columns) for grad in grads for side in grad.shape[2:])
+        _sum_blocks_kernel[(blocks, len(windows))](
+            *(result, sums, *kept.segments, total),
             ACC=acc,
             ROWS=rows,
             COLUMNS=columns,
