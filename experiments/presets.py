@@ -29,7 +29,7 @@ DETECTORS = {
 # Half the size of the published frames, and half of that for the network; the rest as for scenes.
 CAMVID = {
     "smoke": {"size": (16, 24), "source": (24, 32)},
-    "small": {"size": (90, 120), "source": (180, 240)},
+    "small": {"size": (90, 120), "source": (180, 240), "steps": 1000},
     "full": {"size": (180, 240), "source": (360, 480)},
 }
 
