@@ -48,6 +48,20 @@ def test_majority_is_the_references(dtype):
                 assert_same(results, OPS.label_majority(labels, *args), f"{form} {args[1:]}")
 
 
+@pytest.mark.parametrize("dtype", CLASSES, ids=str)
+def test_majority_of_long_rows_is_the_references(dtype):
+    """Rows that are compared in vectors, and what is left of them; cells of one column, and of more than 32."""
+    for width in (33, 65, 100):
+        labels = torch.randint(0, 3, (1, 3, 12, width)).repeat_interleave(9, 3)[..., :width].to(dtype)
+        labels[0, 1, torch.arange(12), torch.randint(0, width, (12,))] = 7  # alone in a row of others
+        labels[0, 2] = (torch.arange(width) < width // 3 + 1).int()  # one turn in a row
+        warp = random_warp(1, (5, 7), DOUBLE)
+        for size in ((3, 1), (4, 2), (5, width // 3), (12, width), (12, 2 * width)):
+            result = warp.zoom_labels(labels, size, reduce="majority")
+            with fastwarp.backend("reference"):
+                assert_same([result], [warp.zoom_labels(labels, size, reduce="majority")], f"{width} {size}")
+
+
 def test_one_image_for_several_windows():
     for args in calls(torch.int32, False):
         one = [i[:1] for i in images_of(torch.int32, FORMS[0])]

@@ -107,6 +107,19 @@ def test_bits_are_those_of_numpy(dtype):
 
 
 @jit
+def bits_of_masks(a, out):
+    for lanes in range(len(out)):
+        out[lanes] = v.mask_bits(v.load(a, 0, 16) > a.dtype.type(lanes))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
+def test_bits_of_masks_are_in_the_order_of_the_lanes(dtype):
+    a, out = np.array([5, 0, 9, 1, 3, 3, 8, 2, 7, 0, 4, 6, 1, 9, 0, 8], dtype), np.zeros(10, np.int64)
+    bits_of_masks(a, out)
+    assert out.tolist() == [sum(1 << i for i in range(16) if a[i] > limit) for limit in range(10)]
+
+
+@jit
 def move(source, out, stored, like, at):
     """Loads at any place, as vectors and as numbers, and stores what was loaded."""
     zeros = v.full(like, 8)

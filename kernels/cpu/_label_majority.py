@@ -5,10 +5,12 @@ import numpy as np
 from fastwarp.kernels.cpu._grid_taps import axis_windows
 from fastwarp.kernels.cpu._label_nearest import round_to_pixel
 from fastwarp.kernels.cpu._levels import extent
+from fastwarp.kernels.cpu._memory import integers
 from fastwarp.kernels.cpu._parallel import exact, inline, parallel
-from fastwarp.kernels.cpu._vector import elements, hold, load, pointer, store
+from fastwarp.kernels.cpu._vector import elements, hold, load, mask_bits, pointer, store, tail
 
 _CLASSES = 256  # from 0 on: the usual ones, which are counted in a table
+_COLUMNS = 16  # that are compared at a time
 
 
 @exact
@@ -111,44 +113,74 @@ def _winner(source, base, cell, stride, channels, near, table):
 
 
 @inline
-def _mark(source, top, rows, stride, differs, breaks):
-    """Compares the pixels of `rows` rows from `top` on, a whole row at a time, in vectors.
-
-    `differs` is 0 where a column has one class. `breaks` counts the columns up to each that have several, or another
-    class than the one before, or follow one that has several.
-    """
-    n = len(differs)
-    differs[:] = 0
+def _differences(source, at, rows, stride):
+    """Bits of 16 columns of `rows` rows from `at` on: where a column has several classes, and where the first row has
+    another class in the column after it."""
+    first = load(source, at, _COLUMNS)
+    differs = first != first
     for a in range(1, rows):
-        row = top + a * stride
-        for c in range(n):
-            differs[c] |= load(source, row + c, 1) ^ load(source, top + c, 1)
-    for c in range(1, n):
-        beside = load(source, top + c, 1) ^ load(source, top + c - 1, 1)
-        breaks[c] = (differs[c] | differs[c - 1] | beside) != 0
-    count = 0
-    for c in range(n):
-        count += breaks[c]
-        breaks[c] = count
+        differs = differs | (load(source, at + a * stride, _COLUMNS) != first)
+    return mask_bits(differs), mask_bits(first != load(source, at + 1, _COLUMNS))
 
 
 @inline
-def _row(source, base, row, columns, stride, differs, breaks, target, out, fill, table):
+def _mark(source, top, rows, stride, width, several, turns):
+    """Compares the pixels of `rows` rows from `top` on, a whole row at a time. Bit c % 32 of `several[c // 32]` says
+    that column c has several classes; of `turns`, that it has, or the first row has another class after it."""
+    vectors = max(width - 1, 0) // 32  # none reads past the row's end
+    for n in range(vectors):
+        low = _differences(source, top + 32 * n, rows, stride)
+        high = _differences(source, top + 32 * n + _COLUMNS, rows, stride)
+        found = low[0] | (high[0] << _COLUMNS)
+        store(found, several, n)
+        store(found | low[1] | (high[1] << _COLUMNS), turns, n)
+    for n in range(vectors, (width + 31) // 32):
+        found, after = 0, 0
+        for c in range(32 * n, min(32 * n + 32, width)):
+            value, differs = load(source, top + c, 1), False
+            for a in range(1, rows):
+                differs |= load(source, top + a * stride + c, 1) != value
+            found |= int(differs) << (c - 32 * n)
+            if c + 1 < width:
+                after |= int(load(source, top + c + 1, 1) != value) << (c - 32 * n)
+        store(found, several, n)
+        store(found | after, turns, n)
+
+
+@inline
+def _has_bit(words, first, count):
+    """Whether one of up to 32 bits from `first` on is set. There is a word after the last one."""
+    bits = load(words, first >> 5, 1) | (load(words, (first >> 5) + 1, 1) << 32)
+    return (bits >> (first & 31)) & ((1 << count) - 1) != 0
+
+
+@inline
+def _has_several(marks, first, last):
+    """Whether a cell has several classes: a column has, or a column another one than that before it."""
+    several, turns = marks
+    found = _has_bit(several, last - 1, 1)
+    while last - 1 - first > 32:
+        found |= _has_bit(turns, first, 32)
+        first += 32
+    return found | _has_bit(turns, first, last - 1 - first)
+
+
+@inline
+def _row(source, base, row, columns, stride, width, marks, target, out, fill, table):
     """A row of targets that share the rows of their cells. Most of these hold one class alone: pixels are compared for
     all of them at once, and only those of other cells counted."""
     height = row[1] - row[0] if row[0] >= 0 else 0
     top, middle = base + row[0] * stride, base + row[2] * stride
     if height > 0:
-        _mark(source, top, height, stride, differs, breaks)
+        _mark(source, top, height, stride, width, marks[0], marks[1])
     for j in range(columns.shape[1]):
         first, last = columns[0, j], columns[1, j]
         value = fill
         if height > 0 and 0 <= first < last:
             value = load(source, top + first, 1)
-            if differs[first] != 0 or breaks[first] != breaks[last - 1]:
-                cell = (row[0], row[1], first, last)
+            if _has_several(marks, first, last):
                 near = load(source, middle + columns[2, j], 1)
-                value = _winner(source, base, cell, stride, 1, near, table)
+                value = _winner(source, base, (row[0], row[1], first, last), stride, 1, near, table)
         store(value, target, out + j)
 
 
@@ -162,8 +194,10 @@ def majority(levels, windows, extents, like, fills, separable, part, parts):
         none, stride = np.zeros((3, 0), np.int64), width * channels
         rows, columns, units, line, made = none, none, images * h * planes, -1, -1
         together = separable and channels == 1
-        differs = np.empty(width if together else 0, like.dtype)
-        breaks = np.zeros(width if together else 0, np.int32)
+        words = integers(width // 16 + 4 if together else 0)  # bits of the columns, twice, each with a word after them
+        marks = elements(words), tail(elements(words), width // 32 + 2 if together else 0)
+        for n in range(len(words)):
+            words[n] = 0
         for unit in range(part * units // parts, (part + 1) * units // parts):
             image, i, plane = unit // planes // h, unit // planes % h, unit % planes
             if unit // planes != line:
@@ -181,7 +215,7 @@ def majority(levels, windows, extents, like, fills, separable, part, parts):
             out = ((image * planes + plane) * h + i) * w * channels
             if together:
                 row = (rows[0, i], rows[1, i], rows[2, i])
-                _row(source, base, row, columns, stride, differs, breaks, target, out, fills[0], table)
+                _row(source, base, row, columns, stride, width, marks, target, out, fills[0], table)
                 continue
             for j in range(w):
                 k = i if separable else j
@@ -193,4 +227,5 @@ def majority(levels, windows, extents, like, fills, separable, part, parts):
                     if reads:
                         value = _winner(source, base + c, cell, stride, channels, load(source, near + c, 1), table)
                     store(value, target, out + j * channels + c)
+        hold(words)
     hold(votes)

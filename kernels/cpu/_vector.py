@@ -667,3 +667,13 @@ def total(typingctx, vector):
         return builder.extract_element(value, ir.Constant(_I32, 0))
 
     return vector.dtype(vector), codegen
+
+
+@intrinsic
+def mask_bits(typingctx, mask):
+    """The lanes of a mask as the bits of an int64, the first as the lowest."""
+
+    def codegen(context, builder, signature, args):
+        return builder.zext(builder.bitcast(args[0], ir.IntType(mask.lanes)), _I64)
+
+    return types.int64(mask), codegen
