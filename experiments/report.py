@@ -45,10 +45,12 @@ python experiments/report.py  # all pages again, from the kept runs
 
 `--seeds 10` adds seeds to those that are there, `--part 1/2` and `--part 2/2` share the work between two processes,
 `--preset full` is larger, `--checkpoints FOLDER` lets a killed training go on. A run that is kept is not done again.
+`python experiments/objects.py FOLDER --split train --output train.json` writes the objects of CamVid's label maps as
+COCO has them.
 
-Two or three seeds only, too few to say anything: detection at other scales and with a horizon that moves. Not run yet:
-LZU's cascade, FOVEA and nonseparable warps; sizes other than one in segmentation; DownsizeNet beyond a first training;
-detection on CamVid; the full preset.
+Two or three seeds only, too few to say anything: detection at other scales and with a horizon that moves. Ready, but
+not run yet: LZU's cascade, FOVEA's way and nonseparable warps; sizes other than one in segmentation; DownsizeNet beyond
+a first training; the full preset.
 """
 
 
