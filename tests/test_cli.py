@@ -127,6 +127,15 @@ def test_mistakes_get_one_line_and_exit_code_2(capsys, tmp_path, photo, words, m
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_library_that_a_network_lacks_is_said_in_one_line(capsys, monkeypatch):
+    def make():
+        raise ImportError("\nNet requires the timm library.\nInstall it with pip.\n")
+
+    monkeypatch.setattr(math, "make", make, raising=False)
+    line = "math.make cannot be made: Net requires the timm library. Install it with pip."
+    assert run(capsys, "bench", "math.make") == (2, "", f"fastwarp bench: error: {line}\n")
+
+
 def test_no_gpu_is_said_in_one_line(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     code, out, err = run(capsys, "demo", "--device", "cuda", "--out", tmp_path)

@@ -161,7 +161,9 @@ def made(name: str) -> nn.Module:
         options = {option: None for option in ("weights", "weights_backbone") if option in known}  # torchvision
     try:
         model = make(*arguments, **options)
-    except (TypeError, ValueError, ImportError, OSError) as error:
+    except ImportError as error:  # the framework lacks a library of its own; its message has several lines
+        raise FastwarpError(f"{name} cannot be made: {' '.join(str(error).split())}") from None
+    except (TypeError, ValueError, OSError) as error:
         expected = "name a function of your own that makes it without arguments"
         raise FastwarpError(f"{name} makes no network by itself ({error}): {expected}") from None
     if not isinstance(model, nn.Module):
