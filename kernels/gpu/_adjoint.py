@@ -272,8 +272,8 @@ def resample_adjoint(
     larger = [max(pair) for pair in zip(sizes, source_sizes, strict=True)]
     begins = [[sum(s[: 2 * i]) for i in range(len(grads))] for s in (sizes, source_sizes)]
     with device_of(windows):
-        # 8192 comparisons on 256 threads: the scan of all targets takes few steps. That many in float64 spill.
-        rows, columns = (128, 128) if INTERPRETED else (32, 128 if geo == tl.float64 else 256)
+        # 4096 comparisons on 256 threads: the scan of all targets takes few steps. Twice as many spill.
+        rows, columns = (128, 128) if INTERPRETED else (32, 128)
         _runs_kernel[(sum(cdiv(n, rows) for n in larger), batch)](
             *(runs, readers, windows, source_valid, pack(*larger), pack(*sizes), pack(*source_sizes)),
             *(sum(sizes), sum(source_sizes), batch_stride(windows), batch_stride(source_valid)),
