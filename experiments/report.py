@@ -48,9 +48,8 @@ python experiments/report.py  # all pages again, from the kept runs
 `python experiments/objects.py FOLDER --split train --output train.json` writes the objects of CamVid's label maps as
 COCO has them.
 
-Two or three seeds only, too few to say anything: detection at other scales and with a horizon that moves. Ready, but
-not run yet: LZU's cascade, FOVEA's way and nonseparable warps; sizes other than one in segmentation; DownsizeNet beyond
-a first training; the full preset.
+Two or three seeds only, too few to say anything: detection at other scales and with a horizon that moves. Not run yet:
+sizes other than one in segmentation; DownsizeNet beyond a first training; the full preset.
 """
 
 
@@ -63,7 +62,7 @@ def summary(found: list[Found]) -> str:
             last = one.page.title
             paper = one.comparison.paper or "-"
             rows.append([title, one.section.heading, one.comparison.title, str(one.difference), paper])
-    return table(["question", "where", "difference", "mean [95 % interval]", "the paper's"], rows)
+    return table(["question", "where", "difference", "mean [95 % interval]", "the paper's"], rows, texts=3)
 
 
 def main() -> None:

@@ -102,9 +102,9 @@ class Page:
     found: str = ""
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, numbers to the right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """A table in Markdown: as many columns of texts, then numbers, which are to the right."""
+    lines = [head, ["---"] * texts + ["---:"] * (len(head) - texts), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -174,6 +174,6 @@ def plot(found: Sequence[Found], path: Path, title: str) -> None:
     axes.axvline(0, color="0.3", linewidth=0.8)
     labels = [f"{one.section.heading}: {one.comparison.title}" for one in reversed(found)]
     axes.set_yticks(range(len(found)), labels, fontsize=8)
-    axes.set_title(title, fontsize=10)
+    figure.suptitle(title, fontsize=10)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
