@@ -42,7 +42,9 @@ detector finds little there at all (AP 2, after 1000 steps from scratch on 367 f
 weights), of small objects next to none, and so has no accuracy that a zoom could add to. Its objects are signs on both
 sides and cars at any distance as well, not at one horizon alone.
 
-At other scales, and with a horizon that moves, there are two or three seeds so far: not enough to say anything.
+Where the horizon moves, the fixed zoom gains nothing that can be told from noise, and the adaptive one finds more small
+objects than both: what it is for. At a quarter of the size the fixed zoom gains as in the paper, at three quarters on
+small objects.
 
 The generated scenes are one kind, made for objects that shrink to a horizon. They show that the method does what it is
 meant to do where its premise holds, and not by how much it would on a road.
