@@ -18,8 +18,10 @@ the size below, and segmented. `antialiased` is a triangle filter as wide as the
 channels and 2 x 2 taps, as the paper mostly, and learns together with the network.
 """
 FOUND = """
-Not enough was run to say anything: a training with DownsizeNet takes several times as long as the others on a CPU,
-and five seeds of each were out of reach. The command goes on from what is kept.
+DownsizeNet has the highest mean, by as much as in the paper: between 0.4 and 0.7 mIoU over the others, at x0.4. No
+interval excludes zero: the seeds of one method lie as far apart (a standard deviation of 0.7 to 1.1) as the methods, so
+five trainings neither confirm nor refute a gain of that size. The paper has one training of each. Averaging alone gains
+nothing over bilinear here.
 """
 # "texture alone" is run by the full preset.
 NAMES = {"smoke": ("bilinear", "DownsizeNet"), "small": ("bilinear", "area", "antialiased", "DownsizeNet")}
