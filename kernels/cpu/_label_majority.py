@@ -5,7 +5,6 @@ import numpy as np
 from fastwarp.kernels.cpu._grid_taps import axis_windows
 from fastwarp.kernels.cpu._label_nearest import round_to_pixel
 from fastwarp.kernels.cpu._levels import extent
-from fastwarp.kernels.cpu._memory import integers
 from fastwarp.kernels.cpu._parallel import exact, inline, parallel
 from fastwarp.kernels.cpu._vector import elements, hold, load, mask_bits, pointer, store, tail
 
@@ -124,9 +123,11 @@ def _differences(source, at, rows, stride):
 
 
 @inline
-def _mark(source, top, rows, stride, width, several, turns):
+def _mark(source, top, rows, stride, width, marks):
     """Compares the pixels of `rows` rows from `top` on, a whole row at a time. Bit c % 32 of `several[c // 32]` says
-    that column c has several classes; of `turns`, that it has, or the first row has another class after it."""
+    that column c has several classes; of `turns`, that it has, or the first row has another class after it. These are
+    the `marks`."""
+    several, turns = marks
     vectors = max(width - 1, 0) // 32  # none reads past the row's end
     for n in range(vectors):
         low = _differences(source, top + 32 * n, rows, stride)
@@ -172,7 +173,7 @@ def _row(source, base, row, columns, stride, width, marks, target, out, fill, ta
     height = row[1] - row[0] if row[0] >= 0 else 0
     top, middle = base + row[0] * stride, base + row[2] * stride
     if height > 0:
-        _mark(source, top, height, stride, width, marks[0], marks[1])
+        _mark(source, top, height, stride, width, marks)
     for j in range(columns.shape[1]):
         first, last = columns[0, j], columns[1, j]
         value = fill
@@ -194,10 +195,9 @@ def majority(levels, windows, extents, like, fills, separable, part, parts):
         none, stride = np.zeros((3, 0), np.int64), width * channels
         rows, columns, units, line, made = none, none, images * h * planes, -1, -1
         together = separable and channels == 1
-        words = integers(width // 16 + 4 if together else 0)  # bits of the columns, twice, each with a word after them
+        # Two times the bits of all columns, each with a word after them.
+        words = np.zeros(width // 16 + 4 if together else 0, np.int64)
         marks = elements(words), tail(elements(words), width // 32 + 2 if together else 0)
-        for n in range(len(words)):
-            words[n] = 0
         for unit in range(part * units // parts, (part + 1) * units // parts):
             image, i, plane = unit // planes // h, unit // planes % h, unit % planes
             if unit // planes != line:
