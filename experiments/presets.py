@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import detector
 import segmenter
@@ -16,8 +17,12 @@ SEGMENTERS = {
     "full": segmenter.Setup((180, 240), steps=8000, rate=5e-3, edge=50.0, batch=16, width=64),
 }
 OTHER_SIZES = {"smoke": [], "small": [(48, 64), (120, 160)], "full": [(60, 80), (96, 128), (240, 320)]}
+# Steps of the experiments that are repeated with a longer training; the full preset's are long already.
+LONGER = {"smoke": None, "small": 2000, "full": None}
 # Of detection: a quarter and three quarters of the source.
 OTHER_SCALES = {"smoke": [], "small": [(48, 80), (144, 240)], "full": [(96, 160), (288, 480)]}
+# DownsizeNet's: x0.55, x0.45 and x0.35 of what is made small (table 6).
+RESIZED = {"smoke": [], "small": [(100, 132), (80, 108), (64, 84)], "full": [(198, 264), (162, 216), (126, 168)]}
 PITCH = 0.15  # of the height of the image, where the horizon moves
 # The learning rate: one of uniform's two best on validation scenes (results/tuning_scenes.jsonl). The warp: not tuned.
 DETECTORS = {
@@ -34,11 +39,9 @@ CAMVID = {
 }
 
 
-def segmenters(preset: str, *names: str, size: tuple[int, int] | None = None) -> dict[str, segmenter.Setup]:
-    """Set-ups of segmentation by name."""
-    base = SEGMENTERS[preset]
-    if size is not None:
-        base = dataclasses.replace(base, size=size)
+def segmenters(preset: str, *names: str, **others: Any) -> dict[str, segmenter.Setup]:
+    """Set-ups of segmentation by name; `others` are values of all of them."""
+    base = dataclasses.replace(SEGMENTERS[preset], **others)
     changes = {
         "uniform": {},
         "fixed": {"warp": "fixed"},
@@ -50,20 +53,28 @@ def segmenters(preset: str, *names: str, size: tuple[int, int] | None = None) ->
         "fixed, antialiased unzoom": {"warp": "fixed", "antialias": False, "unzoom_antialias": True},
         "fixed, both antialiased": {"warp": "fixed", "unzoom_antialias": True},
         "fixed, logits unzoomed": {"warp": "fixed", "level": "logits"},
+        "learned, logits unzoomed": {"warp": "learned", "level": "logits"},
+        "adaptive, logits unzoomed": {"warp": "adaptive", "level": "logits"},
+        "trained": {"warp": "trained"},
+        "fixed, DownsizeNet": {"warp": "fixed", "resize": "downsize"},
         "uniform, plain": {"antialias": False},
     }
     return {name: dataclasses.replace(base, **changes[name]) for name in names}
 
 
-def resizers(preset: str, *names: str) -> dict[str, segmenter.Setup]:
-    """Set-ups of segmentation whose images, halved by averaging, are made small without a warp."""
-    base = dataclasses.replace(SEGMENTERS[preset], source=2)
+def resizers(preset: str, *names: str, **others: Any) -> dict[str, segmenter.Setup]:
+    """Set-ups of segmentation whose images are made small without a warp; `others` are values of all of them."""
+    base = dataclasses.replace(SEGMENTERS[preset], **others)
     changes = {
         "bilinear": {"resize": "bilinear"},
+        "bicubic": {"resize": "bicubic"},
         "area": {"resize": "area"},
         "antialiased": {},
         "DownsizeNet": {"resize": "downsize"},
+        "DownsizeNet, 4 x 4 taps": {"resize": "downsize", "taps": "bicubic"},
         "texture alone": {"resize": "texture"},
+        "DownsizeNet, 1 layer": {"resize": "downsize", "layers": 1},
+        **{f"DownsizeNet, {n} layers": {"resize": "downsize", "layers": n} for n in (2, 4, 5)},
     }
     return {name: dataclasses.replace(base, **changes[name]) for name in names}
 

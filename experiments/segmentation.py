@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from camvid import CLASSES
 from command import main
-from presets import OTHER_SIZES, SEGMENTERS, segmenters
-from result_page import Comparison, Page, Section
+from presets import LONGER, OTHER_SIZES, SEGMENTERS, resizers, segmenters
+from result_page import Comparison, Measure, Page, Section
 
 SAYS = """
 LZU with a fixed saliency of semantic boundaries gains mIoU on Cityscapes at every size (tables 3 and 4), with a
@@ -52,6 +52,13 @@ PAPER_CLASSES = {
     "pedestrian": "+2.2",
     "bicyclist": "+2.0",
 }
+# LDS and ES unzoom the logits alone. Table 4 has them less uniform, not less LZU.
+OTHER_WAYS = {
+    "learned, logits unzoomed": "LDS: +7, +7, +1",
+    "adaptive, logits unzoomed": "ES: +3, +3, 0",
+    "trained": "",
+    "fixed, DownsizeNet": "",
+}
 PLUGGED = "mIoU, fixed zoom plugged in"
 
 
@@ -88,6 +95,23 @@ def page(preset: str) -> Page:
             )
             for other in OTHER_SIZES[preset]
         ),
+        *longer(preset, measures),
+        Section(
+            f"Other ways, at {size[0]} x {size[1]}",
+            "camvid.jsonl",
+            segmenters(preset, "uniform", "fixed", *OTHER_WAYS) | resizers(preset, "DownsizeNet"),
+            measures,
+            [
+                *(Comparison(name, "uniform", "mIoU", paper) for name, paper in OTHER_WAYS.items()),
+                Comparison("trained", "fixed", "mIoU", headline=True),
+                Comparison("fixed, DownsizeNet", "fixed", "mIoU", headline=True),
+                Comparison("fixed, DownsizeNet", "DownsizeNet", "mIoU"),
+            ],
+            "`logits unzoomed`: the network's maps stay zoomed, in the manner of LDS (learned) and ES (adaptive). "
+            "`trained`: one saliency for all images, which begins uniform and is learned by gradient through the warp "
+            "from the loss of the task. `fixed, DownsizeNet`: the zoom keeps the size of the source, and DownsizeNet "
+            "makes small what it gives.",
+        ),
         Section(
             f"By place, at {size[0]} x {size[1]}",
             "camvid.jsonl",
@@ -105,6 +129,16 @@ def page(preset: str) -> Page:
         ),
     ]
     return Page("segmentation", "Does a zoom help segmentation?", SAYS, RAN, sections, FOUND)
+
+
+def longer(preset: str, measures: dict[str, Measure]) -> list[Section]:
+    """The same trained longer, where the preset has that."""
+    if LONGER[preset] is None:
+        return []
+    comparisons = [Comparison(name, "uniform", "mIoU", headline=True) for name in ("fixed", "adaptive")]
+    setups = segmenters(preset, "uniform", "fixed", "adaptive", steps=LONGER[preset])
+    heading = f"{LONGER[preset]} steps instead of {SEGMENTERS[preset].steps}"
+    return [Section(heading, "camvid.jsonl", setups, measures, comparisons)]
 
 
 def third(metrics: dict, band: int) -> float:

@@ -13,12 +13,12 @@ import camvid
 import torch
 import torch.nn.functional as F
 from camvid import IGNORE, Split
+from resizing import Resizer
 from runs import Checkpoint
 from torch import Tensor, nn
 
 from fastwarp import SeparableWarp
 from fastwarp.functional import axis_map
-from fastwarp.nn import DownsizeNet
 from fastwarp.saliency import LearnedSaliency, boundary_density
 
 STRIDES = (4, 8, 16)
@@ -37,14 +37,18 @@ class Setup:
         rate: largest learning rate.
         width: channels of the feature pyramid.
         warp: "uniform"; "fixed", by the mean boundaries of the training set; "adaptive", by the boundaries of a first
-            pass on the same image; "learned", by a network.
+            pass on the same image; "learned", by a network; "trained", by one saliency for all images, which the loss
+            of the task trains.
         fwhm: of the attraction kernel, in cells.
         edge: weight of boundaries against 1 elsewhere.
         registered: whether unzoom knows where cells are, or takes cell i of n to be at i / (n - 1), as released.
         antialias: whether zooms average where they reduce.
         unzoom_antialias: whether unzooms do.
         level: what is unzoomed: "features", to their own size as in the paper, or "logits", to the labels' size.
-        resize: "warp", or how images become small without one: "bilinear", "area", "downsize" or "texture".
+        resize: "warp", or how images become small without one, a method of `resizing.Resizer`. With "downsize" and a
+            warp, DownsizeNet makes small what is zoomed at the source's size.
+        layers: of DownsizeNet.
+        taps: likewise.
     """
 
     size: tuple[int, int]
@@ -61,6 +65,8 @@ class Setup:
     unzoom_antialias: bool = False
     level: str = "features"
     resize: str = "warp"
+    layers: int = 3
+    taps: str = "bilinear"
 
 
 def block(before: int, after: int, stride: int = 1) -> nn.Sequential:
@@ -175,28 +181,30 @@ class Model(nn.Module):
         self.experiment = (experiment,)  # in a tuple: it is no part of the network
         self.network = Pyramid(setup.width, IGNORE).to(memory_format=torch.channels_last)  # a tenth faster on CPUs
         self.saliency = LearnedSaliency(SALIENCY) if setup.warp == "learned" else None
-        options: dict[str, Any] = {"encoding": None} if setup.resize == "texture" else {}
-        learns = setup.resize in ("downsize", "texture")
-        self.resizer = DownsizeNet(setup.size, mean=[0.5] * 3, std=[0.25] * 3, **options) if learns else None
+        self.logarithm = nn.Parameter(torch.zeros(1, *SALIENCY)) if setup.warp == "trained" else None
+        self.resizer = None
+        if setup.resize != "warp":
+            self.resizer = Resizer(
+                setup.size, setup.resize, setup.layers, setup.taps, align_corners=setup.warp != "uniform"
+            )
 
     def warp(self, images: Tensor, shares: Tensor | None) -> SeparableWarp:
         """Of each image."""
         if self.saliency is not None:
             return SeparableWarp.from_saliency(self.saliency(images), self.setup.fwhm)
+        if self.logarithm is not None:
+            return SeparableWarp.from_saliency(self.logarithm.exp(), self.setup.fwhm)
         if self.setup.warp == "uniform":
             return SeparableWarp.identity(device=images.device)
         return self.experiment[0].warp(self.setup, shares)
 
     def small(self, images: Tensor, warp: SeparableWarp) -> Tensor:
         """What the network runs on, `[B, 3, *size]`."""
-        size, resize = self.setup.size, self.setup.resize
-        if self.resizer is not None:
-            return self.resizer(images)
-        if resize == "area":
-            return F.adaptive_avg_pool2d(images, size)
-        if resize == "bilinear":
-            return F.interpolate(images, size, mode="bilinear", align_corners=False)
-        return warp.zoom(images, size, antialias=self.setup.antialias)
+        if self.resizer is None:
+            return warp.zoom(images, self.setup.size, antialias=self.setup.antialias)
+        if self.setup.warp != "uniform":
+            images = warp.zoom(images, images.shape[2:], antialias=self.setup.antialias)
+        return self.resizer(images)
 
     def forward(
         self, images: Tensor, rows: Tensor, columns: Tensor, shares: Tensor | None = None, **changes: Any
@@ -227,7 +235,7 @@ class Model(nn.Module):
             (at[None] + 0.5) / setup.source - 0.5 for at in (rows, columns)
         )  # in pixels of the source, which are areas
         sizes = zip((y, x), setup.size, images.shape[2:], strict=True)
-        if setup.resize == "warp":  # first and last pixels stay at the same places
+        if self.resizer is None or self.resizer.align_corners:  # first and last pixels stay at the same places
             y, x = (at * (a - 1) / (b - 1) for at, a, b in sizes)
             if warped and setup.level == "logits":
                 ends = [n - 1 for n in setup.size]
@@ -288,7 +296,7 @@ def measure(experiment: Experiment, model: Model, name: str) -> dict[str, Any]:
     setup, every, split = model.setup, experiment.every, experiment.tests[name]
     pictures = experiment.images(name, setup.source)
     variants: dict[str, dict[str, Any]] = {"own": {}}
-    if setup.warp in ("fixed", "adaptive", "learned"):
+    if setup.warp != "uniform":
         variants["swapped"] = {"registered": not setup.registered}
     elif setup.resize == "warp":
         variants |= {"plugged": {"by": experiment.warp(setup)}}
