@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import detector
 from command import main
-from presets import DETECTORS, OTHER_SCALES, PITCH, detectors
+from presets import AMPLITUDES, DETECTORS, FWHMS, OTHER_SCALES, PITCH, detectors
 from result_page import Comparison, Page, Section
 
 SAYS = """
@@ -71,8 +72,18 @@ PAPER_WAYS = {
     ("fixed, boxes unzoomed", "uniform"): {"AP": "+2.3", "AP small": "+3.4", "AP large": "-2.5"},
 }
 
-# LZU table 1 at 0.25x and 0.75x, fixed less uniform.
-PAPER_OTHERS = {("AP", 0.25): "+1.9", ("AP", 0.75): "+1.3", ("AP small", 0.25): "+0.7", ("AP small", 0.75): "+1.8"}
+# LZU table 1 at 0.25x, 0.75x and 1x, fixed less uniform; table 2, 0.5x to 1x.
+PAPER_OTHERS = {
+    "AP": {0.25: "+1.9", 0.75: "+1.3", 1.0: "+0.7"},
+    "AP small": {0.25: "+0.7", 0.75: "+1.8", 1.0: "+1.8"},
+}
+ENLARGED = "AP, enlarged"
+# LZU table 6, less uniform.
+PAPER_STRENGTHS = {
+    1.0: {4.0: "+2.4", 10.0: "+2.6", 22.0: "+3.5"},
+    5.0: {4.0: "+2.3", 10.0: "+2.5", 22.0: "+2.4"},
+    50.0: {4.0: "+2.8", 10.0: "+1.3", 22.0: "+1.5"},
+}
 # The measures that the summary shows.
 HEADLINES = ("AP", "AP small")
 ADAPTIVE = ("adaptive", "adaptive, cascade")
@@ -137,15 +148,48 @@ def page(preset: str) -> Page:
                 measures,
                 [
                     Comparison(
-                        "fixed", "uniform", one, PAPER_OTHERS[one, size[0] / DETECTORS[preset].source[0]], headline=True
+                        "fixed", "uniform", one, PAPER_OTHERS[one][size[0] / DETECTORS[preset].source[0]], headline=True
                     )
                     for one in HEADLINES
                 ],
             )
             for size in OTHER_SCALES[preset]
         ),
+        Section(
+            "Images enlarged from half their size",
+            "scenes.jsonl",
+            detectors(preset, "uniform", "fixed", size=DETECTORS[preset].source),
+            {ENLARGED: lambda m: m["halved"]["AP"], f"{ENLARGED}, small": lambda m: m["halved"]["small"]},
+            [
+                Comparison("fixed", "uniform", ENLARGED, "+2.3", headline=True),
+                Comparison("fixed", "uniform", f"{ENLARGED}, small"),
+            ],
+            "The networks of full size, tested on images that have half the detail: no zoom can retain more than there "
+            "is, it can only show it larger.",
+        ),
+        Section(
+            "Strength of the fixed zoom",
+            "scenes.jsonl",
+            detectors(preset, "uniform") | strengths(preset),
+            {"AP": measures["AP"], "AP small": measures["AP small"]},
+            [
+                Comparison(name, "uniform", "AP", PAPER_STRENGTHS[setup.amplitude][setup.fwhm])
+                for name, setup in strengths(preset).items()
+            ],
+            "Amplitude of the densities of boxes, and fwhm of the attraction kernel in cells of 31 x 51. "
+            "The rest of this page has amplitude 1 and fwhm 10.",
+        ),
     ]
     return Page("detection", "Does a zoom help detection?", SAYS, RAN, sections, FOUND)
+
+
+def strengths(preset: str) -> dict[str, detector.Setup]:
+    """Fixed zooms of the grid."""
+    return {
+        f"amplitude {amplitude:g}, fwhm {fwhm:g}": detectors(preset, "fixed", amplitude=amplitude, fwhm=fwhm)["fixed"]
+        for amplitude in AMPLITUDES
+        for fwhm in FWHMS
+    }
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ import numpy as np
 import objects
 import torch
 import torch.nn.functional as F
+from networks import STRIDES, Pyramid
 from objects import Found
+from resizing import Resizer
 from runs import Checkpoint
-from segmenter import STRIDES, Pyramid
 from torch import Tensor, nn
 
 from fastwarp import MeshWarp, SeparableWarp
@@ -55,10 +56,12 @@ class Setup:
             the fixed warp detects, both moved.
         cascade: in the last third of training, the adaptive warp sees detections as well.
         fwhm: of the attraction kernel, in cells.
+        amplitude: of the boxes' densities against a uniform share.
         registered: whether unzoom knows where cells are, or takes cell i of n to be at i / (n - 1), as released.
         antialias: whether zooms average where they reduce.
         unzoom: False: as FOVEA does, features stay zoomed, boxes are zoomed for the loss, and detections unzoomed.
         data: "scenes", generated ones; "camvid", the objects of a folder of that layout, see `objects`.
+        resize: "warp", or how images become small without one, a method of `resizing.Resizer`.
     """
 
     size: tuple[int, int]
@@ -72,11 +75,13 @@ class Setup:
     width: int = 32
     warp: str = "uniform"
     fwhm: float = 10.0
+    amplitude: float = 1.0
     registered: bool = True
     antialias: bool = True
     cascade: bool = False
     unzoom: bool = True
     data: str = "scenes"
+    resize: str = "warp"
 
 
 Warp = SeparableWarp | MeshWarp
@@ -89,16 +94,21 @@ class Model(nn.Module):
     logarithms of width and height, in cells.
     """
 
-    def __init__(self, width: int, classes: int) -> None:
+    def __init__(self, setup: Setup, classes: int) -> None:
         super().__init__()
-        self.network = Pyramid(width, classes + SHAPE).to(memory_format=torch.channels_last)
+        self.network = Pyramid(setup.width, classes + SHAPE).to(memory_format=torch.channels_last)
         nn.init.constant_(self.network.head[-1].bias[:classes], -4.6)  # type: ignore[index, union-attr]
+        self.resizer = None if setup.resize == "warp" else Resizer(setup.size, setup.resize, align_corners=True)
 
     def forward(self, images: Tensor, warp: Warp | None, setup: Setup) -> Tensor:
         """Maps `[B, classes + 4, h / 4, w / 4]` of images `[B, 3, H, W]`, as of uniformly resized ones if they are
         unzoomed; no warp: uniform."""
-        by = SeparableWarp.identity() if warp is None else warp
-        small = by.zoom(images.float() / 255, setup.size, antialias=setup.antialias)
+        images = images.float() / 255
+        if self.resizer is not None:
+            small = self.resizer(images)
+        else:
+            by = SeparableWarp.identity() if warp is None else warp
+            small = by.zoom(images, setup.size, antialias=setup.antialias)
 
         def unzoom(levels: list[Tensor]) -> list[Tensor]:
             if warp is None or not setup.unzoom:
@@ -118,12 +128,18 @@ class Data:
         self.boxes = [one.boxes[~one.ignored] for one in found]
         self.labels = [one.labels[~one.ignored] for one in found]
 
-    @functools.cached_property
-    def prior(self) -> Tensor:
+    def prior(self, amplitude: float) -> Tensor:
         """Mean saliency `[1, 31, 51]` of the images' boxes, and of their mirror images."""
         size = tuple(self.images.shape[2:])
-        mean = density([boxes for boxes in self.boxes if len(boxes)], size).mean(0, keepdim=True)
+        mean = density([boxes for boxes in self.boxes if len(boxes)], size, amplitude).mean(0, keepdim=True)
         return (mean + mean.flip(2)) / 2
+
+    def halved(self) -> Data:
+        """The same from half as many rows and columns: averaged, and enlarged again."""
+        size = self.images.shape[2:]
+        small = [F.avg_pool2d(x.float(), 2) for x in self.images.split(32)]
+        images = [F.interpolate(x, size, mode="bilinear").round().to(torch.uint8) for x in small]
+        return Data(torch.cat(images), self.objects, self.classes)
 
 
 @functools.lru_cache(maxsize=4)
@@ -150,9 +166,9 @@ def data_of(setup: Setup, split: str, folder: Path | None) -> Data:
     return scenes(length, setup.source, ("train", "val", "test").index(split), setup.pitch)
 
 
-def density(boxes: list[Tensor], size: tuple[int, ...]) -> Tensor:
+def density(boxes: list[Tensor], size: tuple[int, ...], amplitude: float) -> Tensor:
     """Saliency `[B, 31, 51]` of boxes, with the paper's bandwidth for images of its width."""
-    return box_density(boxes, (size[0], size[1]), bandwidth=BANDWIDTH * size[1] / PAPER_WIDTH)
+    return box_density(boxes, (size[0], size[1]), amplitude=amplitude, bandwidth=BANDWIDTH * size[1] / PAPER_WIDTH)
 
 
 def moved(boxes: Tensor, width: int, generator: torch.Generator) -> Tensor:
@@ -168,7 +184,7 @@ def warp_of(setup: Setup, prior: Tensor, boxes: list[Tensor] | None) -> Warp | N
     saliency = prior
     if boxes is not None:
         some = torch.tensor([len(one) > 0 for one in boxes])
-        saliency = torch.where(some[:, None, None], density(boxes, setup.source), prior)
+        saliency = torch.where(some[:, None, None], density(boxes, setup.source, setup.amplitude), prior)
     return (MeshWarp if setup.warp == "nonseparable" else SeparableWarp).from_saliency(saliency, setup.fwhm)
 
 
@@ -254,13 +270,15 @@ def train(
 ) -> dict[str, Any]:
     """Trains a detector, and measures it on other images: average precisions in percent.
 
-    `swapped` ones are with the other registration after training, `plugged` and `plugged, own grid` ones with a fixed
-    zoom around a network that was trained without, registered or not. `split`: "val" to choose hyperparameters, "test"
+    `halved` ones are of test images that are enlarged from half their size, `swapped` ones with the other registration
+    after training, `plugged` and `plugged, own grid` ones with a fixed zoom around a network that was trained without,
+    registered or not. `split`: "val" to choose hyperparameters, "test"
     for results.
     """
     torch.manual_seed(seed)
     data = data_of(setup, "train", folder)
-    model = Model(setup.width, len(data.classes))
+    prior = data.prior(setup.amplitude)
+    model = Model(setup, len(data.classes))
     optimizer = torch.optim.AdamW(model.parameters(), setup.rate, weight_decay=0.01)
     checkpoint = Checkpoint(checkpoints, f"{setup} {seed}", [model, optimizer])
     generator, width = torch.Generator(), setup.source[1]
@@ -275,9 +293,9 @@ def train(
         boxes = [mirrored(b, width) if turned else b for b, turned in zip(boxes, flip.tolist(), strict=True)]
         before = boxes
         if setup.cascade and 3 * step >= 2 * setup.steps:
-            before = first_pass(model, images, data.prior, setup)
+            before = first_pass(model, images, prior, setup)
         before = [moved(one, width, generator) for one in before]
-        warp = warp_of(setup, data.prior, before if setup.warp == "adaptive" else None)
+        warp = warp_of(setup, prior, before if setup.warp == "adaptive" else None)
         for group in optimizer.param_groups:
             part = (1 + math.cos(math.pi * step / setup.steps)) / 2
             group["lr"] = setup.rate * min((step + 1) / (0.1 * setup.steps), part)
@@ -289,16 +307,17 @@ def train(
         optimizer.step()
         checkpoint.save(step + 1)
     tests = data_of(setup, split, folder)
-    metrics: dict[str, Any] = measure(model, tests, data.prior, setup)
-    if not setup.unzoom:
+    metrics: dict[str, Any] = measure(model, tests, prior, setup)
+    metrics["halved"] = measure(model, tests.halved(), prior, setup)
+    if not setup.unzoom or model.resizer is not None:
         checkpoint.remove()
         return metrics
     other = dataclasses.replace(setup, registered=not setup.registered)
     if setup.warp == "uniform":
         for name, changed in (("plugged", setup), ("plugged, own grid", other)):
-            metrics[name] = measure(model, tests, data.prior, dataclasses.replace(changed, warp="fixed"))
+            metrics[name] = measure(model, tests, prior, dataclasses.replace(changed, warp="fixed"))
     else:
-        metrics["swapped"] = measure(model, tests, data.prior, other)
+        metrics["swapped"] = measure(model, tests, prior, other)
     checkpoint.remove()
     return metrics
 

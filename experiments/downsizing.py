@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from command import main
-from presets import LONGER, RESIZED, SEGMENTERS, resizers
+from presets import LONGER, RESIZED, SEGMENTERS, detectors, resizers
 from result_page import Comparison, Page, Section
 
 SAYS = """
@@ -47,6 +47,8 @@ PAPER_LAYERS = {
     "DownsizeNet, 4 layers": "+0.6 mAP",
     "DownsizeNet, 5 layers": "0.0 mAP",
 }
+# Table 2.
+PAPER_HOSTS = {"fcn": "+0.5", "atrous": "+0.9", "strips": "+0.6"}
 
 
 def page(preset: str) -> Page:
@@ -84,6 +86,34 @@ def page(preset: str) -> Page:
                 ],
             )
         )
+    hosts = {
+        f"{name}, {host}": setup
+        for host in PAPER_HOSTS
+        for name, setup in resizers(preset, "bilinear", "DownsizeNet", host=host).items()
+    }
+    sections += [
+        Section(
+            f"Other networks, at {base.size[0]} x {base.size[1]}",
+            "camvid.jsonl",
+            hosts,
+            measures,
+            [Comparison(f"DownsizeNet, {x}", f"bilinear, {x}", "mIoU", paper) for x, paper in PAPER_HOSTS.items()],
+            "Small networks in the manner of FCN-8s (fcn), DeepLabv3 (atrous: convolutions of several rates on the "
+            "last map) and strip pooling (strips), with the same backbone.",
+        ),
+        Section(
+            "Detection on generated scenes",
+            "scenes.jsonl",
+            detectors(preset, "bilinear", "uniform", "DownsizeNet"),
+            {"AP": lambda m: m["AP"], "AP small": lambda m: m["small"]},
+            [
+                Comparison("DownsizeNet", worse, one, paper if one == "AP" else "", headline=one == "AP")
+                for worse, paper in (("bilinear", "+0.2 to +0.9 mAP (table 1)"), ("uniform", ""))
+                for one in ("AP", "AP small")
+            ],
+            "The scenes and the detector of [detection](detection.md), at half size. `uniform` is antialiased.",
+        ),
+    ]
     return Page("downsizing", "Does DownsizeNet lose less than a plain resize?", SAYS, RAN, sections, FOUND)
 
 

@@ -19,8 +19,14 @@ SEGMENTERS = {
 OTHER_SIZES = {"smoke": [], "small": [(48, 64), (120, 160)], "full": [(60, 80), (96, 128), (240, 320)]}
 # Steps of the experiments that are repeated with a longer training; the full preset's are long already.
 LONGER = {"smoke": None, "small": 1200, "full": None}
-# Of detection: a quarter and three quarters of the source.
-OTHER_SCALES = {"smoke": [], "small": [(48, 80), (144, 240)], "full": [(96, 160), (288, 480)]}
+# Of detection: a quarter and three quarters of the source, and all of it.
+OTHER_SCALES = {
+    "smoke": [],
+    "small": [(48, 80), (144, 240), (192, 320)],
+    "full": [(96, 160), (288, 480), (384, 640)],
+}
+# Of the fixed zoom: a part of the grid of LZU table 6.
+AMPLITUDES, FWHMS = (1.0, 5.0, 50.0), (4.0, 10.0, 22.0)
 # DownsizeNet's: x0.55, x0.45 and x0.35 of what is made small (table 6).
 RESIZED = {"smoke": [], "small": [(100, 132), (80, 108), (64, 84)], "full": [(198, 264), (162, 216), (126, 168)]}
 PITCH = 0.15  # of the height of the image, where the horizon moves
@@ -79,15 +85,10 @@ def resizers(preset: str, *names: str, **others: Any) -> dict[str, segmenter.Set
     return {name: dataclasses.replace(base, **changes[name]) for name in names}
 
 
-def detectors(
-    preset: str, *names: str, pitch: float = 0.0, size: tuple[int, int] | None = None, data: str = "scenes"
-) -> dict[str, detector.Setup]:
-    """Set-ups of detection by name."""
-    base = dataclasses.replace(DETECTORS[preset], pitch=pitch)
-    if data == "camvid":
-        base = dataclasses.replace(base, data=data, **CAMVID[preset])
-    if size is not None:
-        base = dataclasses.replace(base, size=size)
+def detectors(preset: str, *names: str, data: str = "scenes", **others: Any) -> dict[str, detector.Setup]:
+    """Set-ups of detection by name; `others` are values of all of them."""
+    base = dataclasses.replace(DETECTORS[preset], **(CAMVID[preset] if data == "camvid" else {}))
+    base = dataclasses.replace(base, data=data, **others)
     changes = {
         "uniform": {},
         "fixed": {"warp": "fixed"},
@@ -97,5 +98,7 @@ def detectors(
         "adaptive, cascade": {"warp": "adaptive", "cascade": True},
         "nonseparable": {"warp": "nonseparable"},
         "fixed, boxes unzoomed": {"warp": "fixed", "unzoom": False},
+        "bilinear": {"resize": "bilinear"},
+        "DownsizeNet": {"resize": "downsize"},
     }
     return {name: dataclasses.replace(base, **changes[name]) for name in names}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import camvid
 import torch
 import torch.nn.functional as F
 from camvid import IGNORE, Split
+from networks import STRIDES, network, placed
 from resizing import Resizer
 from runs import Checkpoint
 from torch import Tensor, nn
@@ -21,7 +21,6 @@ from fastwarp import SeparableWarp
 from fastwarp.functional import axis_map
 from fastwarp.saliency import LearnedSaliency, boundary_density
 
-STRIDES = (4, 8, 16)
 SALIENCY = (45, 45)  # cells, as in LZU appendix A.6
 
 
@@ -49,6 +48,7 @@ class Setup:
             warp, DownsizeNet makes small what is zoomed at the source's size.
         layers: of DownsizeNet.
         taps: likewise.
+        host: the network, of `networks`.
     """
 
     size: tuple[int, int]
@@ -67,53 +67,7 @@ class Setup:
     resize: str = "warp"
     layers: int = 3
     taps: str = "bilinear"
-
-
-def block(before: int, after: int, stride: int = 1) -> nn.Sequential:
-    """An odd convolution with padding: cell i of its result is at pixel `stride * i`."""
-    return nn.Sequential(nn.Conv2d(before, after, 3, stride, 1), nn.BatchNorm2d(after), nn.ReLU())
-
-
-class Pyramid(nn.Module):
-    """A feature pyramid of strides 4, 8 and 16, unzoomed level by level (LZU section 5.2), and a head at stride 4."""
-
-    def __init__(self, width: int, channels: int) -> None:
-        super().__init__()
-        a, b, c, d = width // 2, width, width * 3 // 2, width * 2
-        self.stem = block(3, a, 2)
-        self.stages = nn.ModuleList(
-            nn.Sequential(block(before, after, 2), block(after, after)) for before, after in ((a, b), (b, c), (c, d))
-        )
-        self.context = nn.Sequential(block(d, d), block(d, d))
-        self.lateral = nn.ModuleList(nn.Conv2d(before, width, 1) for before in (b, c, d))
-        self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in STRIDES)
-        self.head = nn.Sequential(block(width, width), nn.Conv2d(width, channels, 1))
-
-    def forward(self, image: Tensor, unzoom: Callable[[list[Tensor]], list[Tensor]]) -> Tensor:
-        """Maps `[B, channels, h / 4, w / 4]` in the source's geometry, of images `[B, 3, h, w]`."""
-        maps, x = [], self.stem(image)
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        maps[-1] = self.context(maps[-1])
-        levels = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
-        for i in (1, 0):
-            levels[i] = levels[i] + F.interpolate(levels[i + 1], levels[i].shape[2:])
-        levels = unzoom([smooth(x) for smooth, x in zip(self.smooth, levels, strict=True)])
-        fine, total = levels[0].shape[2:], levels[0]
-        for stride, level in zip(STRIDES[1:], levels[1:], strict=True):
-            total = total + placed(level, *(torch.arange(n)[None] * STRIDES[0] / stride for n in fine))
-        return self.head(total.relu())
-
-
-def placed(maps: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Maps `[B, C, h, w]` at rows y `[1 or B, m]` and columns x `[1 or B, n]` between cells: `[B, C, m, n]`. Past the
-    ends, the end's."""
-    matrices = []
-    for position, n in ((y, maps.shape[2]), (x, maps.shape[3])):
-        position = position.to(maps).clamp(0, n - 1)[:, None, :, None]
-        matrices.append((1 - (position - torch.arange(n).to(maps)).abs()).clamp(min=0))
-    return matrices[0] @ (maps @ matrices[1].mT)
+    host: str = "pyramid"
 
 
 def best(logits: Tensor) -> Tensor:
@@ -179,7 +133,8 @@ class Model(nn.Module):
         super().__init__()
         self.setup = setup
         self.experiment = (experiment,)  # in a tuple: it is no part of the network
-        self.network = Pyramid(setup.width, IGNORE).to(memory_format=torch.channels_last)  # a tenth faster on CPUs
+        self.network = network(setup.host, setup.width, IGNORE)
+        self.network.to(memory_format=torch.channels_last)  # a tenth faster on CPUs
         self.saliency = LearnedSaliency(SALIENCY) if setup.warp == "learned" else None
         self.logarithm = nn.Parameter(torch.zeros(1, *SALIENCY)) if setup.warp == "trained" else None
         self.resizer = None
