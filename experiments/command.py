@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import camvid
+import classifier
 import detector
 import result_page
 import runs
@@ -18,6 +20,8 @@ from presets import PRESETS
 from result_page import Page
 
 KINDS = {"camvid.jsonl": segmenter.Setup, "objects.jsonl": detector.Setup, "scenes.jsonl": detector.Setup}
+KINDS |= {"solar.jsonl": classifier.Setup, "trees.jsonl": detector.Setup}
+PACKAGES = {"solar.jsonl": "elpv_dataset", "trees.jsonl": "deepforest"}  # that have the images
 
 
 def store(file: str, results: Path = runs.RESULTS) -> runs.Store:
@@ -61,11 +65,20 @@ def trainer(file: str, options: argparse.Namespace) -> Callable[[Any, int], dict
     """What trains a set-up with a seed, and measures it on the test split."""
     if file == "scenes.jsonl":
         return functools.partial(detector.train, checkpoints=options.checkpoints)
-    if options.data is None:
+    folder = options.data or installed(PACKAGES.get(file))
+    if folder is None:
         return None
-    if file == "objects.jsonl":
-        return functools.partial(detector.train, folder=options.data, checkpoints=options.checkpoints)
+    if file == "solar.jsonl":
+        return functools.partial(classifier.train, folder=folder, checkpoints=options.checkpoints)
+    if file in ("objects.jsonl", "trees.jsonl"):
+        return functools.partial(detector.train, folder=folder, checkpoints=options.checkpoints)
     return functools.partial(segmenter.train, experiment(options.data, options.device, options.checkpoints))
+
+
+def installed(package: str | None) -> Path | None:
+    """The data folder of a package, which is not imported; None: it is not installed."""
+    found = None if package is None else importlib.util.find_spec(package)
+    return None if found is None or found.origin is None else Path(found.origin).parent / "data"
 
 
 @functools.lru_cache(maxsize=1)

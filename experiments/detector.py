@@ -1,4 +1,4 @@
-"""Trains and measures a small detector of centres on zoomed images: of generated scenes, or of CamVid."""
+"""Trains and measures a small detector of centres on zoomed images: of generated scenes, CamVid or aerial ones."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy as np
 import objects
 import torch
 import torch.nn.functional as F
+import trees
 from networks import STRIDES, Pyramid
 from objects import Found
 from resizing import Resizer
@@ -60,7 +61,8 @@ class Setup:
         registered: whether unzoom knows where cells are, or takes cell i of n to be at i / (n - 1), as released.
         antialias: whether zooms average where they reduce.
         unzoom: False: as FOVEA does, features stay zoomed, boxes are zoomed for the loss, and detections unzoomed.
-        data: "scenes", generated ones; "camvid", the objects of a folder of that layout, see `objects`.
+        data: "scenes", generated ones; "camvid", the objects of a folder of that layout, see `objects`;
+            "aerial", tiles of images of trees, see `trees`.
         resize: "warp", or how images become small without one, a method of `resizing.Resizer`.
     """
 
@@ -157,11 +159,17 @@ def camvid(folder: Path, split: str, size: tuple[int, int]) -> Data:
     return Data(*objects.load(folder, split, size), objects.CLASSES)
 
 
+@functools.lru_cache(maxsize=4)
+def aerial(folder: Path, split: str, size: tuple[int, int]) -> Data:
+    """The trees of a split, read once."""
+    return Data(*trees.load(folder, split, size), trees.CLASSES)
+
+
 def data_of(setup: Setup, split: str, folder: Path | None) -> Data:
     """The images of "train", "val" or "test"."""
-    if setup.data == "camvid":
+    if setup.data in ("camvid", "aerial"):
         assert folder is not None
-        return camvid(folder, split, setup.source)
+        return {"camvid": camvid, "aerial": aerial}[setup.data](folder, split, setup.source)
     length = setup.length if split == "train" else setup.tests
     return scenes(length, setup.source, ("train", "val", "test").index(split), setup.pitch)
 

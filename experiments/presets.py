@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import classifier
 import detector
 import segmenter
 
@@ -102,3 +103,23 @@ def detectors(preset: str, *names: str, data: str = "scenes", **others: Any) -> 
         "DownsizeNet": {"resize": "downsize"},
     }
     return {name: dataclasses.replace(base, **changes[name]) for name in names}
+
+
+# The learning rate: chosen on the validation split (results/tuning_solar.jsonl). Steps: what there was time for.
+CLASSIFIERS = {
+    "smoke": classifier.Setup((12, 12), steps=2, rate=2e-3, batch=2, width=8),
+    "small": classifier.Setup((100, 100), steps=500, rate=2e-3),
+    "full": classifier.Setup((100, 100), steps=8000, rate=2e-3, batch=32, width=64),
+}
+
+
+def classifiers(preset: str, *names: str, size: tuple[int, int] | None = None) -> dict[str, classifier.Setup]:
+    """Set-ups of classification by name."""
+    base = CLASSIFIERS[preset]
+    if size is not None:
+        base = dataclasses.replace(base, size=size)
+    changes = {
+        "DownsizeNet": {"resize": "downsize"},
+        "DownsizeNet, 4 x 4": {"resize": "downsize", "taps": "bicubic"},
+    }
+    return {name: dataclasses.replace(base, **changes.get(name, {"resize": name})) for name in names}

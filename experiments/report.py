@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+import aerial
 import command
 import detection
 import downsizing
@@ -13,12 +14,13 @@ import geometry
 import registration
 import result_page
 import segmentation
+import solar
 import unzoom
 from intervals import FEWEST
 from presets import PRESETS
 from result_page import Found, table
 
-EXPERIMENTS = (registration, segmentation, detection, unzoom, downsizing)
+EXPERIMENTS = (registration, segmentation, detection, unzoom, downsizing, solar, aerial)
 INDEX = """# Experiments
 
 Do the papers' claims hold, and does what fastwarp adds to them matter? Each page says what the paper claims, what was
@@ -34,7 +36,9 @@ Hyperparameters are chosen on the validation split, uniform's as the others'. Ev
 {summary}
 
 Each experiment is one command, which trains what is missing and writes its page. CamVid is not part of the project;
-any folder of its layout (`images/SPLIT/NAME.jpg`, `labels/SPLIT/NAME.png`, for train, val and test) will do.
+any folder of its layout (`images/SPLIT/NAME.jpg`, `labels/SPLIT/NAME.png`, for train, val and test) will do. The
+solar cells and the aerial images are in packages from PyPI; `FOLDER` is `data` in them, and may be left out if they are
+installed. `deepforest` asks for much that is not needed for its images: `pip install --no-deps deepforest`.
 
 ```
 pip install -r experiments/requirements.txt

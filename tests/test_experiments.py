@@ -111,3 +111,69 @@ def test_objects_are_the_connected_parts_of_label_maps(modules):
     assert content["annotations"][0]["bbox"] == [5, 10, 40, 20]
     assert [a["iscrowd"] for a in content["annotations"]] == [0, 1, 0, 1, 1]
     assert [a["id"] for a in content["annotations"]] == [1, 2, 3, 4, 5]  # 0 is no number for pycocotools
+
+
+def test_ranking_measures_are_those_of_definitions(modules):
+    classifier = modules("classifier")
+    random = np.random.default_rng(0)
+    known, scores = random.random(50) < 0.3, random.random(50)
+    pairs = scores[known][:, None] > scores[~known]
+    assert classifier.roc_area(known, scores) == pytest.approx(pairs.mean())
+    assert classifier.roc_area(known, np.zeros(50)) == pytest.approx(0.5)
+    found = [known[scores >= one].mean() for one in scores[known]]
+    assert classifier.average_precision(known, scores) == pytest.approx(np.mean(found))
+
+
+def cells(root: Path) -> Path:
+    """Twenty cells of each of two types of module, whose images are of one grey each."""
+    (root / "images").mkdir(parents=True)
+    rows = []
+    for number in range(40):
+        Image.new("L", (30, 30), 6 * number).save(root / "images" / f"{number}.png")
+        rows.append(f"images/{number}.png {[0.0, 0.0, 1 / 3, 1.0][number // 2 % 4]} {['mono', 'poly'][number % 2]}")
+    (root / "labels.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def test_solar_cells_are_in_one_split_each(tmp_path, modules):
+    solar_cells, command, solar = modules("solar_cells"), modules("command"), modules("solar")
+    folder, out = cells(tmp_path / "data"), tmp_path / "out"
+    splits = [solar_cells.load(folder, name) for name in solar_cells.SHARES]
+    assert sorted(torch.cat([one.images[:, 0, 0, 0] for one in splits]).tolist()) == list(range(0, 240, 6))
+    assert [len(one.images) for one in splits] == [24, 8, 8]
+    for one in splits:
+        number = one.images[:, 0, 0, 0].long() // 6
+        assert one.mono.tolist() == (number % 2 == 0).tolist()
+        assert one.defective.tolist() == (number // 2 % 4 == 3).tolist()
+    folders = ["--data", str(folder), "--results", str(out), "--pages", str(out)]
+    command.main(solar.page, ["--preset", "smoke", "--seeds", "1", *folders])
+    kept = [json.loads(line) for line in (out / "solar.jsonl").read_text().splitlines()]
+    assert [run["setup"]["resize"] for run in kept] == [*solar.NAMES[:4], "downsize", "downsize"]
+    assert all(0 <= run["metrics"]["AP"] <= 100 for run in kept)
+
+
+def test_boxes_of_tiles_are_those_of_the_image(tmp_path, modules):
+    trees = modules("trees")
+    boxes = [[3, 4, 9, 12], [12, 2, 24, 10], [30, 36, 40, 45], [15, 15, 18, 30]]
+    image = np.zeros((50, 44, 3), np.uint8)
+    for number, (x1, y1, x2, y2) in enumerate(boxes, 1):
+        image[y1:y2, x1:x2] = number
+    entries = [
+        f"<object><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>"
+        for a, b, c, d in boxes
+    ]
+    for name in trees.FILES:
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.xml").write_text(f"<annotation>{''.join(entries)}</annotation>")
+    images, found = trees.load(tmp_path, "test", (20, 16))
+    assert len(images) == 3 * 3
+    assert [len(trees.load(tmp_path, split, (10, 16)).images) for split in ("train", "val")] == [7 * 5, 3]
+    whole = 0
+    for tile, (corners, _, ignored) in zip(images, found, strict=True):
+        for (x1, y1, x2, y2), ignore in zip(corners.int().tolist(), ignored.tolist(), strict=True):
+            number = tile[0, y1, x1].item()
+            a, b, c, d = boxes[number - 1]
+            assert (tile[0] == number).sum() == (x2 - x1) * (y2 - y1)  # all of it that the tile has
+            assert ignore == (2 * (x2 - x1) * (y2 - y1) < (c - a) * (d - b) or min(x2 - x1, y2 - y1) < 4)
+            whole += not ignore
+    assert whole == 3  # the narrow one is ignored
