@@ -156,7 +156,7 @@ def scenes(length: int, source: tuple[int, int], seed: int, pitch: float) -> Dat
 @functools.lru_cache(maxsize=4)
 def camvid(folder: Path, split: str, size: tuple[int, int]) -> Data:
     """The objects of a split, read once."""
-    return Data(*objects.load(folder, split, size), objects.CLASSES)
+    return Data(*objects.load(folder, split, size))
 
 
 @functools.lru_cache(maxsize=4)

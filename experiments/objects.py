@@ -1,11 +1,11 @@
-"""Boxes of the objects in folders of the CamVid layout, which has label maps alone: `python experiments/objects.py
-FOLDER --split train --output train.json` writes them as COCO does.
+"""Objects of a folder: of COCO, or of the CamVid layout, which has label maps alone: `python experiments/objects.py
+FOLDER --split train --output train.json` writes their boxes as COCO does.
 
-The rules, written down before anything was trained: an object is a connected part (8 neighbours) of the pixels of a
-class, after gaps of up to two pixels are closed, so that a pole in front does not cut a car in two. Parts of fewer than
-30 pixels, or under 4 pixels in width or height, are ignored; so are parts too wide for one object, which are groups: a
-car wider than 3.5 times its height, a pedestrian or bicyclist wider than 1.5 times. What is ignored is a crowd in the
-sense of COCO: neither finding it nor missing it counts. In training it is background.
+The rules for label maps, written down before anything was trained: an object is a connected part (8 neighbours) of the
+pixels of a class, after gaps of up to two pixels are closed, so that a pole in front does not cut a car in two. Parts
+of fewer than 30 pixels, or under 4 pixels in width or height, are ignored; so are parts too wide for one object, which
+are groups: a car wider than 3.5 times its height, a pedestrian or bicyclist wider than 1.5 times. What is ignored is a
+crowd in the sense of COCO: neither finding it nor missing it counts. In training it is background.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import camvid
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
@@ -27,6 +28,7 @@ WIDEST = {"car": 3.5, "pedestrian": 1.5, "sign": float("inf"), "bicyclist": 1.5}
 """The classes, and the ratio of width and height from which on a part is a group."""
 CLASSES = tuple(WIDEST)
 LEAST_AREA, LEAST_SIDE = 30, 4  # pixels
+MOST = 20_000  # images of COCO
 _AROUND = np.ones((3, 3), bool)
 
 
@@ -59,14 +61,18 @@ def find(labels: np.ndarray) -> Found:
 
 
 class Split(NamedTuple):
-    """Images `[N, 3, H, W]`, uint8, and the objects of each."""
+    """Images `[N, 3, H, W]`, uint8, the objects of each, and the names of their classes."""
 
     images: Tensor
     objects: list[Found]
+    classes: Sequence[str] = CLASSES
 
 
 def load(folder: Path, split: str, size: tuple[int, int] | None = None) -> Split:
-    """A split; images averaged to `size` (height, width), a whole fraction of theirs, and boxes with them."""
+    """A split; images averaged to `size` (height, width) and boxes with them. Of label maps, `size` is a whole fraction
+    of theirs."""
+    if (folder / "annotations").is_dir():
+        return load_coco(folder, split, size or (240, 320))
     images, labels = camvid.load(folder, split)
     objects = [find(one) for one in labels.numpy()]
     factor = 1 if size is None else images.shape[2] // size[0]
@@ -76,6 +82,33 @@ def load(folder: Path, split: str, size: tuple[int, int] | None = None) -> Split
         images = torch.cat([F.avg_pool2d(x.float(), factor).round().to(torch.uint8) for x in images.split(32)])
         objects = [Found(boxes / factor, kinds, ignored) for boxes, kinds, ignored in objects]
     return Split(images, objects)
+
+
+def load_coco(folder: Path, split: str, size: tuple[int, int]) -> Split:
+    """A split of COCO's layout: `annotations/instances_NAME.json`, and images in `NAME/`. Its val2017 is the test split
+    here; every tenth image of train2017 is the val split. Not more than `MOST` images, for the memory's sake."""
+    name = "val2017" if split == "test" else "train2017"
+    content = json.loads((folder / "annotations" / f"instances_{name}.json").read_text())
+    numbers = {category["id"]: i for i, category in enumerate(content["categories"])}
+    annotations: dict[int, list[dict[str, Any]]] = {}
+    for one in content["annotations"]:
+        annotations.setdefault(one["image_id"], []).append(one)
+    entries = sorted(content["images"], key=lambda image: image["id"])
+    if split != "test":
+        entries = [image for i, image in enumerate(entries) if (i % 10 == 9) == (split == "val")]
+    images, found = [], []
+    for entry in entries[:MOST]:
+        with Image.open(folder / name / entry["file_name"]) as file:
+            image = file.convert("RGB")
+        scale = torch.tensor([size[1] / image.width, size[0] / image.height] * 2)
+        images.append(torch.from_numpy(np.array(image.resize((size[1], size[0]), Image.Resampling.BOX))))
+        here = annotations.get(entry["id"], [])
+        boxes = torch.tensor([one["bbox"] for one in here], dtype=torch.float32).view(-1, 4)
+        boxes = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1) * scale
+        kinds = torch.tensor([numbers[one["category_id"]] for one in here], dtype=torch.int64)
+        found.append(Found(boxes, kinds, torch.tensor([bool(one.get("iscrowd", 0)) for one in here], dtype=torch.bool)))
+    classes = [category["name"] for category in content["categories"]]
+    return Split(torch.stack(images).permute(0, 3, 1, 2).contiguous(), found, classes)
 
 
 def coco(objects: Sequence[Found], classes: Sequence[str], images: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -99,11 +132,13 @@ def main() -> None:
     parser.add_argument("--split", default="train")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    images, found = load(options.folder, options.split)
+    if (options.folder / "annotations").is_dir():
+        raise SystemExit(f"{options.folder} has COCO's boxes already")
+    images, found, classes = load(options.folder, options.split)
     size = {"height": images.shape[2], "width": images.shape[3]}
     paths = sorted((options.folder / "images" / options.split).glob("*.jpg"))
-    options.output.write_text(json.dumps(coco(found, CLASSES, [{"file_name": path.name, **size} for path in paths])))
-    for kind, name in enumerate(CLASSES):
+    options.output.write_text(json.dumps(coco(found, classes, [{"file_name": path.name, **size} for path in paths])))
+    for kind, name in enumerate(classes):
         several = torch.cat([one.ignored[one.labels == kind] for one in found])
         print(f"{name}: {(~several).sum()} objects, {several.sum()} ignored")
 

@@ -177,3 +177,46 @@ def test_boxes_of_tiles_are_those_of_the_image(tmp_path, modules):
             assert ignore == (2 * (x2 - x1) * (y2 - y1) < (c - a) * (d - b) or min(x2 - x1, y2 - y1) < 4)
             whole += not ignore
     assert whole == 3  # the narrow one is ignored
+
+
+def test_cityscapes_becomes_a_folder_of_the_camvid_layout(tmp_path, modules):
+    cityscapes, camvid = modules("cityscapes"), modules("camvid")
+    labels = np.full((64, 128), 7, np.uint8)  # road
+    labels[:32, :64], labels[:32, 64:], labels[48:] = 23, 25, 1  # sky, rider, the ego vehicle
+    for split, city in (("train", "aachen"), ("train", "ulm"), ("val", "lindau")):
+        for kind in ("leftImg8bit", "gtFine"):
+            (tmp_path / kind / split / city).mkdir(parents=True)
+        name = f"{city}_000000_000019"
+        image = np.full((64, 128, 3), 100, np.uint8)
+        Image.fromarray(image).save(tmp_path / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png")
+        Image.fromarray(labels).save(tmp_path / "gtFine" / split / city / f"{name}_gtFine_labelIds.png")
+    assert cityscapes.write(tmp_path, tmp_path / "out", (16, 32)) == {"train": 1, "val": 1, "test": 1}
+    found = camvid.load(tmp_path / "out", "test")
+    assert tuple(found.images.shape) == (1, 3, 16, 32)
+    road, sky, bicyclist = (camvid.CLASSES.index(name) for name in ("road", "sky", "bicyclist"))
+    assert found.labels[0, [0, 0, 10, 15], [0, 31, 5, 5]].tolist() == [sky, bicyclist, road, camvid.IGNORE]
+
+
+def test_objects_of_a_coco_folder(tmp_path, modules):
+    objects = modules("objects")
+    for name, count in (("train2017", 11), ("val2017", 1)):
+        (tmp_path / name).mkdir()
+        images = [{"id": 7 + i, "file_name": f"{i}.jpg", "width": 80, "height": 60} for i in range(count)]
+        for image in images:
+            Image.new("RGB", (80, 60), (10, 20, 30)).save(tmp_path / name / image["file_name"])
+        box = {"image_id": 7, "bbox": [8, 12, 16, 24], "category_id": 44}
+        content = {
+            "images": images,
+            "annotations": [box | {"iscrowd": 0}, box | {"bbox": [0, 0, 80, 60], "iscrowd": 1, "category_id": 1}],
+            "categories": [{"id": 1, "name": "person"}, {"id": 44, "name": "bottle"}],
+        }
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        (tmp_path / "annotations" / f"instances_{name}.json").write_text(json.dumps(content))
+    found = objects.load(tmp_path, "test", (30, 40))
+    assert tuple(found.images.shape) == (1, 3, 30, 40)
+    assert list(found.classes) == ["person", "bottle"]
+    (one,) = found.objects
+    assert one.boxes.tolist() == [[4, 6, 12, 18], [0, 0, 40, 30]]
+    assert one.labels.tolist() == [1, 0]
+    assert one.ignored.tolist() == [False, True]
+    assert [len(objects.load(tmp_path, split, (30, 40)).objects) for split in ("train", "val")] == [10, 1]
