@@ -154,7 +154,7 @@ def test_solar_cells_are_in_one_split_each(tmp_path, modules):
 
 def test_boxes_of_tiles_are_those_of_the_image(tmp_path, modules):
     trees = modules("trees")
-    boxes = [[3, 4, 9, 12], [12, 2, 24, 10], [30, 36, 40, 45], [15, 15, 18, 30]]
+    boxes = [[3, 4, 9, 12], [12, 2, 24, 10], [30, 36, 40, 45], [15, 15, 18, 30], [26, 2, 35, 10]]
     image = np.zeros((50, 44, 3), np.uint8)
     for number, (x1, y1, x2, y2) in enumerate(boxes, 1):
         image[y1:y2, x1:x2] = number
@@ -176,7 +176,7 @@ def test_boxes_of_tiles_are_those_of_the_image(tmp_path, modules):
             assert (tile[0] == number).sum() == (x2 - x1) * (y2 - y1)  # all of it that the tile has
             assert ignore == (2 * (x2 - x1) * (y2 - y1) < (c - a) * (d - b) or min(x2 - x1, y2 - y1) < 4)
             whole += not ignore
-    assert whole == 3  # the narrow one is ignored
+    assert whole == 4  # the narrow one is ignored
 
 
 def test_cityscapes_becomes_a_folder_of_the_camvid_layout(tmp_path, modules):
