@@ -126,7 +126,7 @@ def cells() -> list[dict[str, Any]]:
     """What a cell shows, from where it is, for each stride and axis."""
     setup = dataclasses.replace(DETECTORS["small"], warp="fixed")
     scenes = detector.scenes(setup.length, setup.source, 0, setup.pitch)
-    warp = detector.warp_of(setup, scenes.prior.double(), None)
+    warp = detector.warp_of(setup, scenes.prior(setup.amplitude).double(), None)
     assert warp is not None
     rows = []
     for stride in STRIDES:

@@ -11,6 +11,7 @@ import command
 import detection
 import downsizing
 import geometry
+import latency
 import registration
 import result_page
 import segmentation
@@ -36,14 +37,17 @@ Hyperparameters are chosen on the validation split, uniform's as the others'. Ev
 {summary}
 
 Each experiment is one command, which trains what is missing and writes its page. CamVid is not part of the project;
-any folder of its layout (`images/SPLIT/NAME.jpg`, `labels/SPLIT/NAME.png`, for train, val and test) will do. The
-solar cells and the aerial images are in packages from PyPI; `FOLDER` is `data` in them, and may be left out if they are
-installed. `deepforest` asks for much that is not needed for its images: `pip install --no-deps deepforest`.
+any folder of its layout (`images/SPLIT/NAME.jpg`, `labels/SPLIT/NAME.png`, for train, val and test) will do, and
+`python experiments/cityscapes.py CITYSCAPES FOLDER` writes one. Detection reads COCO's folders too. Give other data
+folders of their own with `--results` and `--pages`, so that the runs are not taken for those of CamVid. The solar cells
+and the aerial images are in packages from PyPI; `FOLDER` is `data` in them, and may be left out if they are installed.
+`deepforest` asks for much that is not needed for its images: `pip install --no-deps deepforest`.
 
 ```
 pip install -r experiments/requirements.txt
 {commands}
 python experiments/geometry.py
+python experiments/latency.py
 python experiments/report.py  # all pages again, from the kept runs
 ```
 
@@ -79,8 +83,9 @@ def main() -> None:
     for experiment in EXPERIMENTS:
         page = experiment.page(options.preset)
         found += result_page.write(page, {s.file: command.store(s.file).runs() for s in page.sections}, options.pages)
-    if geometry.RESULT.exists():
-        geometry.write(json.loads(geometry.RESULT.read_text()))
+    for measured in (geometry, latency):
+        if measured.RESULT.exists():
+            measured.write(json.loads(measured.RESULT.read_text()))
     commands = [f"python experiments/{Path(e.__file__).stem}.py --data FOLDER" for e in EXPERIMENTS]
     content = {"summary": summary(found), "commands": "\n".join(commands)}
     (options.pages / "index.md").write_text(INDEX.format(**content))

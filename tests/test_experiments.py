@@ -83,7 +83,7 @@ def test_boxes_come_back_from_the_cells_of_a_detector(modules, name):
     detector, presets = modules("detector"), modules("presets")
     setup = presets.detectors("smoke", name)[name]
     data = detector.scenes(setup.length, setup.source, 0, 0.0)
-    warp = detector.warp_of(setup, data.prior, None)
+    warp = detector.warp_of(setup, data.prior(setup.amplitude), None)
     there = detector.to_cells(data.boxes, setup, warp)
     for boxes, back in zip(data.boxes, detector.from_cells(there, setup, warp), strict=True):
         torch.testing.assert_close(back, boxes, rtol=0, atol=1e-3)
