@@ -19,7 +19,7 @@ from torch import Tensor
 from fastwarp.reference import grid as reference
 
 with interpreter():
-    from fastwarp.kernels.gpu import _grid_adjoint, grid
+    from fastwarp.kernels.gpu import _grid_cells, grid
 
 pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
 
@@ -214,9 +214,7 @@ def test_first_target_of_every_cell():
     for keys in ([3, 3, 4, 9, 100, 101, 500, 500], [600] * 8, [0] * 8, [599, *[600] * 7], []):
         sorted_keys = on_device(torch.tensor(keys, dtype=torch.int32))
         starts = torch.full((601,), -1, dtype=torch.int32, device=DEVICE)
-        _grid_adjoint._grid_starts_kernel[(len(keys) // 4 + 1,)](
-            *(starts, sorted_keys, len(keys), 600), FEW=2, BLOCK_P=4
-        )
+        _grid_cells._grid_starts_kernel[(len(keys) // 4 + 1,)](*(starts, sorted_keys, len(keys), 600), FEW=2, BLOCK_P=4)
         every = torch.arange(601, dtype=torch.int32, device=DEVICE)
         assert_bitwise([starts], [torch.searchsorted(sorted_keys, every, out_int32=True)])
 

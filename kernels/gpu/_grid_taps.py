@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from fastwarp.kernels.gpu._taps import taps, two_taps, within
 
@@ -16,6 +17,11 @@ from fastwarp.kernels.gpu._taps import taps, two_taps, within
 def first_targets(sizes: Sequence[int]) -> list[int]:
     """Where the targets of each level begin in the windows, and their total."""
     return [0, *itertools.accumulate(h * w for h, w in zip(sizes[::2], sizes[1::2], strict=True))]
+
+
+def repeated(tensors: Sequence[Tensor], batch: int) -> list[Tensor]:
+    """The tensors for a batch, which those with one image share."""
+    return [t if t.shape[0] == batch else t.expand(batch, -1, -1, -1) for t in tensors]
 
 
 @triton.jit

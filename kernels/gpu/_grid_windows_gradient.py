@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._grid_taps import first_targets, load_centres, target_taps
+from fastwarp.kernels.gpu._grid_taps import first_targets, load_centres, repeated, target_taps
 from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of, next_power_of_2
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
@@ -214,9 +214,7 @@ def windows_gradient(grads: list[Tensor], images: list[Tensor], windows: Tensor,
     windows = windows.contiguous()
     source_valid = None if source_valid is None else source_valid.contiguous()
     batch = common_batch(images[0], grads[0], windows)
-    images, grads = (
-        [t if len(t) == batch else t.expand(batch, -1, -1, -1) for t in tensors] for tensors in (images, grads)
-    )
+    images, grads = repeated(images, batch), repeated(grads, batch)
     dtype, geo = images[0].dtype, geometry(windows, images[0].dtype)
     kept = _launches(layouts(images, grads))
     # Levels without pixels or channels are in no launch: their gradient is 0.

@@ -1,6 +1,7 @@
 """What every launcher shares: the interpreter, the device, integers that do not recompile, the lookup of a segment."""
 
 import contextlib
+import functools
 import os
 from typing import Any
 
@@ -28,6 +29,13 @@ def next_power_of_2(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
+@functools.lru_cache(1024)
+def blocks_of(sizes: tuple[int, ...], block: int) -> int:
+    """Programs that segments of these sizes take, see `find_segment`."""
+    return sum(cdiv(size, block) for size in sizes)
+
+
+@functools.lru_cache(1024)
 def pack(*values: int) -> tuple[int, ...]:
     """Integers for a kernel's tuple argument; `unpack` reads them.
 

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastwarp.kernels.gpu._grid_adjoint import resample_adjoint
-from fastwarp.kernels.gpu._grid_taps import first_targets, target_taps
+from fastwarp.kernels.gpu._grid_taps import first_targets, repeated, target_taps
 from fastwarp.kernels.gpu._grid_widen import widen, widen_backward
 from fastwarp.kernels.gpu._grid_windows_gradient import windows_gradient
 from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of
@@ -106,7 +106,7 @@ def resample(images: list[Tensor], windows: Tensor, sizes: list[int], source_val
     """
     batch = common_batch(images[0], windows)
     outs = empty_levels(images, batch, sizes)
-    images = [image.expand(batch, -1, -1, -1) for image in images]
+    images = repeated(images, batch)
     windows = windows.contiguous()
     source_valid = None if source_valid is None else source_valid.contiguous()
     *begins, total = first_targets(sizes)
