@@ -21,7 +21,18 @@ with interpreter():
     import triton.language as tl
 
     from fastwarp.kernels import gpu
-    from fastwarp.kernels.gpu import _downsize_conv, _grid_windows_gradient, _launch, _taps, _windows_gradient
+    from fastwarp.kernels.gpu import (
+        _downsize_conv,
+        _grid_windows_gradient,
+        _launch,
+        _mesh_positions,
+        _taps,
+        _windows_gradient,
+        downsize,
+        grid,
+        label,
+        mesh,
+    )
 
 FILES = [file for file in Path(gpu.__file__).parent.glob("*.py") if file.stem != "__init__"]
 
@@ -65,6 +76,33 @@ def test_gradients_of_windows_are_not_planned_anew(monkeypatch):
             module.windows_gradient([grads[0] + 1], images, windows, *others)
             with pytest.raises(pytest.fail.Exception):
                 module.windows_gradient(grads, [torch.ones(1, 2, 6, 5).mT], windows, *others)
+
+
+def test_other_launches_are_not_planned_anew(monkeypatch):
+    images, windows, sizes = [torch.ones(1, 2, 5, 6)], torch.ones(1, 2, 12), [3, 4]
+    taps, bilinear = torch.zeros(2, 3, 3), torch.zeros(3, 1, dtype=torch.int32)
+    layer = [torch.ones(2, 2, 3, 3)], [torch.ones(2)]
+    calls = [
+        (_taps, "plan_launches", lambda: label.nearest(images, windows, False, sizes, None, 0)),
+        (_taps, "plan_launches", lambda: grid.resample_adjoint(images, windows[:, :, :6].repeat(1, 1, 5), sizes, None)),
+        (
+            *(_mesh_positions, "cdiv"),
+            lambda: mesh.positions(torch.rand(1, 3, 3, 2), [3, 4], [5, 6], True, False, False, None, None),
+        ),
+        (
+            *(_downsize_conv, "cdiv"),
+            lambda: downsize.downsize(
+                *(images[0], *(2 * part for part in layer), torch.ones(1, 2), taps[:1], bilinear, bilinear),
+                *(bilinear[:, 0], bilinear[:, 0], [0.5, 0.5], [1.0, 1.0], "sigmoid"),
+            ),
+        ),
+    ]
+    with interpreter():
+        for module, name, call in calls:
+            call()
+            monkeypatch.setattr(module, name, lambda *args, **kwargs: pytest.fail("plans again"))
+            call()
+            monkeypatch.undo()
 
 
 def test_widths_of_gaussians_are_float64():

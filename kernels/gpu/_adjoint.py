@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of, find_segment, pack, select, unpack
+from fastwarp.kernels.gpu._launch import INTERPRETED, blocks_of, device_of, find_segment, pack, select, unpack
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
     accumulator,
@@ -269,12 +269,12 @@ def resample_adjoint(
     runs = windows.new_empty(batch, 2, sum(source_sizes), dtype=torch.int32)
     kind = torch.float64 if geo == tl.float64 else torch.float32
     readers = windows.new_empty(batch, 3 if antialias else 1, sum(sizes), dtype=kind)
-    larger = [max(pair) for pair in zip(sizes, source_sizes, strict=True)]
+    larger = tuple(map(max, sizes, source_sizes))
     begins = [[sum(s[: 2 * i]) for i in range(len(grads))] for s in (sizes, source_sizes)]
     with device_of(windows):
         # 4096 comparisons on 256 threads: the scan of all targets takes few steps. Twice as many spill.
         rows, columns = (128, 128) if INTERPRETED else (32, 128)
-        _runs_kernel[(sum(cdiv(n, rows) for n in larger), batch)](
+        _runs_kernel[(blocks_of(larger, rows), batch)](
             *(runs, readers, windows, source_valid, pack(*larger), pack(*sizes), pack(*source_sizes)),
             *(sum(sizes), sum(source_sizes), batch_stride(windows), batch_stride(source_valid)),
             ANTIALIAS=antialias,

@@ -55,7 +55,7 @@ def logits_at(
     if F > 0:
         n, column = tl.arange(0, BLOCK_F), k0 + tl.arange(0, 16 if BLOCK_T < 16 else BLOCK_T)
         mask = (n < F)[:, None] & (column < K)[None, :]
-        texture = tl.load(texture_ptr + column[None, :] * F + n[:, None], mask=mask, other=0)
+        texture = tl.load(texture_ptr + column[None, :] * F + n[:, None], mask=mask, other=0).to(DOT)
         # Infinite features times the padding are NaN.
         z = tl.where(known, z + _narrow(tl.dot(f, texture, input_precision=PRECISION, out_dtype=ACC), BLOCK_T), 0.0)
     return z, known

@@ -10,6 +10,7 @@ products, which no tensor core has, float64 ones the tensor cores of data centre
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -37,6 +38,7 @@ def factor(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if INTERPRETED and dtype == torch.bfloat16 else dtype
 
 
+@functools.lru_cache
 def products(dtype: torch.dtype, gradients: bool = False) -> dict:
     """Constants of a kernel that say how factors are multiplied and summed."""
     exact = accumulator(dtype)
@@ -79,35 +81,40 @@ class Source:
             mean, scale = [0.0] * len(mean), [1.0] * len(mean)
         if not any(mean) and all(factor == 1 for factor in scale):
             return cls(image)
-        return cls(image, parts(mean, image.dtype), parts(scale, image.dtype))
+        return cls(image, parts(tuple(mean), image.dtype), parts(tuple(scale), image.dtype))
 
     def arguments(self) -> tuple:
         """For `unpacked` parameters: pointer, mean, scale, height, width and strides."""
         return (self.values, self.mean, self.scale, *self.values.shape[2:], *self.values.stride())
 
     def constants(self) -> dict:
-        """UNIT: the channels are innermost. ALIGNED: vectors along them are."""
-        unit = self.values.stride(1) == 1
-        strides = (self.values.shape[1], *(self.values.stride(i) for i in (0, 2, 3)))
-        extent = sum((n - 1) * s for n, s in zip(self.values.shape[1:], self.values.stride()[1:], strict=True))
-        return {
-            "C": self.values.shape[1],
-            "UNIT": unit,
-            "ALIGNED": unit and all(s % 16 == 0 for s in strides),
-            "OFFSET": tl.int64 if extent >= 2**31 else tl.int32,
-        }
+        return _constants(self.values.shape, self.values.stride())
 
 
-def parts(values: Sequence[float], dtype: torch.dtype) -> tuple[float, ...]:
+@functools.lru_cache(256)
+def _constants(shape: tuple[int, ...], strides: tuple[int, ...]) -> dict:
+    """UNIT: the channels are innermost. ALIGNED: vectors along them are."""
+    unit = strides[1] == 1
+    extent = sum((n - 1) * s for n, s in zip(shape[1:], strides[1:], strict=True))
+    return {
+        "C": shape[1],
+        "UNIT": unit,
+        "ALIGNED": unit and all(s % 16 == 0 for s in (shape[1], strides[0], *strides[2:])),
+        "OFFSET": tl.int64 if extent >= 2**31 else tl.int32,
+    }
+
+
+@functools.lru_cache(256)
+def parts(values: tuple[float, ...], dtype: torch.dtype) -> tuple[float, ...]:
     """Constants of channels for `of_channel`; a single one where all are alike.
 
     A float argument of a kernel is a float32: a float64 is the sum of three.
     """
-    values = list(map(float, values[:1] if len(set(values)) == 1 else values))
+    those = tuple(map(float, values[:1] if len(set(values)) == 1 else values))
     if dtype != torch.float64:
-        return tuple(values)
+        return those
     split = []
-    for value in values:
+    for value in those:
         for _ in range(3):
             split.append(torch.tensor(value, dtype=torch.float32, device="cpu").item())
             value -= split[-1]
@@ -404,23 +411,28 @@ def layer(
     out = torch.empty((batch, h, w, features), dtype=kind, device=weight.device)
     if out.numel() == 0:
         return out
-    block_f = min(padded(features), 64)
-    pixels = 256 if INTERPRETED else 2 * block_pixels(kind, block_f)
-    block_x = min(padded(w, 1), pixels if INTERPRETED else 16)
-    block_y = pixels // block_x
-    blocks = cdiv(h, block_y) * cdiv(w, block_x)
-    _layer_kernel[(batch * blocks, cdiv(features, block_f))](
+    grid, block = _tiles(batch, h, w, features, kind)
+    _layer_kernel[grid](
         *(out, weight, bias, gate, *source.arguments()),
         F=features,
         **source.constants(),
         **products(dtype, gradients),
-        BLOCK_Y=block_y,
-        BLOCK_X=block_x,
-        BLOCK_F=block_f,
+        **block,
         BLOCK_K=block_depth(source),
         TURNED=gradients,
     )
     return out
+
+
+@functools.lru_cache(256)
+def _tiles(batch: int, h: int, w: int, features: int, dtype: torch.dtype) -> tuple[tuple[int, int], dict]:
+    """The programs of a dense layer, and the sizes of their tiles."""
+    block_f = min(padded(features), 64)
+    pixels = 256 if INTERPRETED else 2 * block_pixels(dtype, block_f)
+    block_x = min(padded(w, 1), pixels if INTERPRETED else 16)
+    block_y = pixels // block_x
+    grid = batch * cdiv(h, block_y) * cdiv(w, block_x), cdiv(features, block_f)
+    return grid, {"BLOCK_Y": block_y, "BLOCK_X": block_x, "BLOCK_F": block_f}
 
 
 def block_pixels(dtype: torch.dtype, features: int) -> int:

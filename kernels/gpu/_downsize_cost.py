@@ -6,6 +6,7 @@ A kernel takes the longer of what its products and its bytes take.
 """
 
 import dataclasses
+import functools
 
 import torch
 
@@ -64,6 +65,7 @@ class Sizes:
         return self._seconds(self.targets * operations, min(25 * self.targets, self.pixels) * self.channels)
 
 
+@functools.lru_cache(256)
 def selects(sizes: Sizes) -> bool:
     """Whether the layer before the last is evaluated per target."""
     return max(sizes.channels, sizes.inner, sizes.features) <= WIDEST and sizes.selected() < sizes.dense()

@@ -151,7 +151,7 @@ def _downsize_gradient_kernel(
                 column = k0 + tl.arange(0, COLUMNS)
                 at = column[:, None] * F + n[None, :]
                 mask = (column < K)[:, None] & (n < F)[None, :]
-                texture = tl.load(texture_ptr + at, mask=mask, other=0).to(ACC)
+                texture = tl.load(texture_ptr + at, mask=mask, other=0).to(DOT).to(ACC)
                 by_features = product(by_z, texture, by_features, PRECISION, ACC)
                 if texture_grad_ptr is not None:
                     share = product(tl.trans(by_z), value, None, PRECISION, ACC)
@@ -193,7 +193,7 @@ def differentiate(
     """Gradients at the targets; arguments as for `evaluate`."""
     taps, h, w = logits.shape
     batch, channels = image.shape[:2]
-    block = tile(image.dtype, last, taps, gradients=True)
+    block = tile(image.dtype, max(last.features, last.inner), taps, gradients=True)
     programs = batch * cdiv(h * w, block["BLOCK_P"])
 
     def empty(wanted: bool, *shape: int) -> Tensor | None:

@@ -116,7 +116,7 @@ def image_gradient(
     values = 4096 if INTERPRETED else 512
     block_p = values // block_c
     _image_gradient_kernel[(batch * cdiv(height * width, block_p), cdiv(channels, block_c))](
-        *(out, grad, coefficients, way, parts(scale, image.dtype)),
+        *(out, grad, coefficients, way, parts(tuple(scale), image.dtype)),
         *_readers(tables[0], height),
         *_readers(tables[1], width),
         *(channels, height, width, *grad.shape[2:], *grad.stride()),

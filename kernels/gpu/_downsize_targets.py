@@ -5,6 +5,7 @@ that the last one reads. Neither features nor coefficients are stored, but where
 """
 
 import dataclasses
+import functools
 
 import torch
 import triton
@@ -239,12 +240,16 @@ class Last:
         }
 
 
-def tile(dtype: torch.dtype, last: Last, taps: int, gradients: bool = False) -> dict:
-    """Targets and taps of a program, and its warps. Taps that do not fit in registers together come in chunks."""
+@functools.lru_cache(256)
+def tile(dtype: torch.dtype, widest: int, taps: int, gradients: bool = False) -> dict:
+    """Targets and taps of a program, and its warps. Taps that do not fit in registers together come in chunks.
+
+    `widest`: features of the wider of the layers that are evaluated at the targets.
+    """
     double = dtype == torch.float64
     most = (16 if double or taps > 128 else 32) if gradients else 32 if double else 64 if taps > 128 else 128
     block_t = min(next_power_of_2(taps), most)
-    features = max(padded(last.features), padded(last.inner))
+    features = padded(widest)
     block_p = 256 if INTERPRETED else block_pixels(dtype, max(features, 2 * block_t))
     many = 64 if dtype == torch.float32 else 128  # products of float32 take registers of their own
     return {"BLOCK_T": block_t, "BLOCK_P": block_p, "num_warps": 8 if max(features, block_t) >= many else 4}
@@ -263,7 +268,7 @@ def evaluate(
     Args:
         image: `[B, C, H, W]`.
         last: the layers that are evaluated here.
-        texture: `[K, F]`, in the type of the factors.
+        texture: `[K, F]`.
         logits: `[K, h, w]`.
         tables: rows, columns, their anchors.
         normalise: as for `downsize`.
@@ -274,7 +279,7 @@ def evaluate(
     out = torch.empty((batch, channels, h, w), dtype=image.dtype, device=image.device, memory_format=form)
     if out.numel() == 0:
         return out
-    block = tile(image.dtype, last, len(logits))
+    block = tile(image.dtype, max(last.features, last.inner), len(logits))
     _downsize_kernel[(batch * cdiv(h * w, block["BLOCK_P"]),)](
         *(out, image, *last.factors(), texture, logits, *tables, h, w, len(logits)),
         *(*image.stride(), *((1, channels) if form == torch.channels_last else (h * w, 1))),

@@ -10,6 +10,7 @@ Whose a target is follows from float64 that nothing fuses (`UNFUSED`), so that i
 meshes are solved in float32, relative to a tile's corner, and again in float64 where that misses the target.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -54,7 +55,14 @@ _FEW: tl.constexpr = tl.constexpr(16)  # targets for each tile, up to which tile
 _SCAN: tl.constexpr = tl.constexpr(1024)  # coordinates that a program looks at together for a NaN
 
 
-def _blocks(sizes: list[int], columns: int) -> int:
+@functools.lru_cache(256)
+def _targets(*sizes: int) -> list[int]:
+    """How many there are in each level."""
+    return [height * width for height, width in zip(sizes[::2], sizes[1::2], strict=True)]
+
+
+@functools.lru_cache(256)
+def _blocks(columns: int, *sizes: int) -> int:
     """Blocks of targets in all levels."""
     sides = zip(sizes[::2], sizes[1::2], strict=True)
     return sum(cdiv(height, _ROWS) * cdiv(width, columns) for height, width in sides)
@@ -442,7 +450,7 @@ def outlines(mesh: Tensor, sizes: list[int], valid: Tensor | None, owned: bool) 
     """Edges `[1 or B, levels, h * w, 4]` and boxes `[1 or B, levels, 4 * h * w + 2 * h]` of `_outline_kernel`, and its
     owners `[1 or B, P]`: None unless `owned`, or if no level has few targets."""
     batch, (h, w), levels = common_batch(mesh, valid), mesh.shape[1:3], len(sizes) // 2
-    counts = [height * width for height, width in zip(sizes[::2], sizes[1::2], strict=True)]
+    counts = _targets(*sizes)
     owners = None
     if owned and min(counts) <= (h - 1) * (w - 1) * _FEW.value:
         owners = mesh.new_full((batch, sum(counts)), _NONE.value, dtype=torch.int32)
@@ -469,13 +477,13 @@ def launch(
 ) -> tuple[Tensor, Tensor]:
     """`positions` of contiguous arguments."""
     batch, (h, w) = common_batch(mesh, valid, source_valid), mesh.shape[1:3]
-    total = sum(height * width for height, width in zip(sizes[::2], sizes[1::2], strict=True))
+    total = sum(_targets(*sizes))
     windows, tiles = mesh.new_empty(batch, 2, total), mesh.new_empty(batch, total, dtype=torch.int32)
     extents, packed = (valid, source_valid), (pack(*sizes), pack(*source_sizes))
     strides = (batch_stride(valid), batch_stride(source_valid))
     options: dict[str, Any] = {"HOMOGRAPHY": homography, "ROWS": _ROWS, **UNFUSED}
     if not inverse:
-        _zoom_kernel[(_blocks(sizes, _COLUMNS), batch)](
+        _zoom_kernel[(_blocks(_COLUMNS, *sizes), batch)](
             *(windows, tiles, mesh, *extents, *packed, batch_stride(mesh), *strides, h, w, total),
             COLUMNS=_COLUMNS,
             **options,
@@ -484,7 +492,7 @@ def launch(
     outline = outlines(mesh, sizes, valid, True)
     exact = homography or mesh.dtype == torch.float64
     columns = _COLUMNS // 2 if exact else _COLUMNS
-    _unzoom_kernel[(_blocks(sizes, columns), batch)](
+    _unzoom_kernel[(_blocks(columns, *sizes), batch)](
         *(windows, tiles, mesh, *outline, *extents, *packed),
         *(*map(batch_stride, (mesh, *outline)), *strides, h, w, total),
         BORDER=border,

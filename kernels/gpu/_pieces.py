@@ -17,7 +17,7 @@ BLOCKS = {"ROWS": 256 if INTERPRETED else 64, "COLUMNS": 64 if INTERPRETED else 
 
 def batch_stride(tensor: Tensor | None) -> int:
     """Elements from one image to the next in a contiguous tensor, 0 where one serves all."""
-    return 0 if tensor is None or len(tensor) <= 1 else tensor[0].numel()
+    return 0 if tensor is None or tensor.shape[0] <= 1 else tensor.stride(0)
 
 
 @triton.jit

@@ -244,8 +244,12 @@ def gradient_launch(
 
 def wide(*tensors: Tensor) -> tl.dtype:
     """Type of an offset inside one image and channel."""
-    extents = (sum((n - 1) * s for n, s in zip(t.shape[2:], t.stride()[2:], strict=True)) for t in tensors)
-    return tl.int64 if max(extents, default=0) >= 2**31 else tl.int32
+    return tl.int64 if any(_is_wide(t.shape, t.stride()) for t in tensors) else tl.int32
+
+
+@functools.lru_cache(256)
+def _is_wide(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    return sum((n - 1) * s for n, s in zip(shape[2:], strides[2:], strict=True)) >= 2**31
 
 
 def aligned(*tensors: Tensor) -> bool:

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._launch import cdiv, device_of, find_segment, pack, select
+from fastwarp.kernels.gpu._launch import blocks_of, device_of, find_segment, pack, select
 from fastwarp.kernels.gpu._pieces import BLOCKS, batch_stride, locate, nan_of, store_shares, sum_shares, value
 from fastwarp.kernels.layout import common_batch
 
@@ -191,7 +191,7 @@ def _launch(
 ) -> None:
     broadcast = [*knots, valid, source_valid]
     broadcast = [None if t is None else t.contiguous() for t in broadcast]
-    grid = (sum(cdiv(size, BLOCKS["ROWS"]) for size in sizes), batch)
+    grid = (blocks_of(tuple(sizes), BLOCKS["ROWS"]), batch)
     kernel[grid](
         *(*tensors, *broadcast, pack(*sizes), pack(*source_sizes)),
         *(*(batch_stride(t) for t in broadcast), knots[0].shape[1], knots[1].shape[1], sum(sizes)),

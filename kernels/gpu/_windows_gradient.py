@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of, find_segment, pack, select
+from fastwarp.kernels.gpu._launch import INTERPRETED, blocks_of, cdiv, device_of, find_segment, pack, select
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
     accumulator,
@@ -250,7 +250,7 @@ def windows_gradient(
                 num_warps=8,
             )
         rows, columns = (64, 256) if INTERPRETED else (32, 32)
-        blocks = sum(cdiv(side, columns) for grad in grads for side in grad.shape[2:])
+        blocks = blocks_of(tuple(side for grad in grads for side in grad.shape[2:]), columns)
         _sum_blocks_kernel[(blocks, len(windows))](
             *(result, sums, *kept.segments, total),
             ACC=acc,

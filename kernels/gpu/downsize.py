@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastwarp.kernels.gpu import _downsize_cost
-from fastwarp.kernels.gpu._downsize_conv import Source, factor, layer
+from fastwarp.kernels.gpu._downsize_conv import Source, layer
 from fastwarp.kernels.gpu._downsize_gradient import differentiate
 from fastwarp.kernels.gpu._downsize_image import image_gradient
 from fastwarp.kernels.gpu._downsize_layers import spread, weights_gradient
@@ -65,8 +65,7 @@ def downsize(
         for weight, bias in dense:
             source = Source.map(layer(source, weight, bias, image.dtype))
         last = Last(source if layers else None, layers[len(dense) :])
-        texture = texture.to(factor(image.dtype)).contiguous()
-        return evaluate(image, last, texture, logits.contiguous(), tables, normalise)
+        return evaluate(image, last, texture.contiguous(), logits.contiguous(), tables, normalise)
 
 
 def downsize_backward(
@@ -123,7 +122,7 @@ def downsize_backward(
             grad,
             image,
             Last(sources[-1] if layers else None, layers[-1:]),
-            texture.to(factor(image.dtype)).contiguous(),
+            texture.contiguous(),
             logits.contiguous(),
             tables,
             normalise,

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._grid_taps import first_targets
+from fastwarp.kernels.gpu._grid_taps import first_targets, repeated
 from fastwarp.kernels.gpu._label_places import cell, load_targets
 from fastwarp.kernels.gpu._label_places import nearest as nearest_pixel
 from fastwarp.kernels.gpu._launch import device_of
@@ -19,11 +19,11 @@ from fastwarp.kernels.gpu._taps import (
     dense_tile,
     empty_levels,
     field,
-    plan_launches,
+    hint,
+    launches,
     pointer,
     small_field,
     source_extent,
-    wide,
     work_of_program,
 )
 from fastwarp.kernels.layout import as_integers, bits, common_batch
@@ -82,15 +82,18 @@ def _label_kernel(
     SEPARABLE: tl.constexpr,
     MAJORITY: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
+    ALIGNED: tl.constexpr,
     OFFSET: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
     """Program (block of targets of a level, group of channels, image)."""
-    position, block, b, begin, end = work_of_program(levels, group, False)
+    position, block, b, begin, end = work_of_program(levels, group, ALIGNED)
     image_ptr, out_ptr = pointer(images, position), pointer(outs, position)
     channels = small_field(levels, position, 3)
-    stride_c, stride_h, stride_w = field(levels, position, 5), field(levels, position, 6), field(levels, position, 7)
+    stride_c = field(levels, position, 5)
+    stride_h = hint(field(levels, position, 6).to(OFFSET), ALIGNED)
+    stride_w = hint(field(levels, position, 7).to(OFFSET), ALIGNED)
     size_y, size_x = small_field(levels, position, 10), small_field(levels, position, 11)
     pixels = size_y * size_x
     p = block * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -104,9 +107,8 @@ def _label_kernel(
     is_lost = (cy != cy) | (cx != cx) | (sy != sy) | (sx != sx)
     y, x = nearest_pixel(cy, extent_y), nearest_pixel(cx, extent_x)
 
-    stride_h, stride_w = stride_h.to(OFFSET), stride_w.to(OFFSET)
-    image_ptr += b * field(levels, position, 4)
-    out_ptr += b * channels * pixels
+    image_ptr += b * hint(field(levels, position, 4), ALIGNED)
+    out_ptr += b * hint(channels, ALIGNED) * pixels
     here = along_pixels(reads & ~is_lost, CHANNELS_LAST)
     for c0 in range(begin, end, BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)
@@ -122,7 +124,7 @@ def _label_kernel(
             value = _winner(first, stride_h, stride_w, rows, columns, exists & here, value)
         otherwise = tl.where(reads & is_lost, lost, fill).to(value.dtype)
         value = tl.where(here, value, along_pixels(otherwise, CHANNELS_LAST))
-        target = dense_tile(out_ptr, c, p, channels, pixels, CHANNELS_LAST, False, OFFSET)
+        target = dense_tile(out_ptr, c, p, channels, pixels, CHANNELS_LAST, ALIGNED, OFFSET)
         tl.store(target, value, mask=exists & along_pixels(p < pixels, CHANNELS_LAST))
 
 
@@ -151,23 +153,21 @@ def _launch(
 ) -> list[Tensor]:
     batch, dtype = common_batch(images[0], windows), images[0].dtype
     outs = empty_levels(images, batch, sizes)
-    images = [image.expand(batch, -1, -1, -1) for image in images]
+    images = repeated(images, batch)
     windows = windows.contiguous()
     source_valid = None if source_valid is None else source_valid.contiguous()
     begins = [sum(sizes[: 2 * i]) for i in range(len(images))] if separable else first_targets(sizes)[:-1]
     numbers = bits(fill, dtype), bits(float("nan") if dtype.is_floating_point else fill, dtype)
     with device_of(windows):
-        for plan in plan_launches(outs):
+        for plan, table, constants in launches(images, outs, begins, begins):
             ins, results = plan.of(images), plan.of(outs)
             integers = [tuple(t.view(as_integers(dtype)) for t in tensors) for tensors in (results, ins)]
             _label_kernel[plan.grid](
-                *(*integers, windows, source_valid, plan.table(images, outs, begins, begins), windows.shape[2]),
+                *(*integers, windows, source_valid, table, windows.shape[2]),
                 *(batch_stride(windows), batch_stride(source_valid), plan.group, *numbers),
                 SEPARABLE=separable,
                 MAJORITY=majority,
-                CHANNELS_LAST=plan.channels_last,
-                OFFSET=wide(*ins, *results),
-                **plan.block,
+                **constants,
                 num_warps=8 if majority else 4,  # counting keeps many values at once: four warps spill
             )
     return outs
