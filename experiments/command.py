@@ -16,7 +16,8 @@ import result_page
 import runs
 import segmenter
 import torch
-from presets import PRESETS
+from presets import PRESETS, detectors, resizers
+from resizing import Resizer
 from result_page import Page
 
 KINDS = {"camvid.jsonl": segmenter.Setup, "objects.jsonl": detector.Setup, "scenes.jsonl": detector.Setup}
@@ -64,7 +65,8 @@ def main(page: Callable[[str], Page], argv: Sequence[str] | None = None) -> None
 def trainer(file: str, options: argparse.Namespace) -> Callable[[Any, int], dict[str, Any]] | None:
     """What trains a set-up with a seed, and measures it on the test split."""
     if file == "scenes.jsonl":
-        return functools.partial(detector.train, checkpoints=options.checkpoints)
+        donor = None if options.data is None else functools.partial(segmentation_donor, options)
+        return functools.partial(detector.train, checkpoints=options.checkpoints, donor=donor)
     folder = options.data or installed(PACKAGES.get(file))
     if folder is None:
         return None
@@ -72,7 +74,24 @@ def trainer(file: str, options: argparse.Namespace) -> Callable[[Any, int], dict
         return functools.partial(classifier.train, folder=folder, checkpoints=options.checkpoints)
     if file in ("objects.jsonl", "trees.jsonl"):
         return functools.partial(detector.train, folder=folder, checkpoints=options.checkpoints)
-    return functools.partial(segmenter.train, experiment(options.data, options.device, options.checkpoints))
+    own = experiment(options.data, options.device, options.checkpoints)
+    return functools.partial(segmenter.train, own, donor=functools.partial(detection_donor, options))
+
+
+def segmentation_donor(options: argparse.Namespace, seed: int) -> Resizer:
+    """The DownsizeNet of a segmenter."""
+    own = experiment(options.data, options.device, options.checkpoints)
+    resizer = segmenter.fit(own, resizers(options.preset, "DownsizeNet")["DownsizeNet"], seed).resizer
+    assert resizer is not None
+    return resizer
+
+
+def detection_donor(options: argparse.Namespace, seed: int) -> Resizer:
+    """The DownsizeNet of a detector."""
+    setup = detectors(options.preset, "DownsizeNet")["DownsizeNet"]
+    resizer = detector.fit(setup, seed, checkpoints=options.checkpoints).resizer
+    assert resizer is not None
+    return resizer
 
 
 def installed(package: str | None) -> Path | None:

@@ -8,7 +8,7 @@ import functools
 import io
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class Setup:
         data: "scenes", generated ones; "camvid", the objects of a folder of that layout, see `objects`;
             "aerial", tiles of images of trees, see `trees`.
         resize: "warp", or how images become small without one, a method of `resizing.Resizer`.
+        learned: where DownsizeNet learns, "here", or "segmentation": in a segmenter of CamVid, and here no more.
     """
 
     size: tuple[int, int]
@@ -84,6 +85,7 @@ class Setup:
     unzoom: bool = True
     data: str = "scenes"
     resize: str = "warp"
+    learned: str = "here"
 
 
 Warp = SeparableWarp | MeshWarp
@@ -273,20 +275,25 @@ def decode(maps: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
     return list(zip(boxes, scores, labels, strict=True))
 
 
-def train(
-    setup: Setup, seed: int, folder: Path | None = None, checkpoints: Path | None = None, split: str = "test"
-) -> dict[str, Any]:
-    """Trains a detector, and measures it on other images: average precisions in percent.
-
-    `halved` ones are of test images that are enlarged from half their size, `swapped` ones with the other registration
-    after training, `plugged` and `plugged, own grid` ones with a fixed zoom around a network that was trained without,
-    registered or not. `split`: "val" to choose hyperparameters, "test"
-    for results.
-    """
+def fit(
+    setup: Setup,
+    seed: int,
+    folder: Path | None = None,
+    checkpoints: Path | None = None,
+    donor: Callable[[int], Resizer] | None = None,
+) -> Model:
+    """Trains a detector. `donor` trains the DownsizeNet of another task with a seed, for set-ups that take it."""
+    other = None
+    if setup.learned != "here":
+        if donor is None:
+            raise SystemExit("a DownsizeNet of segmentation needs the images of --data")
+        other = donor(seed)
     torch.manual_seed(seed)
     data = data_of(setup, "train", folder)
     prior = data.prior(setup.amplitude)
     model = Model(setup, len(data.classes))
+    if other is not None and model.resizer is not None:
+        model.resizer.take(other)
     optimizer = torch.optim.AdamW(model.parameters(), setup.rate, weight_decay=0.01)
     checkpoint = Checkpoint(checkpoints, f"{setup} {seed}", [model, optimizer])
     generator, width = torch.Generator(), setup.source[1]
@@ -314,11 +321,30 @@ def train(
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         checkpoint.save(step + 1)
+    checkpoint.remove()
+    return model
+
+
+def train(
+    setup: Setup,
+    seed: int,
+    folder: Path | None = None,
+    checkpoints: Path | None = None,
+    donor: Callable[[int], Resizer] | None = None,
+    split: str = "test",
+) -> dict[str, Any]:
+    """Trains a detector, and measures it on other images: average precisions in percent.
+
+    `halved` ones are of test images that are enlarged from half their size, `swapped` ones with the other registration
+    after training, `plugged` and `plugged, own grid` ones with a fixed zoom around a network that was trained without,
+    registered or not. `split`: "val" to choose hyperparameters, "test" for results.
+    """
+    model = fit(setup, seed, folder, checkpoints, donor)
+    prior = data_of(setup, "train", folder).prior(setup.amplitude)
     tests = data_of(setup, split, folder)
     metrics: dict[str, Any] = measure(model, tests, prior, setup)
     metrics["halved"] = measure(model, tests.halved(), prior, setup)
     if not setup.unzoom or model.resizer is not None:
-        checkpoint.remove()
         return metrics
     other = dataclasses.replace(setup, registered=not setup.registered)
     if setup.warp == "uniform":
@@ -326,7 +352,6 @@ def train(
             metrics[name] = measure(model, tests, prior, dataclasses.replace(changed, warp="fixed"))
     else:
         metrics["swapped"] = measure(model, tests, prior, other)
-    checkpoint.remove()
     return metrics
 
 

@@ -79,6 +79,7 @@ def resizers(preset: str, *names: str, **others: Any) -> dict[str, segmenter.Set
         "antialiased": {},
         "DownsizeNet": {"resize": "downsize"},
         "DownsizeNet, 4 x 4 taps": {"resize": "downsize", "taps": "bicubic"},
+        "DownsizeNet of detection": {"resize": "downsize", "learned": "detection"},
         "texture alone": {"resize": "texture"},
         "DownsizeNet, 1 layer": {"resize": "downsize", "layers": 1},
         **{f"DownsizeNet, {n} layers": {"resize": "downsize", "layers": n} for n in (2, 4, 5)},
@@ -101,6 +102,7 @@ def detectors(preset: str, *names: str, data: str = "scenes", **others: Any) -> 
         "fixed, boxes unzoomed": {"warp": "fixed", "unzoom": False},
         "bilinear": {"resize": "bilinear"},
         "DownsizeNet": {"resize": "downsize"},
+        "DownsizeNet of segmentation": {"resize": "downsize", "learned": "segmentation"},
     }
     return {name: dataclasses.replace(base, **changes[name]) for name in names}
 

@@ -62,3 +62,8 @@ class Resizer(nn.Module):
         if self.method == "antialiased":
             return SeparableWarp.identity(device=images.device).zoom(images, self.size, antialias=True)
         return F.interpolate(images, self.size, mode=self.method, align_corners=self.align_corners)
+
+    def take(self, other: Resizer) -> None:
+        """The weights of another DownsizeNet, which learn no more."""
+        self.load_state_dict(other.state_dict())
+        self.requires_grad_(False)

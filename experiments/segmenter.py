@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class Setup:
         layers: of DownsizeNet.
         taps: likewise.
         host: the network, of `networks`.
+        learned: where DownsizeNet learns, "here", or "detection": in a detector of generated scenes, and here no more.
     """
 
     size: tuple[int, int]
@@ -68,6 +70,7 @@ class Setup:
     layers: int = 3
     taps: str = "bilinear"
     host: str = "pyramid"
+    learned: str = "here"
 
 
 def best(logits: Tensor) -> Tensor:
@@ -201,11 +204,17 @@ class Model(nn.Module):
         return placed(logits, y / STRIDES[0], x / STRIDES[0])
 
 
-def train(experiment: Experiment, setup: Setup, seed: int) -> dict[str, Any]:
-    """Trains a network, and measures it on each split."""
+def fit(experiment: Experiment, setup: Setup, seed: int, donor: Callable[[int], Resizer] | None = None) -> Model:
+    """Trains a network. `donor` trains the DownsizeNet of another task with a seed, for set-ups that take it."""
+    other = None
+    if setup.learned != "here":
+        assert donor is not None
+        other = donor(seed)
     torch.manual_seed(seed)
     device = experiment.device
     model = Model(setup, experiment).to(device)
+    if other is not None and model.resizer is not None:
+        model.resizer.take(other)
     optimizer = torch.optim.AdamW(model.parameters(), setup.rate, weight_decay=0.01)
     images, labels = experiment.images("train", setup.source), experiment.train.labels
     generator = torch.Generator()
@@ -238,9 +247,16 @@ def train(experiment: Experiment, setup: Setup, seed: int) -> dict[str, Any]:
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         checkpoint.save(step + 1)
-    metrics = {name: measure(experiment, model, name) for name in experiment.tests}
     checkpoint.remove()
-    return metrics
+    return model
+
+
+def train(
+    experiment: Experiment, setup: Setup, seed: int, donor: Callable[[int], Resizer] | None = None
+) -> dict[str, Any]:
+    """Trains a network, and measures it on each split."""
+    model = fit(experiment, setup, seed, donor)
+    return {name: measure(experiment, model, name) for name in experiment.tests}
 
 
 @torch.no_grad()
