@@ -15,13 +15,14 @@ import detector
 import result_page
 import runs
 import segmenter
+import textures
 import torch
-from presets import PRESETS, detectors, resizers
+from presets import PRESETS, TEXTURES, detectors, resizers
 from resizing import Resizer
 from result_page import Page
 
 KINDS = {"camvid.jsonl": segmenter.Setup, "objects.jsonl": detector.Setup, "scenes.jsonl": detector.Setup}
-KINDS |= {"solar.jsonl": classifier.Setup, "trees.jsonl": detector.Setup}
+KINDS |= {"textures.jsonl": segmenter.Setup, "solar.jsonl": classifier.Setup, "trees.jsonl": detector.Setup}
 PACKAGES = {"solar.jsonl": "elpv_dataset", "trees.jsonl": "deepforest"}  # that have the images
 
 
@@ -67,6 +68,11 @@ def trainer(file: str, options: argparse.Namespace) -> Callable[[Any, int], dict
     if file == "scenes.jsonl":
         donor = None if options.data is None else functools.partial(segmentation_donor, options)
         return functools.partial(detector.train, checkpoints=options.checkpoints, donor=donor)
+    if file == "textures.jsonl":
+        count, size = TEXTURES[options.preset]
+        splits = {name: textures.generate(name, n, size) for name, n in zip(("train", "test"), count, strict=True)}
+        own = segmenter.Experiment(splits.pop("train"), splits, options.checkpoints, options.device)
+        return functools.partial(segmenter.train, own)
     folder = options.data or installed(PACKAGES.get(file))
     if folder is None:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import textures
 from command import main
 from presets import LONGER, RESIZED, SEGMENTERS, detectors, resizers
 from result_page import Comparison, Page, Section
@@ -47,85 +48,121 @@ PAPER_LAYERS = {
     "DownsizeNet, 4 layers": "+0.6 mAP",
     "DownsizeNet, 5 layers": "0.0 mAP",
 }
+TEXTURE_PAIRS = (
+    ("DownsizeNet", "bilinear"),
+    ("DownsizeNet", "antialiased"),
+    ("DownsizeNet, 4 x 4 taps", "DownsizeNet"),
+    ("antialiased", "bilinear"),
+)
 # Table 2.
 PAPER_HOSTS = {"fcn": "+0.5", "atrous": "+0.9", "strips": "+0.6"}
 
 
+MEASURES = {"mIoU": lambda m: m["test"]["mIoU"]}
+
+
 def page(preset: str) -> Page:
     """The experiment."""
-    measures = {"mIoU": lambda m: m["test"]["mIoU"]}
-    base = SEGMENTERS[preset]
+    sections = [*methods(preset), *sizes(preset), *tasks(preset), *networks(preset)]
+    return Page("downsizing", "Does DownsizeNet lose less than a plain resize?", SAYS, RAN, sections, FOUND)
 
-    def section(heading: str, setups: dict[str, Any], comparisons: Sequence[Comparison]) -> Section:
-        return Section(heading, "camvid.jsonl", setups, measures, comparisons)
 
-    sections = [
-        section(f"At {base.size[0]} x {base.size[1]}", resizers(preset, *NAMES), COMPARISONS),
-        *(
-            section(
-                f"At {size[0]} x {size[1]}, x{share}",
-                resizers(preset, "bilinear", "DownsizeNet", size=size),
-                [Comparison("DownsizeNet", "bilinear", "mIoU", PAPER_SIZES[share], headline=True)],
-            )
-            for size, share in zip(RESIZED[preset], PAPER_SIZES, strict=False)
-        ),
-        section(
-            f"Layers, at {base.size[0]} x {base.size[1]}",
-            resizers(preset, "bilinear", *PAPER_LAYERS),
-            [Comparison(name, "bilinear", "mIoU", paper) for name, paper in PAPER_LAYERS.items()],
+def on_camvid(heading: str, setups: dict[str, Any], comparisons: Sequence[Comparison], text: str = "") -> Section:
+    """Segmentation of CamVid."""
+    return Section(heading, "camvid.jsonl", setups, MEASURES, comparisons, text)
+
+
+def methods(preset: str) -> list[Section]:
+    """All ways to resize, on photos and on generated images."""
+    size = "{} x {}".format(*SEGMENTERS[preset].size)
+    return [
+        on_camvid(f"At {size}", resizers(preset, *NAMES), COMPARISONS),
+        Section(
+            f"Fine structures on 1/f textures, at {size}",
+            "textures.jsonl",
+            resizers(preset, *NAMES, source=1),
+            MEASURES | {name: lambda m, i=i: m["test"]["classes"][i] for i, name in enumerate(textures.CLASSES)},
+            [
+                Comparison(better, worse, "mIoU", headline="DownsizeNet" in better and worse != "DownsizeNet")
+                for better, worse in TEXTURE_PAIRS
+            ],
+            "Generated images (`experiments/textures.py`) of 240 x 180: cracks and wires of one or two pixels, and "
+            "stripes of three to five pixels, which a plain resize to x0.4 turns into others.",
         ),
     ]
-    if LONGER[preset] is not None:
-        sections.append(
-            section(
-                f"{LONGER[preset]} steps instead of {base.steps}, at {base.size[0]} x {base.size[1]}",
-                resizers(preset, "bilinear", "DownsizeNet", steps=LONGER[preset]),
+
+
+def sizes(preset: str) -> list[Section]:
+    """Bilinear and DownsizeNet at other sizes, and trained longer."""
+    base, steps = SEGMENTERS[preset], LONGER[preset]
+    found = [
+        on_camvid(
+            f"At {size[0]} x {size[1]}, x{share}",
+            resizers(preset, "bilinear", "DownsizeNet", size=size),
+            [Comparison("DownsizeNet", "bilinear", "mIoU", PAPER_SIZES[share], headline=True)],
+        )
+        for size, share in zip(RESIZED[preset], PAPER_SIZES, strict=False)
+    ]
+    if steps is not None:
+        found.append(
+            on_camvid(
+                f"{steps} steps instead of {base.steps}, at {base.size[0]} x {base.size[1]}",
+                resizers(preset, "bilinear", "DownsizeNet", steps=steps),
                 [Comparison("DownsizeNet", "bilinear", "mIoU", headline=True)],
             )
         )
-    hosts = {
-        f"{name}, {host}": setup
-        for host in PAPER_HOSTS
-        for name, setup in resizers(preset, "bilinear", "DownsizeNet", host=host).items()
-    }
-    sections += [
-        Section(
-            f"Other networks, at {base.size[0]} x {base.size[1]}",
-            "camvid.jsonl",
-            hosts,
-            measures,
-            [Comparison(f"DownsizeNet, {x}", f"bilinear, {x}", "mIoU", paper) for x, paper in PAPER_HOSTS.items()],
-            "Small networks in the manner of FCN-8s (fcn), DeepLabv3 (atrous: convolutions of several rates on the "
-            "last map) and strip pooling (strips), with the same backbone.",
-        ),
+    return found
+
+
+def tasks(preset: str) -> list[Section]:
+    """Detection, and a DownsizeNet that learned in another task."""
+    return [
         Section(
             "Detection on generated scenes",
             "scenes.jsonl",
             detectors(preset, "bilinear", "uniform", "DownsizeNet", "DownsizeNet of segmentation"),
             {"AP": lambda m: m["AP"], "AP small": lambda m: m["small"]},
             [
-                *(
-                    Comparison("DownsizeNet", worse, one, paper if one == "AP" else "", headline=one == "AP")
-                    for worse, paper in (("bilinear", "+0.2 to +0.9 mAP (table 1)"), ("uniform", ""))
-                    for one in ("AP", "AP small")
-                ),
-                Comparison(
-                    "DownsizeNet of segmentation", "bilinear", "AP", "+0.1 to +0.5 mAP (table 3)", headline=True
-                ),
+                Comparison("DownsizeNet", "bilinear", "AP", "+0.2 to +0.9 mAP (table 1)", headline=True),
+                Comparison("DownsizeNet", "bilinear", "AP small"),
+                Comparison("DownsizeNet", "uniform", "AP", headline=True),
+                Comparison("DownsizeNet", "uniform", "AP small"),
+                Comparison("DownsizeNet of segmentation", "bilinear", "AP", "+0.1 to +0.5 (table 3)", headline=True),
             ],
             "The scenes and the detector of [detection](detection.md), at half size. `uniform` is antialiased. `of "
             "segmentation`: learned in the segmenter of CamVid above with the same seed, and used here as it is.",
         ),
-        Section(
+        on_camvid(
             "Segmentation with a DownsizeNet of detection",
-            "camvid.jsonl",
             resizers(preset, "bilinear", "DownsizeNet", "DownsizeNet of detection"),
-            measures,
             [Comparison("DownsizeNet of detection", "bilinear", "mIoU", "worse, no numbers", headline=True)],
             "The other way about: learned in the detector of generated scenes.",
         ),
     ]
-    return Page("downsizing", "Does DownsizeNet lose less than a plain resize?", SAYS, RAN, sections, FOUND)
+
+
+def networks(preset: str) -> list[Section]:
+    """Other segmenters, and numbers of layers."""
+    size = "{} x {}".format(*SEGMENTERS[preset].size)
+    hosts = {
+        f"{name}, {host}": setup
+        for host in PAPER_HOSTS
+        for name, setup in resizers(preset, "bilinear", "DownsizeNet", host=host).items()
+    }
+    return [
+        on_camvid(
+            f"Other networks, at {size}",
+            hosts,
+            [Comparison(f"DownsizeNet, {x}", f"bilinear, {x}", "mIoU", paper) for x, paper in PAPER_HOSTS.items()],
+            "Small networks in the manner of FCN-8s (fcn), DeepLabv3 (atrous: convolutions of several rates on the "
+            "last map) and strip pooling (strips), with the same backbone.",
+        ),
+        on_camvid(
+            f"Layers, at {size}",
+            resizers(preset, "bilinear", *PAPER_LAYERS),
+            [Comparison(name, "bilinear", "mIoU", paper) for name, paper in PAPER_LAYERS.items()],
+        ),
+    ]
 
 
 if __name__ == "__main__":

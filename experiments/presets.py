@@ -26,6 +26,12 @@ OTHER_SCALES = {
     "small": [(48, 80), (144, 240), (192, 320)],
     "full": [(96, 160), (288, 480), (384, 640)],
 }
+# Generated textures for training and test, and their size.
+TEXTURES = {
+    "smoke": ((8, 4), (64, 96)),
+    "small": ((300, 100), (180, 240)),
+    "full": ((2000, 500), (360, 480)),
+}
 # Of the fixed zoom: a part of the grid of LZU table 6.
 AMPLITUDES, FWHMS = (1.0, 5.0, 50.0), (4.0, 10.0, 22.0)
 # DownsizeNet's: x0.55, x0.45 and x0.35 of what is made small (table 6).

@@ -220,3 +220,17 @@ def test_objects_of_a_coco_folder(tmp_path, modules):
     assert one.labels.tolist() == [1, 0]
     assert one.ignored.tolist() == [False, True]
     assert [len(objects.load(tmp_path, split, (30, 40)).objects) for split in ("train", "val")] == [10, 1]
+
+
+def test_textures_fall_as_one_over_f(modules):
+    textures = modules("textures")
+    size, random = (256, 256), np.random.default_rng(0)
+    power = sum(np.abs(np.fft.rfft2(textures.noise(random, size))) ** 2 for _ in range(8))
+    frequency = np.hypot(np.fft.fftfreq(256)[:, None], np.fft.rfftfreq(256))
+    low, high = (power[(frequency > a) & (frequency < 1.2 * a)].mean() for a in (0.02, 0.2))
+    assert low / high == pytest.approx(100, rel=0.15)  # ten times the frequency, a hundredth of the power
+    split = textures.generate("test", 3, (48, 64))
+    assert set(split.labels.unique().tolist()) <= set(range(len(textures.CLASSES)))
+    again = textures.generate("test", 3, (48, 64))
+    assert all(torch.equal(a, b) for a, b in zip(split, again, strict=True))
+    assert not torch.equal(split.images, textures.generate("train", 3, (48, 64)).images)
