@@ -68,6 +68,7 @@ PAPER = {
 PAPER_WAYS = {
     ("adaptive, cascade", "adaptive"): {"AP": "+2.5", "AP small": "+1.0", "AP large": "+3.7"},
     ("nonseparable", "fixed"): {"AP": "no better"},
+    ("learned", "uniform"): {},
     ("fixed, boxes unzoomed", "fixed"): {"AP": "-0.3", "AP small": "+1.6", "AP large": "-1.2"},
     ("fixed, boxes unzoomed", "uniform"): {"AP": "+2.3", "AP small": "+3.4", "AP large": "-2.5"},
 }
@@ -118,15 +119,16 @@ def page(preset: str) -> Page:
         Section(
             "Other ways to zoom",
             "scenes.jsonl",
-            detectors(preset, "uniform", "fixed", "nonseparable", "fixed, boxes unzoomed", *ADAPTIVE),
+            detectors(preset, "uniform", "fixed", "nonseparable", "learned", "fixed, boxes unzoomed", *ADAPTIVE),
             measures,
             [
                 Comparison(better, worse, one, paper.get(one, ""), headline=one == "AP")
                 for (better, worse), paper in PAPER_WAYS.items()
                 for one in (*HEADLINES, "AP large")
             ],
-            "Nonseparable: LZU's mesh of the same saliency. Boxes unzoomed: FOVEA's way with the same fixed warp; the "
-            "network's maps stay zoomed, and its loss is over zoomed boxes.",
+            "Nonseparable: LZU's mesh of the same saliency. Learned: `LearnedSaliency`, trained with the detector. "
+            "Boxes unzoomed: FOVEA's way with the same fixed warp; the network's maps stay zoomed, and its loss is "
+            "over zoomed boxes.",
         ),
         Section(
             "A horizon that moves",

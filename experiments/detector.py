@@ -24,11 +24,12 @@ from runs import Checkpoint
 from torch import Tensor, nn
 
 from fastwarp import MeshWarp, SeparableWarp
-from fastwarp.saliency import box_density
+from fastwarp.saliency import LearnedSaliency, box_density
 
 sys.path.append(str(Path(__file__).parent.parent / "examples"))
 from data import Scenes
 
+SALIENCY = (31, 51)  # cells, as in LZU appendix A.6
 SHAPE = 4  # channels after those of the classes
 
 PAPER_WIDTH = 1920  # pixels of Argoverse-HD, to which LZU's bandwidth and motion refer
@@ -54,7 +55,7 @@ class Setup:
         width: channels of the feature pyramid.
         warp: "uniform"; "fixed", by all boxes of the training set; "nonseparable", likewise, by a mesh; "adaptive", by
             the boxes of a simulated previous frame: in training the objects', in tests those that a first pass with
-            the fixed warp detects, both moved.
+            the fixed warp detects, both moved; "learned", by a network, which the loss of the task trains.
         cascade: in the last third of training, the adaptive warp sees detections as well.
         fwhm: of the attraction kernel, in cells.
         amplitude: of the boxes' densities against a uniform share.
@@ -102,12 +103,15 @@ class Model(nn.Module):
         super().__init__()
         self.network = Pyramid(setup.width, classes + SHAPE).to(memory_format=torch.channels_last)
         nn.init.constant_(self.network.head[-1].bias[:classes], -4.6)  # type: ignore[index, union-attr]
+        self.saliency = LearnedSaliency(SALIENCY) if setup.warp == "learned" else None
         self.resizer = None if setup.resize == "warp" else Resizer(setup.size, setup.resize, align_corners=True)
 
     def forward(self, images: Tensor, warp: Warp | None, setup: Setup) -> Tensor:
         """Maps `[B, classes + 4, h / 4, w / 4]` of images `[B, 3, H, W]`, as of uniformly resized ones if they are
-        unzoomed; no warp: uniform."""
+        unzoomed; no warp: uniform, or learned."""
         images = images.float() / 255
+        if self.saliency is not None:
+            warp = SeparableWarp.from_saliency(self.saliency(images), setup.fwhm)
         if self.resizer is not None:
             small = self.resizer(images)
         else:
@@ -188,8 +192,8 @@ def moved(boxes: Tensor, width: int, generator: torch.Generator) -> Tensor:
 
 
 def warp_of(setup: Setup, prior: Tensor, boxes: list[Tensor] | None) -> Warp | None:
-    """The warp of a batch: of its boxes, or of the prior where there are none."""
-    if setup.warp == "uniform":
+    """The warp of a batch: of its boxes, or of the prior where there are none. None: uniform, or the model's own."""
+    if setup.warp in ("uniform", "learned"):
         return None
     saliency = prior
     if boxes is not None:

@@ -104,6 +104,7 @@ def detectors(preset: str, *names: str, data: str = "scenes", **others: Any) -> 
         "fixed, own grid": {"warp": "fixed", "registered": False},
         "adaptive, own grid": {"warp": "adaptive", "registered": False},
         "adaptive, cascade": {"warp": "adaptive", "cascade": True},
+        "learned": {"warp": "learned"},
         "nonseparable": {"warp": "nonseparable"},
         "fixed, boxes unzoomed": {"warp": "fixed", "unzoom": False},
         "bilinear": {"resize": "bilinear"},
