@@ -1,6 +1,6 @@
 """Compiles every Triton kernel for GPUs that need not be there; prints a JSON list of what each one uses
-(registers; bytes of stack, local and shared memory; instructions; whether it has accesses of 16 bytes, and products in
-float64 that may be fused with sums).
+(registers; bytes of stack, local and shared memory; instructions, and selects among them; whether it has accesses of 16
+bytes, and products in float64 that may be fused with sums).
 
 Run as a script, without TRITON_INTERPRET. The launchers are called as they are, on CPU tensors; instead of launching,
 each kernel is compiled for the arguments it was given. `--short` leaves out the rarer variants, `--few` all but two of
@@ -64,6 +64,7 @@ def resources(compiled: Any) -> dict[str, Any]:
     return {
         **found,
         "INSTRUCTIONS": len(instructions),
+        "SELECTS": len(re.findall(r"\bU?SEL\b", usage)),
         "VECTORS": re.search(r"\.v4\.b32|\.v2\.b64", compiled.asm["ptx"]) is not None,
         # Without a rounding mode, ptxas may make a fused multiply-add of it.
         "FUSIBLE": re.search(r"\b(add|sub|mul)\.f64", compiled.asm["ptx"]) is not None,

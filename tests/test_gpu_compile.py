@@ -24,10 +24,10 @@ BOUNDS = {
     ("main: zoom torch.float32", "_resample_kernel"): (388, 56),
     ("main: zoom torch.bfloat16", "_resample_kernel"): (407, 56),
     ("main: adjoint of a zoom", "_adjoint_kernel"): (484, 96),
-    ("main: unzoom torch.contiguous_format", "_resample_kernel"): (530, 48),
-    ("main: unzoom torch.channels_last", "_resample_kernel"): (467, 40),
+    ("main: unzoom torch.contiguous_format", "_resample_kernel"): (517, 48),
+    ("main: unzoom torch.channels_last", "_resample_kernel"): (461, 40),
     ("main: mesh unzoom", "_unzoom_kernel"): (2845, 162),
-    ("main: mesh unzoom", "_grid_resample_kernel"): (561, 54),
+    ("main: mesh unzoom", "_grid_resample_kernel"): (539, 55),
     ("main: downsize", "_layer_kernel"): (925, 92),
     ("main: downsize", "_downsize_kernel"): (1173, 62),
 }
@@ -70,6 +70,11 @@ def test_kernels_compile():
     ]
     assert len({r["kernel"] for r in deciding}) == 4
     assert [r for r in deciding if r["FUSIBLE"]] == []
+
+    # What a program knows of its level comes by branches that most pass by: to select it takes 49, 42 and 53.
+    pyramids = [r for r in nvidia if "unzoom" in r["case"] and r["kernel"].endswith("_resample_kernel")]
+    assert {r["case"] for r in pyramids} >= {"main: unzoom torch.channels_last", "main: mesh unzoom"}
+    assert max(r["SELECTS"] for r in pyramids) <= 25
 
     current = tuple(map(int, version("triton").split(".")[:2])) >= (3, 7)
     for (case, kernel), (instructions, registers) in BOUNDS.items() if current else ():

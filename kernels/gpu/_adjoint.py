@@ -19,7 +19,6 @@ from fastwarp.kernels.gpu._taps import (
     channels_of_planes,
     dense_tile,
     empty_levels,
-    field,
     geometry,
     hint,
     launches,
@@ -27,8 +26,6 @@ from fastwarp.kernels.gpu._taps import (
     no_planes,
     pixels_of_block,
     pixels_of_planes,
-    pointer,
-    small_field,
     source_extent,
     taps,
     within,
@@ -217,14 +214,11 @@ def _adjoint_kernel(
     BLOCK_P: tl.constexpr,
 ):
     """Program (block of source pixels of a level, group of channels, image)."""
-    position, block, b, begin, end = work_of_program(levels, group, ALIGNED)
-    grad_ptr, out_ptr = pointer(grads, position), pointer(outs, position)
-    channels = small_field(levels, position, 3)
-    stride_c = field(levels, position, 5)
-    stride_h = hint(field(levels, position, 6).to(OFFSET), ALIGNED)
-    stride_w = hint(field(levels, position, 7).to(OFFSET), ALIGNED)
-    targets_y = small_field(levels, position, 8)
-    size_y, size_x = small_field(levels, position, 10), small_field(levels, position, 11)
+    pointers, work, size, whole, firsts, strides = work_of_program((outs, grads), levels, group, ALIGNED, OFFSET)
+    out_ptr, grad_ptr = pointers
+    block, b, begin, end = work
+    channels, size_y, size_x = size
+    stride_b, stride_c, stride_h, stride_w = strides[0]
     pixels = size_y * size_x
     if CHANNELS_LAST:
         p = block * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -232,17 +226,17 @@ def _adjoint_kernel(
     else:
         row, column = pixels_of_block(block, size_x, BLOCK_P)
 
-    readers_ptr += b * stride_sb + field(levels, position, 2)
-    runs_ptr += b * stride_rb + field(levels, position, 12)
+    readers_ptr += b * stride_sb + firsts[0]
+    runs_ptr += b * stride_rb + firsts[1]
     first_y = tl.load(runs_ptr + row, mask=row < size_y, other=0)
     count_y = tl.load(runs_ptr + total_source + row, mask=row < size_y, other=0)
     first_x = tl.load(runs_ptr + size_y + column, mask=column < size_x, other=0)
     count_x = tl.load(runs_ptr + total_source + size_y + column, mask=column < size_x, other=0)
 
-    grad_ptr += b * hint(field(levels, position, 4), ALIGNED)
+    grad_ptr += b * stride_b
     out_ptr += b * hint(channels, ALIGNED) * pixels
     strides = (stride_c, stride_h, stride_w)
-    readers_y, readers_x = (readers_ptr, total), (readers_ptr + targets_y, total)
+    readers_y, readers_x = (readers_ptr, total), (readers_ptr + whole[1], total)
     run_y, run_x = (row, first_y, count_y), (column, first_x, count_x)
     if CHANNELS_LAST:
         _adjoint_tiles(

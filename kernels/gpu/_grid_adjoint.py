@@ -21,14 +21,11 @@ from fastwarp.kernels.gpu._taps import (
     channels_of_planes,
     dense_tile,
     empty_levels,
-    field,
     hint,
     launches,
     no_planes,
     pixels_of_block,
     pixels_of_planes,
-    pointer,
-    small_field,
     source_extent,
     work_of_program,
 )
@@ -124,11 +121,11 @@ def _grid_adjoint_kernel(
     BLOCK_P: tl.constexpr,
 ):
     """Program (block of source pixels of a level, group of channels, image)."""
-    position, block, b, begin, end = work_of_program(levels, group, ALIGNED)
-    grad_ptr, out_ptr = pointer(grads, position), pointer(outs, position)
-    channels = small_field(levels, position, 3)
-    stride_c = field(levels, position, 5)
-    size_y, size_x = small_field(levels, position, 10), small_field(levels, position, 11)
+    pointers, work, size, whole, firsts, strides = work_of_program((outs, grads), levels, group, ALIGNED, OFFSET)
+    out_ptr, grad_ptr = pointers
+    block, b, begin, end = work
+    channels, size_y, size_x = size
+    level, stride_b, stride_c = whole[0], strides[0][0], strides[0][1]
     pixels = size_y * size_x
     if CHANNELS_LAST:
         p = block * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -138,11 +135,9 @@ def _grid_adjoint_kernel(
         row, column = tl.broadcast(row, column)
         p = row * size_x + column
 
-    level = small_field(levels, position, 1)
-    inside = (row < source_extent(valid_ptr, b * stride_vb + 2 * level, size_y)) & (
-        column < source_extent(valid_ptr, b * stride_vb + 2 * level + 1, size_x)
-    )
-    starts_ptr += b * stride_sb + field(levels, position, 12)
+    valid = b * stride_vb + 2 * level
+    inside = (row < source_extent(valid_ptr, valid, size_y)) & (column < source_extent(valid_ptr, valid + 1, size_x))
+    starts_ptr += b * stride_sb + firsts[1]
     if ANTIALIAS:
         reach_y, reach_x = _reach(reaches_ptr, counts, level, b * stride_rb, PREPARED)
     else:
@@ -150,7 +145,7 @@ def _grid_adjoint_kernel(
         here, count_here = _run(starts_ptr, row, column, 1, inside, size_y, size_x)
     lost = tl.load(starts_ptr + pixels) < tl.load(starts_ptr + pixels + 1)
 
-    grad_ptr += b * hint(field(levels, position, 4), ALIGNED)
+    grad_ptr += b * stride_b
     out_ptr += b * hint(channels, ALIGNED) * pixels
     targets = (records_ptr, offsets_ptr, number)
     for c0 in range(begin, end, BLOCK_C):

@@ -22,15 +22,11 @@ from fastwarp.kernels.gpu._taps import (
     along_channels,
     along_pixels,
     channel_offsets,
-    field,
     geometry,
     gradient_launch,
-    hint,
     layouts,
     most,
-    pointer,
-    small_field,
-    source_extent,
+    source_extents,
     tensors_of,
     weight,
     work_of_program,
@@ -100,7 +96,6 @@ def _grid_windows_gradient_kernel(
     windows_ptr,
     valid_ptr,
     levels,
-    grad_levels,
     total,
     stride_wb,
     stride_vb,
@@ -117,31 +112,27 @@ def _grid_windows_gradient_kernel(
     BLOCK_P: tl.constexpr,
 ):
     """Program (block of targets of a level, share of the channels, image): `out_ptr` is [share, image, row, target]."""
-    position, block, b, begin, end = work_of_program(levels, group, ALIGNED)
-    grad_ptr, image_ptr = pointer(grads, position), pointer(images, position)
-    stride_c, grad_c = field(levels, position, 5), field(grad_levels, position, 5)
-    stride_h = hint(field(levels, position, 6).to(OFFSET), ALIGNED)
-    stride_w = hint(field(levels, position, 7).to(OFFSET), ALIGNED)
-    grad_h = hint(field(grad_levels, position, 6).to(OFFSET), ALIGNED)
-    grad_w = hint(field(grad_levels, position, 7).to(OFFSET), ALIGNED)
-    size_y, size_x = small_field(levels, position, 10), small_field(levels, position, 11)
+    pointers, work, size, whole, firsts, strides = work_of_program((grads, images), levels, group, ALIGNED, OFFSET)
+    grad_ptr, image_ptr = pointers
+    block, b, begin, end = work
+    size_y, size_x = size[1], size[2]
+    stride_b, stride_c, stride_h, stride_w = strides[0]
+    grad_b, grad_c, grad_h, grad_w = strides[1]
 
     p = block * BLOCK_P + tl.arange(0, BLOCK_P)
     inside = p < size_y * size_x
 
-    valid = b * stride_vb + field(levels, position, 1) * 2
-    extent_y = source_extent(valid_ptr, valid, small_field(levels, position, 8))
-    extent_x = source_extent(valid_ptr, valid + 1, small_field(levels, position, 9))
-    windows_ptr += b * stride_wb + field(levels, position, 2)
+    extent_y, extent_x = source_extents(valid_ptr, b * stride_vb, whole)
+    windows_ptr += b * stride_wb + firsts[0]
     if ANTIALIAS:
         reads, ty, tx = target_taps(windows_ptr, p, inside, total, extent_y, extent_x, ANTIALIAS, GEO)
     else:
         reads, y, x = load_centres(windows_ptr, p, inside, total, extent_y, extent_x, GEO)
         ty, tx = _sides(tl.where(reads, y, 0.0), extent_y), _sides(tl.where(reads, x, 0.0), extent_x)
 
-    image_ptr += b * hint(field(levels, position, 4), ALIGNED)
+    image_ptr += b * stride_b
     image_ptr = along_pixels(image_ptr + ty[0].to(OFFSET) * stride_h + tx[0].to(OFFSET) * stride_w, CHANNELS_LAST)
-    grad_ptr += b * hint(field(grad_levels, position, 4), ALIGNED)
+    grad_ptr += b * grad_b
     grad_ptr = along_pixels(grad_ptr + p // size_x * grad_h + p % size_x * grad_w, CHANNELS_LAST)
 
     shape: tl.constexpr = [BLOCK_P, BLOCK_C] if CHANNELS_LAST else [BLOCK_C, BLOCK_P]
@@ -178,7 +169,7 @@ def _grid_windows_gradient_kernel(
             by_y += g * (_share(near_x, south - here) + _share(far_x, both - east))
 
     rows: tl.constexpr = 4 if ANTIALIAS else 2
-    out_ptr += (tl.program_id(1) * batch + b) * rows * total + field(levels, position, 2) + p
+    out_ptr += (tl.program_id(1) * batch + b) * rows * total + firsts[0] + p
     nan = (ty[2] + tx[2]) * 0.0  # a window that is NaN on one axis has no gradient on the other
     tl.store(out_ptr, tl.sum(by_x, axis) + nan, mask=inside)
     out_ptr += total
@@ -224,9 +215,9 @@ def windows_gradient(grads: list[Tensor], images: list[Tensor], windows: Tensor,
         device=windows.device,
     )
     with device_of(windows):
-        for plan, tables, constants in kept.plans:
+        for plan, table, constants in kept.plans:
             _grid_windows_gradient_kernel[plan.grid](
-                *(sums, plan.of(grads), plan.of(images), windows, source_valid, *tables, kept.total),
+                *(sums, plan.of(grads), plan.of(images), windows, source_valid, table, kept.total),
                 *(batch_stride(windows), batch_stride(source_valid), plan.group, batch),
                 ANTIALIAS=windows.shape[1] == 4,
                 ACC=accumulator(dtype),

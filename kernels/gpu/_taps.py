@@ -20,7 +20,6 @@ from fastwarp.kernels.layout import memory_format
 
 # --- levels -----------------------------------------------------------------------------------------------------------
 
-_FIELDS: tl.constexpr = tl.constexpr(13)  # integers per level, see `Plan.table`
 ROW: tl.constexpr = tl.constexpr(32)
 """Pixels along a row of a block of planes."""
 VALUES = 4096 if INTERPRETED else 1024
@@ -52,17 +51,24 @@ class Plan:
         return tuple(tensors[i] for i in self.index)
 
     def table(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], windows: Sequence[int], others: Sequence[int]
+        self,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        windows: Sequence[int],
+        others: Sequence[int],
+        gradient: bool = False,
     ) -> tuple[int, ...]:
-        """Its levels as integers for a kernel, which reads them with `field`.
+        """Its levels as integers for `work_of_program`.
 
-        0 first program, 1 level, 2 where its windows begin, 3 channels, 4..7 strides of the input (b, c, h, w), 8, 9
-        size of the input, 10, 11 size of the output, 12 where `others`, vectors of the kernel's own, begin.
+        0 first program, 1 level, 2 where its windows begin, 3 channels, 4, 5 size of the input, 6, 7 size of the
+        output, 8 where `others`, vectors of the kernel's own, begin, 9..12 strides of the input (b, c, h, w), and for a
+        gradient 13..16 strides of the output.
         """
         numbers: list[int] = []
         for i, first in zip(self.index, self.firsts, strict=True):
             t, sides = inputs[i], (*inputs[i].shape[2:], *outputs[i].shape[2:])
-            numbers += [first, i, windows[i], t.shape[1], *t.stride(), *sides, others[i]]
+            numbers += [first, i, windows[i], t.shape[1], *sides, others[i], *t.stride()]
+            numbers += outputs[i].stride() if gradient else ()
         return pack(*numbers)
 
 
@@ -138,43 +144,53 @@ def empty_levels(like: Sequence[Tensor], batch: int, sizes: Sequence[int]) -> li
 
 
 @triton.jit
-def find_level(pid, levels):
-    """Position in the table of the level that program `pid` works on."""
-    position = 0
-    for p in tl.static_range(1, len(levels) // _FIELDS):
-        position = tl.where(pid >= unpack(levels[p * _FIELDS]), p, position)
-    return position
+def _numbers(levels, P: tl.constexpr, FIELDS: tl.constexpr):
+    """The numbers of level P."""
+    numbers = ()
+    for i in tl.static_range(FIELDS):
+        numbers += (unpack(levels[P * FIELDS + i]).to(tl.int32 if i < 8 else tl.int64),)  # type: ignore[assignment]
+    return numbers
 
 
 @triton.jit
-def field(levels, position, INDEX: tl.constexpr):
-    value = unpack(levels[INDEX]).to(tl.int64)
-    for p in tl.static_range(1, len(levels) // _FIELDS):
-        value = tl.where(position == p, unpack(levels[p * _FIELDS + INDEX]).to(tl.int64), value)
-    return value
+def _tensors(tensors, P: tl.constexpr):
+    """Entry P of each of the tuples."""
+    entries = ()
+    for i in tl.static_range(len(tensors)):
+        entries += (tensors[i][P],)  # type: ignore[assignment]
+    return entries
 
 
 @triton.jit
-def small_field(levels, position, INDEX: tl.constexpr):
-    return field(levels, position, INDEX).to(tl.int32)
+def work_of_program(tensors, levels, group, ALIGNED: tl.constexpr, OFFSET: tl.constexpr):
+    """What a program works on, from `tensors`, tuples over the levels, and their table, see `Plan`.
 
-
-@triton.jit
-def work_of_program(levels, group, ALIGNED: tl.constexpr):
-    """Position of its level in the table, its block there, its image, its first channel, and the one after its last."""
-    position = find_level(tl.program_id(0), levels)
+    Returns its level's tensors; its block in the level, image, first channel, and the one after the last; channels,
+    height and width of the output; number, height and width of the input; where its windows begin, and `others`; and
+    strides of the input, for a gradient also of the output: from image to image, channel, row, column.
+    """
+    fields: tl.constexpr = len(levels) // len(tensors[0])
+    # Branches: most programs have the first level, and pass by all of them. To select each number takes longer.
+    n, own = _numbers(levels, 0, fields), _tensors(tensors, 0)
+    for p in tl.static_range(1, len(tensors[0])):
+        if tl.program_id(0) >= unpack(levels[p * fields]):
+            n = _numbers(levels, p, fields)
+    for p in tl.static_range(1, len(tensors[0])):  # by themselves: they stay in uniform registers
+        if tl.program_id(0) >= unpack(levels[p * fields]):
+            own = _tensors(tensors, p)
+    block, b, channels = tl.program_id(0) - n[0], tl.program_id(2).to(tl.int64), n[3]
     begin = hint(tl.program_id(1) * group, ALIGNED)
-    end = hint(tl.minimum(begin + group, small_field(levels, position, 3)), ALIGNED)
-    return position, tl.program_id(0) - small_field(levels, position, 0), tl.program_id(2).to(tl.int64), begin, end
+    end = hint(tl.minimum(begin + group, channels), ALIGNED)
+    strides = (_strides(n, 9, ALIGNED, OFFSET),)
+    if fields > 13:
+        strides += (_strides(n, 13, ALIGNED, OFFSET),)  # type: ignore[assignment]
+    return own, (block, b, begin, end), (channels, n[6], n[7]), (n[1], n[4], n[5]), (n[2], n[8]), strides
 
 
 @triton.jit
-def pointer(pointers, position):
-    pointer = pointers[0]
-    for p in tl.static_range(1, len(pointers)):
-        if position == p:
-            pointer = pointers[p]
-    return pointer
+def _strides(n, FIRST: tl.constexpr, ALIGNED: tl.constexpr, OFFSET: tl.constexpr):
+    stride_h, stride_w = hint(n[FIRST + 2].to(OFFSET), ALIGNED), hint(n[FIRST + 3].to(OFFSET), ALIGNED)
+    return hint(n[FIRST], ALIGNED), n[FIRST + 1], stride_h, stride_w
 
 
 def launches(
@@ -225,8 +241,8 @@ def _kept_launches(
 
 def gradient_launch(
     plan: Plan, images: Sequence[Tensor], grads: Sequence[Tensor], windows: Sequence[int], others: Sequence[int]
-) -> tuple[Plan, list[tuple[int, ...]], dict]:
-    """A launch for the gradient of windows: the tables of images and gradients, and constants for how they lie."""
+) -> tuple[Plan, tuple[int, ...], dict]:
+    """A launch for the gradient of windows: the table of images and gradients, and constants for how they lie."""
     ins, those = plan.of(images), plan.of(grads)
     unit = plan.channels_last and all(t.stride(1) == 1 for t in those)
     constants = {
@@ -236,7 +252,7 @@ def gradient_launch(
         "OFFSET": wide(*ins, *those),
         **plan.block,
     }
-    return plan, [plan.table(tensors, grads, windows, others) for tensors in (images, grads)], constants
+    return plan, plan.table(images, grads, windows, others, True), constants
 
 
 # --- tiles ------------------------------------------------------------------------------------------------------------
@@ -351,6 +367,14 @@ def source_extent(valid_ptr, offset, whole):
         return whole
     else:
         return tl.minimum(tl.load(valid_ptr + offset), whole).to(tl.int32)
+
+
+@triton.jit
+def source_extents(valid_ptr, offset, whole):
+    """Rows and columns of a level's input that may be read. `offset`: of the image in `valid_ptr`."""
+    level, height, width = whole
+    offset += level * 2
+    return source_extent(valid_ptr, offset, height), source_extent(valid_ptr, offset + 1, width)
 
 
 @triton.jit

@@ -18,16 +18,12 @@ from fastwarp.kernels.gpu._taps import (
     along_channels,
     along_pixels,
     channel_offsets,
-    field,
     geometry,
     gradient_launch,
-    hint,
     layouts,
     load_windows,
     plan_launches,
-    pointer,
-    small_field,
-    source_extent,
+    source_extents,
     taps,
     tensors_of,
     weight,
@@ -58,7 +54,6 @@ def _windows_gradient_kernel(
     windows_ptr,
     valid_ptr,
     levels,
-    grad_levels,
     total,
     batch,
     stride_wb,
@@ -80,17 +75,14 @@ def _windows_gradient_kernel(
     `sums_ptr` holds for each level [image, group, block of columns, (centre, half-width), row], then
     [image, group, block of rows, (centre, half-width), column].
     """
-    position, block, b, begin, end = work_of_program(levels, group, ALIGNED)
-    channels = small_field(levels, position, 3)
+    pointers, work, size, whole, firsts, strides = work_of_program((grads, images), levels, group, ALIGNED, OFFSET)
+    grad_ptr, image_ptr = pointers
+    block, b, begin, end = work
+    channels, size_y, size_x = size
+    stride_b, stride_c, stride_h, stride_w = strides[0]
+    grad_b, grad_c, grad_h, grad_w = strides[1]
     if begin >= channels:
         return
-    grad_ptr, image_ptr = pointer(grads, position), pointer(images, position)
-    stride_c, grad_c = field(levels, position, 5), field(grad_levels, position, 5)
-    stride_h = hint(field(levels, position, 6).to(OFFSET), ALIGNED)
-    stride_w = hint(field(levels, position, 7).to(OFFSET), ALIGNED)
-    grad_h = hint(field(grad_levels, position, 6).to(OFFSET), ALIGNED)
-    grad_w = hint(field(grad_levels, position, 7).to(OFFSET), ALIGNED)
-    size_y, size_x = small_field(levels, position, 10), small_field(levels, position, 11)
 
     blocks_y, blocks_x = tl.cdiv(size_y, BLOCK_Y), tl.cdiv(size_x, BLOCK_X)
     groups = tl.cdiv(channels, group)
@@ -101,17 +93,15 @@ def _windows_gradient_kernel(
     row, column = block_y * BLOCK_Y + p // BLOCK_X, block_x * BLOCK_X + p % BLOCK_X
     inside = (row < size_y) & (column < size_x)
 
-    valid = b * stride_vb + field(levels, position, 1) * 2
-    extent_y = source_extent(valid_ptr, valid, small_field(levels, position, 8))
-    extent_x = source_extent(valid_ptr, valid + 1, small_field(levels, position, 9))
-    windows_ptr += b * stride_wb + field(levels, position, 2)
+    extent_y, extent_x = source_extents(valid_ptr, b * stride_vb, whole)
+    windows_ptr += b * stride_wb + firsts[0]
     cy, sy = load_windows(windows_ptr, row, inside, total, GEO)
     cx, sx = load_windows(windows_ptr + size_y, column, inside, total, GEO)
     ty, tx = taps(cy, sy, extent_y), taps(cx, sx, extent_x)
 
-    image_ptr += b * hint(field(levels, position, 4), ALIGNED)
+    image_ptr += b * stride_b
     image_ptr = along_pixels(image_ptr + ty[0].to(OFFSET) * stride_h + tx[0].to(OFFSET) * stride_w, CHANNELS_LAST)
-    grad_ptr += b * hint(field(grad_levels, position, 4), ALIGNED)
+    grad_ptr += b * grad_b
     grad_ptr = along_pixels(grad_ptr + row.to(OFFSET) * grad_h + column.to(OFFSET) * grad_w, CHANNELS_LAST)
 
     shape: tl.constexpr = [BLOCK_Y * BLOCK_X, BLOCK_C] if CHANNELS_LAST else [BLOCK_C, BLOCK_Y * BLOCK_X]
@@ -157,7 +147,7 @@ def _windows_gradient_kernel(
     by_cy, by_sy = scale_y * (sums[2] - ty[5] * sums[0]), scale_y * (sums[1] - ty[1] * sums[0])
     by_cx, by_sx = scale_x * (sums[4] - tx[5] * sums[0]), scale_x * (sums[3] - tx[1] * sums[0])
 
-    sums_ptr += field(levels, position, 12)
+    sums_ptr += firsts[1]
     i = block_y * BLOCK_Y + tl.arange(0, BLOCK_Y)
     y_ptr = sums_ptr + (image_group * blocks_x + block_x).to(tl.int64) * 2 * size_y + i
     tl.store(y_ptr, tl.sum(tl.reshape(by_cy, [BLOCK_Y, BLOCK_X]), 1), mask=i < size_y)
@@ -239,9 +229,9 @@ def windows_gradient(
     sums = windows.new_empty(kept.sums, dtype=torch.float64 if acc == tl.float64 else torch.float32)
     result = torch.empty_like(windows)
     with device_of(windows):
-        for plan, tables, constants in kept.plans:
+        for plan, table, constants in kept.plans:
             _windows_gradient_kernel[plan.grid](
-                *(sums, plan.of(grads), plan.of(images), windows, source_valid, *tables, total, batch),
+                *(sums, plan.of(grads), plan.of(images), windows, source_valid, table, total, batch),
                 *(batch_stride(windows), batch_stride(source_valid), plan.group),
                 ANTIALIAS=antialias,
                 ACC=acc,

@@ -20,15 +20,13 @@ from fastwarp.kernels.gpu._sample import sample_frame, sample_planes, sample_til
 from fastwarp.kernels.gpu._taps import (
     accumulator,
     empty_levels,
-    field,
     geometry,
     hint,
     launches,
     pixels_of_block,
     pixels_of_planes,
-    pointer,
-    small_field,
     source_extent,
+    source_extents,
     work_of_program,
 )
 from fastwarp.kernels.layout import common_batch
@@ -58,12 +56,11 @@ def _grid_resample_kernel(
     BLOCK_P: tl.constexpr,
 ):
     """Program (block of targets of a level, group of channels, image)."""
-    position, block, b, begin, end = work_of_program(levels, group, ALIGNED)
-    image_ptr, out_ptr = pointer(images, position), pointer(outs, position)
-    channels = small_field(levels, position, 3)
-    stride_h = hint(field(levels, position, 6).to(OFFSET), ALIGNED)
-    stride_w = hint(field(levels, position, 7).to(OFFSET), ALIGNED)
-    size_y, size_x = small_field(levels, position, 10), small_field(levels, position, 11)
+    pointers, work, size, whole, firsts, strides = work_of_program((outs, images), levels, group, ALIGNED, OFFSET)
+    out_ptr, image_ptr = pointers
+    block, b, begin, end = work
+    channels, size_y, size_x = size
+    stride_b, stride_c, stride_h, stride_w = strides[0]
     pixels = size_y * size_x
     if CHANNELS_LAST:
         p = block * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -73,13 +70,11 @@ def _grid_resample_kernel(
         p = row * size_x + column
         exists = (row < size_y) & (column < size_x)
 
-    valid = b * stride_vb + field(levels, position, 1) * 2
-    extent_y = source_extent(valid_ptr, valid, small_field(levels, position, 8))
-    extent_x = source_extent(valid_ptr, valid + 1, small_field(levels, position, 9))
-    windows_ptr += b * stride_wb + field(levels, position, 2)
+    extent_y, extent_x = source_extents(valid_ptr, b * stride_vb, whole)
+    windows_ptr += b * stride_wb + firsts[0]
     reads, ty, tx = target_taps(windows_ptr, p, exists, total, extent_y, extent_x, ANTIALIAS, GEO)
 
-    image_ptr += b * hint(field(levels, position, 4), ALIGNED)
+    image_ptr += b * stride_b
     out_ptr += b * hint(channels, ALIGNED) * pixels
     if CHANNELS_LAST:
         sample_tiles(
@@ -87,7 +82,7 @@ def _grid_resample_kernel(
             *(ANTIALIAS, ALIGNED, BYTES, OFFSET, ACC, BLOCK_C, BLOCK_P),
         )
     else:
-        strides = field(levels, position, 5), stride_h, stride_w
+        strides = stride_c, stride_h, stride_w
         sample_planes(
             *((out_ptr, image_ptr), reads, ty, tx, strides, p, exists, pixels, begin, end),
             *(ANTIALIAS, BYTES, OFFSET, ACC, BLOCK_C),

@@ -18,12 +18,9 @@ from fastwarp.kernels.gpu._taps import (
     channel_offsets,
     dense_tile,
     empty_levels,
-    field,
     hint,
     launches,
-    pointer,
-    small_field,
-    source_extent,
+    source_extents,
     work_of_program,
 )
 from fastwarp.kernels.layout import as_integers, bits, common_batch
@@ -88,26 +85,22 @@ def _label_kernel(
     BLOCK_P: tl.constexpr,
 ):
     """Program (block of targets of a level, group of channels, image)."""
-    position, block, b, begin, end = work_of_program(levels, group, ALIGNED)
-    image_ptr, out_ptr = pointer(images, position), pointer(outs, position)
-    channels = small_field(levels, position, 3)
-    stride_c = field(levels, position, 5)
-    stride_h = hint(field(levels, position, 6).to(OFFSET), ALIGNED)
-    stride_w = hint(field(levels, position, 7).to(OFFSET), ALIGNED)
-    size_y, size_x = small_field(levels, position, 10), small_field(levels, position, 11)
+    pointers, work, size, whole, firsts, strides = work_of_program((outs, images), levels, group, ALIGNED, OFFSET)
+    out_ptr, image_ptr = pointers
+    block, b, begin, end = work
+    channels, size_y, size_x = size
+    stride_b, stride_c, stride_h, stride_w = strides[0]
     pixels = size_y * size_x
     p = block * BLOCK_P + tl.arange(0, BLOCK_P)
 
-    valid = b * stride_vb + field(levels, position, 1) * 2
-    extent_y = source_extent(valid_ptr, valid, small_field(levels, position, 8))
-    extent_x = source_extent(valid_ptr, valid + 1, small_field(levels, position, 9))
-    windows_ptr += b * stride_wb + field(levels, position, 2)
+    extent_y, extent_x = source_extents(valid_ptr, b * stride_vb, whole)
+    windows_ptr += b * stride_wb + firsts[0]
     cy, cx, sy, sx, reads = load_targets(windows_ptr, p, p < pixels, total, size_y, size_x, SEPARABLE, MAJORITY)
     reads = reads & (p < pixels) & (extent_y > 0) & (extent_x > 0)
     is_lost = (cy != cy) | (cx != cx) | (sy != sy) | (sx != sx)
     y, x = nearest_pixel(cy, extent_y), nearest_pixel(cx, extent_x)
 
-    image_ptr += b * hint(field(levels, position, 4), ALIGNED)
+    image_ptr += b * stride_b
     out_ptr += b * hint(channels, ALIGNED) * pixels
     here = along_pixels(reads & ~is_lost, CHANNELS_LAST)
     for c0 in range(begin, end, BLOCK_C):

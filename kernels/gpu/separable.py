@@ -18,16 +18,14 @@ from fastwarp.kernels.gpu._taps import (
     accumulator,
     blocks_of_planes,
     empty_levels,
-    field,
     geometry,
     hint,
     launches,
     load_windows,
     pixels_of_block,
     pixels_of_planes,
-    pointer,
-    small_field,
     source_extent,
+    source_extents,
     taps,
     two_taps,
     within,
@@ -71,12 +69,11 @@ def _resample_kernel(
     BLOCK_P: tl.constexpr,
 ):
     """Program (block of pixels of a level, group of channels, image)."""
-    position, block, b, begin, end = work_of_program(levels, group, ALIGNED)
-    image_ptr, out_ptr = pointer(images, position), pointer(outs, position)
-    channels, size_x = small_field(levels, position, 3), small_field(levels, position, 11)
-    size_y = small_field(levels, position, 10)
-    stride_h = hint(field(levels, position, 6).to(OFFSET), ALIGNED)
-    stride_w = hint(field(levels, position, 7).to(OFFSET), ALIGNED)
+    pointers, work, size, whole, firsts, strides = work_of_program((outs, images), levels, group, ALIGNED, OFFSET)
+    out_ptr, image_ptr = pointers
+    block, b, begin, end = work
+    channels, size_y, size_x = size
+    stride_b, stride_c, stride_h, stride_w = strides[0]
     pixels = size_y * size_x
     if CHANNELS_LAST:
         p = block * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -85,16 +82,14 @@ def _resample_kernel(
         row, column = pixels_of_block(block, size_x, BLOCK_P)
         p = row * size_x + column
 
-    valid = b * stride_vb + field(levels, position, 1) * 2
-    extent_y = source_extent(valid_ptr, valid, small_field(levels, position, 8))
-    extent_x = source_extent(valid_ptr, valid + 1, small_field(levels, position, 9))
-    windows_ptr += b * stride_wb + field(levels, position, 2)
+    extent_y, extent_x = source_extents(valid_ptr, b * stride_vb, whole)
+    windows_ptr += b * stride_wb + firsts[0]
     cy, sy = load_windows(windows_ptr, row, row < size_y, total, GEO)
     cx, sx = load_windows(windows_ptr + size_y, column, column < size_x, total, GEO)
     reads_y, ty = _taps_of_axis(cy, sy, extent_y, ANTIALIAS)
     reads_x, tx = _taps_of_axis(cx, sx, extent_x, ANTIALIAS)
 
-    image_ptr += b * hint(field(levels, position, 4), ALIGNED)
+    image_ptr += b * stride_b
     out_ptr += b * hint(channels, ALIGNED) * pixels
     if CHANNELS_LAST:
         sample_tiles(
@@ -102,7 +97,7 @@ def _resample_kernel(
             *(ANTIALIAS, ALIGNED, BYTES, OFFSET, ACC, BLOCK_C, BLOCK_P),
         )
     else:
-        strides, exists = (field(levels, position, 5), stride_h, stride_w), (row < size_y) & (column < size_x)
+        strides, exists = (stride_c, stride_h, stride_w), (row < size_y) & (column < size_x)
         sample_planes(
             *((out_ptr, image_ptr), reads_y & reads_x, ty, tx, strides, p, exists, pixels, begin, end),
             *(ANTIALIAS, BYTES, OFFSET, ACC, BLOCK_C),
