@@ -48,7 +48,7 @@ SWEEPS: dict[str, tuple[str, str, list[dict[str, Any]]]] = {
 }
 """By the name of a case: module, kernel, settings. `num_*` are options of the launch, others names in a module."""
 
-HOME = {"VALUES": "_taps", "DEPTH": "_downsize_conv"}
+HOME = {"VALUES": "_levels", "DEPTH": "_downsize_conv"}
 """The module that has a name, if it is not the kernel's."""
 
 

@@ -23,6 +23,7 @@ with interpreter():
     from fastwarp.kernels.gpu import (
         _downsize_conv,
         _downsize_cost,
+        _downsize_gradient,
         _downsize_image,
         _downsize_layers,
         _downsize_targets,
@@ -191,6 +192,8 @@ def test_many_blocks(monkeypatch, choose):
     """Blocks as on a GPU: several of each kind, the last ones in part outside."""
     for module in (_downsize_conv, _downsize_image, _downsize_layers, _downsize_targets):
         monkeypatch.setattr(module, "INTERPRETED", False)
+    for module, name in ((_downsize_conv, "_tiles"), (_downsize_targets, "tile"), (_downsize_gradient, "tile")):
+        monkeypatch.setattr(module, name, getattr(module, name).__wrapped__)
     args = case((9, 37), (5, 31), (3, 16), dtype=F32, batch=1)
     for selected in (False, True):
         choose(selected)

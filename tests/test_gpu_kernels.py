@@ -19,7 +19,7 @@ from fastwarp.reference import axis as axis_reference
 from fastwarp.reference import separable as reference
 
 with interpreter():
-    from fastwarp.kernels.gpu import _taps, _windows, axis, separable
+    from fastwarp.kernels.gpu import _levels, _windows, axis, separable
 
 pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
 
@@ -159,8 +159,8 @@ def test_aligned_channels():
 
 def test_groups_of_channels(monkeypatch):
     """The interpreter takes all channels at once, for speed; a level of few has less groups than another."""
-    monkeypatch.setattr(_taps, "INTERPRETED", False)
-    monkeypatch.setattr(_taps, "_kept_launches", _taps._kept_launches.__wrapped__)
+    monkeypatch.setattr(_levels, "INTERPRETED", False)
+    monkeypatch.setattr(_levels, "_kept_launches", _levels._kept_launches.__wrapped__)
     for form, channels in zip(FORMATS, ((9, 2), (130, 5)), strict=True):
         images = [torch.randn(1, c, 4, 5).to(memory_format=form) for c in channels]
         check_resampling(images, windows_for(1, [3, 4, 5, 2], [4, 5, 4, 5], False), [3, 4, 5, 2], None, False)

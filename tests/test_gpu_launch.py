@@ -25,8 +25,8 @@ with interpreter():
         _downsize_conv,
         _grid_windows_gradient,
         _launch,
+        _levels,
         _mesh_positions,
-        _taps,
         _windows_gradient,
         downsize,
         grid,
@@ -49,18 +49,18 @@ def test_host_code_does_not_ask_triton_for_integers():
 def test_layouts_that_come_again_are_not_planned_anew(monkeypatch):
     """It takes longer than all else that a launch does on the host."""
     images, outs = [torch.empty(1, 2, 5, 6)], [torch.empty(1, 2, 3, 4)]
-    first = _taps.launches(images, outs, [0], [0])
-    monkeypatch.setattr(_taps, "plan_launches", lambda *args: pytest.fail("plans again"))
-    assert _taps.launches([images[0] + 1], outs, [0], [0]) is first
+    first = _levels.launches(images, outs, [0], [0])
+    monkeypatch.setattr(_levels, "plan_launches", lambda *args: pytest.fail("plans again"))
+    assert _levels.launches([images[0] + 1], outs, [0], [0]) is first
     monkeypatch.undo()
     # A layout is shape, strides and dtype; windows that begin elsewhere, or other tiles, are other launches too.
     others = [
-        _taps.launches([images[0].mT], outs, [0], [0]),
-        _taps.launches([images[0].half()], [outs[0].half()], [0], [0]),
-        _taps.launches(images, outs, [7], [0]),
+        _levels.launches([images[0].mT], outs, [0], [0]),
+        _levels.launches([images[0].half()], [outs[0].half()], [0], [0]),
+        _levels.launches(images, outs, [7], [0]),
     ]
-    monkeypatch.setattr(_taps, "VALUES", 512)
-    assert all(other is not first for other in (*others, _taps.launches(images, outs, [0], [0])))
+    monkeypatch.setattr(_levels, "VALUES", 512)
+    assert all(other is not first for other in (*others, _levels.launches(images, outs, [0], [0])))
 
 
 def test_gradients_of_windows_are_not_planned_anew(monkeypatch):
@@ -83,8 +83,8 @@ def test_other_launches_are_not_planned_anew(monkeypatch):
     taps, bilinear = torch.zeros(2, 3, 3), torch.zeros(3, 1, dtype=torch.int32)
     layer = [torch.ones(2, 2, 3, 3)], [torch.ones(2)]
     calls = [
-        (_taps, "plan_launches", lambda: label.nearest(images, windows, False, sizes, None, 0)),
-        (_taps, "plan_launches", lambda: grid.resample_adjoint(images, windows[:, :, :6].repeat(1, 1, 5), sizes, None)),
+        (_levels, "plan_launches", lambda: label.nearest(images, windows, False, sizes, None, 0)),
+        (_levels, "plan_launches", lambda: grid.resample_adjoint(images, torch.ones(1, 2, 30), sizes, None)),
         (
             *(_mesh_positions, "cdiv"),
             lambda: mesh.positions(torch.rand(1, 3, 3, 2), [3, 4], [5, 6], True, False, False, None, None),

@@ -20,7 +20,7 @@ from torch import Tensor
 from fastwarp.reference import mesh as reference
 
 with interpreter():
-    from fastwarp.kernels.gpu import _mesh_positions, mesh
+    from fastwarp.kernels.gpu import _mesh_outline, _mesh_positions, mesh
 
 # Infinite vertices give NaN, in the reference as in the kernels.
 pytestmark = [pytest.mark.filterwarnings("ignore::RuntimeWarning"), *([pytest.mark.gpu] if DEVICE == "cuda" else [])]
@@ -103,7 +103,7 @@ def test_tiles_of_few_targets_look_for_them(monkeypatch):
     asked = []
     for few in (0, 16):
         calls = []
-        monkeypatch.setattr(_mesh_positions, "_FEW", _mesh_positions.tl.constexpr(few))
+        monkeypatch.setattr(_mesh_outline, "_FEW", _mesh_outline.tl.constexpr(few))
         winding = _mesh_positions.winding
 
         def counted(*args, calls=calls, winding=winding):
@@ -111,7 +111,8 @@ def test_tiles_of_few_targets_look_for_them(monkeypatch):
             return winding(*args)
 
         with monkeypatch.context() as patched:
-            patched.setattr(_mesh_positions, "winding", counted)
+            for module in (_mesh_outline, _mesh_positions):
+                patched.setattr(module, "winding", counted)
             _, tiles = mesh.positions(*(on_device(a) for a in (vertices, *args, False, None, None)))
         np.testing.assert_array_equal(tiles.cpu().numpy(), expected)
         asked.append(len(calls))
@@ -431,7 +432,8 @@ def test_levels_and_images_take_one_launch(inverse, monkeypatch):
             return self.kernel[grid]
 
     for name in ("_zoom_kernel", "_outline_kernel", "_unzoom_kernel"):
-        monkeypatch.setattr(_mesh_positions, name, Counted(getattr(_mesh_positions, name)))
+        module = _mesh_outline if name == "_outline_kernel" else _mesh_positions
+        monkeypatch.setattr(module, name, Counted(getattr(module, name)))
     sizes = [6, 8, 3, 4, 2, 2]
     mesh.positions(on_device(made("lz", 1, (3, 4), F32, 2)), sizes, sizes, inverse, False, True, None, None)
     assert len(launches) == (2 if inverse else 1)

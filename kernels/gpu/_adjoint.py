@@ -8,7 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._launch import INTERPRETED, blocks_of, device_of, find_segment, pack, select, unpack
+from fastwarp.kernels.gpu._launch import INTERPRETED, blocks_of, device_of, find_segment, hint, pack, select, unpack
+from fastwarp.kernels.gpu._levels import empty_levels, launches, pixels_of_planes, work_of_program
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
     accumulator,
@@ -18,18 +19,13 @@ from fastwarp.kernels.gpu._taps import (
     channel_offsets,
     channels_of_planes,
     dense_tile,
-    empty_levels,
     geometry,
-    hint,
-    launches,
     load_windows,
     no_planes,
     pixels_of_block,
-    pixels_of_planes,
     source_extent,
     taps,
     within,
-    work_of_program,
 )
 
 

@@ -23,8 +23,8 @@ from fastwarp.kernels.gpu._downsize_coefficients import (
 )
 from fastwarp.kernels.gpu._downsize_conv import product, products
 from fastwarp.kernels.gpu._downsize_targets import Last, features, tile
-from fastwarp.kernels.gpu._launch import cdiv
-from fastwarp.kernels.gpu._taps import hint, wide
+from fastwarp.kernels.gpu._launch import cdiv, hint
+from fastwarp.kernels.gpu._levels import wide
 
 
 @triton.jit(

@@ -5,16 +5,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._downsize_conv import FEW, of_channel, parts
+from fastwarp.kernels.gpu._downsize_source import FEW, of_channel, parts
 from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, next_power_of_2
-from fastwarp.kernels.gpu._taps import (
-    accumulator,
-    along_channels,
-    along_pixels,
-    channel_offsets,
-    dense_tile,
-    wide,
-)
+from fastwarp.kernels.gpu._levels import wide
+from fastwarp.kernels.gpu._taps import accumulator, along_channels, along_pixels, channel_offsets, dense_tile
 from fastwarp.kernels.layout import memory_format
 
 

@@ -5,9 +5,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastwarp.kernels.gpu._downsize_conv import Source, padded, patches, patches_of_few, product, products
-from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv
-from fastwarp.kernels.gpu._taps import hint
+from fastwarp.kernels.gpu._downsize_conv import padded, product, products
+from fastwarp.kernels.gpu._downsize_source import Source, patches, patches_of_few
+from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, hint
 
 PROGRAMS = 1056
 """Eight for each multiprocessor of a large GPU."""

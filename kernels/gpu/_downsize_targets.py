@@ -13,18 +13,10 @@ import triton.language as tl
 from torch import Tensor
 
 from fastwarp.kernels.gpu._downsize_coefficients import coefficients, logits_at, loop_end, normaliser, tap_offsets
-from fastwarp.kernels.gpu._downsize_conv import (
-    Source,
-    block_depth,
-    block_pixels,
-    convolve,
-    padded,
-    products,
-    relu,
-    weights_of,
-)
-from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, next_power_of_2
-from fastwarp.kernels.gpu._taps import hint, wide
+from fastwarp.kernels.gpu._downsize_conv import block_depth, block_pixels, convolve, padded, products, relu, weights_of
+from fastwarp.kernels.gpu._downsize_source import Source
+from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, hint, next_power_of_2
+from fastwarp.kernels.gpu._levels import wide
 from fastwarp.kernels.layout import memory_format
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fastwarp.kernels.gpu._grid_cells import BLOCK, cells_of, sort_targets
 from fastwarp.kernels.gpu._grid_taps import first_targets, repeated
-from fastwarp.kernels.gpu._launch import device_of, pack, unpack
+from fastwarp.kernels.gpu._launch import device_of, hint, pack, unpack
+from fastwarp.kernels.gpu._levels import empty_levels, launches, pixels_of_planes, work_of_program
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
     accumulator,
@@ -20,14 +21,9 @@ from fastwarp.kernels.gpu._taps import (
     channel_offsets,
     channels_of_planes,
     dense_tile,
-    empty_levels,
-    hint,
-    launches,
     no_planes,
     pixels_of_block,
-    pixels_of_planes,
     source_extent,
-    work_of_program,
 )
 from fastwarp.kernels.layout import common_batch
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from fastwarp.kernels.gpu._grid_taps import first_targets, load_centres, target_taps
 from fastwarp.kernels.gpu._launch import INTERPRETED, blocks_of, cdiv, find_segment, pack, select, unpack
+from fastwarp.kernels.gpu._levels import wide
 from fastwarp.kernels.gpu._pieces import batch_stride
-from fastwarp.kernels.gpu._taps import geometry, source_extent, wide
+from fastwarp.kernels.gpu._taps import geometry, source_extent
 
 BLOCK = 8192 if INTERPRETED else 512
 """Targets of one program that prepares them."""

@@ -1,7 +1,7 @@
 """What the kernels of the `grid` family share: the windows of targets as taps and weights.
 
-Every target has a window of its own: rows x, y (and half-widths in x, y) of `windows` `[1 or B, 2 or 4, P]`. Levels,
-tiles and the filter of one axis are those of the `separable` family, see `_taps`.
+Every target has a window of its own: rows x, y (and half-widths in x, y) of `windows` `[1 or B, 2 or 4, P]`. Tiles and
+the filter of one axis are those of the `separable` family, see `_taps`.
 """
 
 import itertools

@@ -15,28 +15,24 @@ from torch import Tensor
 
 from fastwarp.kernels.gpu._grid_taps import first_targets, load_centres, repeated, target_taps
 from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of, next_power_of_2
+from fastwarp.kernels.gpu._levels import Plan, gradient_launch, layouts, tensors_of, work_of_program
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
-    Plan,
     accumulator,
     along_channels,
     along_pixels,
     channel_offsets,
     geometry,
-    gradient_launch,
-    layouts,
     most,
     source_extents,
-    tensors_of,
     weight,
-    work_of_program,
 )
 from fastwarp.kernels.layout import common_batch, memory_format
 
 
 def _plan_launches(images: list[Tensor], grads: list[Tensor]) -> tuple[list[Plan], int]:
     """The launches for tiles over the targets, one per memory format of the images, and the number of shares that the
-    channels are divided in: more where there are few targets, see `_taps.plan_launches`."""
+    channels are divided in: more where there are few targets, see `_levels.plan_launches`."""
     formats: dict[bool, list[int]] = {}
     for i, (image, grad) in enumerate(zip(images, grads, strict=True)):
         if image.numel() > 0 and grad.numel() > 0:

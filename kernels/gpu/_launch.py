@@ -51,6 +51,12 @@ def unpack(value):
 
 
 @triton.jit
+def hint(x, ALIGNED: tl.constexpr):
+    """x, as a multiple of 16 that the compiler sees (`tl.multiple_of` on an argument is lost when this is inlined)."""
+    return (x >> 4) * 16 if ALIGNED else x
+
+
+@triton.jit
 def find_segment(pid, sizes, BLOCK: tl.constexpr):
     """Segment that program `pid` works on when each segment takes cdiv(size, BLOCK) programs in turn.
 

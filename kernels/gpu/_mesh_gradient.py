@@ -10,8 +10,9 @@ import triton.language as tl
 from torch import Tensor
 
 from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, pack, select
-from fastwarp.kernels.gpu._mesh_positions import UNFUSED, extent_of, outlines, zoomed
-from fastwarp.kernels.gpu._mesh_tiles import evaluate, load_patch, moments, through_inverse, to_corners
+from fastwarp.kernels.gpu._mesh_outline import extent_of, outlines
+from fastwarp.kernels.gpu._mesh_positions import zoomed
+from fastwarp.kernels.gpu._mesh_tiles import UNFUSED, evaluate, load_patch, moments, through_inverse, to_corners
 from fastwarp.kernels.gpu._pieces import batch_stride, nan_of
 
 _TARGETS = 1024 if INTERPRETED else 128  # 1 per thread of 4 warps: their 8 sums of float64 stay in registers

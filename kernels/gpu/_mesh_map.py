@@ -6,8 +6,8 @@ import triton.language as tl
 from torch import Tensor
 
 from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv
-from fastwarp.kernels.gpu._mesh_positions import UNFUSED
 from fastwarp.kernels.gpu._mesh_tiles import (
+    UNFUSED,
     centre_of,
     cross,
     evaluate,

@@ -1,10 +1,7 @@
 """Triton kernels of the `mesh` family: what each target reads, and from which tile; all levels in one launch.
 
-The inverse takes two. The first makes, for every level, what is the same for all its targets: the vertices of the
-widened mesh in units of targets, the slopes of the edges and the boxes of the tiles. In the second a program finds the
-tiles whose box meets its block of targets, asks each of them, and solves once for every target. Where a level has few
-targets for its tiles, a block would meet most of them: there the first kernel asks every tile about the targets in its
-box, one thread for a tile. A target goes to the lowest number, in whatever order they come.
+The inverse takes two. The first is in `_mesh_outline`. In the second a program finds the tiles whose box meets its
+block of targets, asks each of them, and solves once for every target.
 
 Whose a target is follows from float64 that nothing fuses (`UNFUSED`), so that it is the same on every backend. Float32
 meshes are solved in float32, relative to a tile's corner, and again in float64 where that misses the target.
@@ -19,53 +16,28 @@ import triton.language as tl
 from torch import Tensor
 
 from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, pack, select, unpack
-from fastwarp.kernels.gpu._mesh_tiles import (
-    centre_of,
-    evaluate,
-    is_finite,
-    load_patch,
-    scaled,
-    slope,
-    solve,
-    tied,
-    widened,
-    winding,
-)
+from fastwarp.kernels.gpu._mesh_outline import NONE, are_few, extent_of, outlines, targets_of
+from fastwarp.kernels.gpu._mesh_tiles import UNFUSED, centre_of, evaluate, load_patch, scaled, solve, tied, winding
 from fastwarp.kernels.gpu._pieces import batch_stride, nan_of
 from fastwarp.kernels.layout import common_batch
-
-UNFUSED = {"enable_fp_fusion": False}
-"""Launch options under which no product is fused with a sum, so that every float64 operation rounds as IEEE 754 says.
-
-Not so float32, whose quotients and roots remain those of `div.full` and `sqrt.approx`: what decides must be float64.
-"""
 
 _RIM: tl.constexpr = tl.constexpr(1 / 64)  # how far beyond its tile a preimage may lie, in tiles
 # Targets, and relative to the tile: a solution in float32 that T~ maps farther off needs float64.
 _MISS: tl.constexpr = tl.constexpr(5e-4)
 _MISS_OF_TILE: tl.constexpr = tl.constexpr(2e-6)
-_NONE: tl.constexpr = tl.constexpr(2**31 - 1)
 
 # Few tiles meet a block of 16 x 32 where tiles have 20 x 20 targets. Asking one costs most of its instructions once per
 # thread, so a thread has 4 targets, or 2 where float64 would take too many registers.
 _ROWS, _COLUMNS = (32, 64) if INTERPRETED else (16, 32)
 _CHUNK = 1024 if INTERPRETED else 256
-_VERTICES = 64
-_FEW: tl.constexpr = tl.constexpr(16)  # targets for each tile, up to which tiles look for their targets
 _SCAN: tl.constexpr = tl.constexpr(1024)  # coordinates that a program looks at together for a NaN
 
 
 @functools.lru_cache(256)
-def _targets(*sizes: int) -> list[int]:
-    """How many there are in each level."""
-    return [height * width for height, width in zip(sizes[::2], sizes[1::2], strict=True)]
-
-
-@functools.lru_cache(256)
-def _blocks(columns: int, *sizes: int) -> int:
+def _blocks(rows: int, columns: int, *sizes: int) -> int:
     """Blocks of targets in all levels."""
     sides = zip(sizes[::2], sizes[1::2], strict=True)
-    return sum(cdiv(height, _ROWS) * cdiv(width, columns) for height, width in sides)
+    return sum(cdiv(height, rows) * cdiv(width, columns) for height, width in sides)
 
 
 @triton.jit
@@ -81,14 +53,6 @@ def _find_block(pid, sizes, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
         next_first += tl.cdiv(rows, ROWS) * tl.cdiv(columns, COLUMNS)
     across = tl.maximum(tl.cdiv(width, COLUMNS), 1)
     return level, height, width, start, (pid - first) // across * ROWS, (pid - first) % across * COLUMNS
-
-
-@triton.jit
-def extent_of(valid_ptr, offset, whole):
-    if valid_ptr is None:
-        return whole
-    else:
-        return tl.minimum(tl.maximum(tl.load(valid_ptr + offset), 0), whole).to(tl.int32)
 
 
 @triton.jit
@@ -150,117 +114,6 @@ def _store(windows_ptr, tiles_ptr, target, before, total, x, y, tile, reads, mas
     tl.store(windows_ptr + before + target, tl.where(reads, x, -1.0), mask=mask)
     tl.store(windows_ptr + before + total + target, tl.where(reads, y, -1.0), mask=mask)
     tl.store(tiles_ptr + target, tl.where(reads, tile, -1), mask=mask)
-
-
-@triton.jit
-def _are_few(height, width, h, w):
-    """Whether the tiles of a level look for their targets, not the targets for their tiles."""
-    return height.to(tl.int64) * width <= (h - 1).to(tl.int64) * (w - 1) * _FEW
-
-
-@triton.jit
-def _claim(
-    owners_ptr, n, corners, slopes, box, extent_x, extent_y, width, centre_x, centre_y, unit_x, unit_y, shift_x, shift_y
-):
-    """Every tile n takes the targets that it encloses from tiles of higher numbers, as `_unzoom_kernel` counts them."""
-    ax, ay, bx, by, cx, cy, dx, dy = corners
-    ab, bd, cd, ac = slopes
-    left, right, top, bottom = box
-    left, right = tl.maximum(left, 0), tl.minimum(right, extent_x - 1)
-    across = tl.maximum(right - left + 1, 1)
-    count = tl.where(right < left, 0, across * tl.maximum(bottom - top, 0))
-    for s in range(tl.max(count, 0)):
-        r, k = top + s // across, left + s % across
-        x, y = k.to(tl.float64), r.to(tl.float64)
-        tied_x, tied_y = tied(x, (centre_x - shift_x) * unit_x), tied(y, (centre_y - shift_y) * unit_y)
-        number = winding(ax, ay, bx, by, cx, cy, dx, dy, ab, bd, cd, ac, tied_x, y, tied_y)
-        code = tl.where(number > 0, 2 * n + 1, 2 * n)
-        tl.atomic_min(owners_ptr + r * width + k, code, mask=(number != 0) & (s < count), sem="relaxed")
-
-
-@triton.jit(do_not_specialize=["stride_mb", "stride_vb", "h", "w", "total"])
-def _outline_kernel(
-    edges_ptr,
-    boxes_ptr,
-    owners_ptr,
-    mesh_ptr,
-    valid_ptr,
-    sizes,
-    stride_mb,
-    stride_vb,
-    h,
-    w,
-    total,
-    BLOCK: tl.constexpr,
-):
-    """Program (row of vertices, level, b).
-
-    `edges_ptr`: x, y of every vertex of the widened mesh, slopes of the edges to its right and below it.
-    `boxes_ptr`: of the tile whose corner A it is, the first and last column that it can own, its first row, and the one
-    after its last; without rows if there is no such tile. Then first row and last for whole rows of tiles.
-    `owners_ptr`, unless None: of the targets of a level that has few, what `_unzoom_kernel` calls owner.
-    """
-    i, level = tl.program_id(0), tl.program_id(1)
-    b = tl.program_id(2).to(tl.int64)
-    valid = b * stride_vb + 2 * level
-    height, width = select(sizes, 2 * level).to(tl.int32), select(sizes, 2 * level + 1).to(tl.int32)
-    extent_y, extent_x = extent_of(valid_ptr, valid, height), extent_of(valid_ptr, valid + 1, width)
-    few = _are_few(height, width, h, w)
-    start = b * total
-    for s in tl.static_range(len(sizes) // 2):
-        start += tl.where(s < level, unpack(sizes[2 * s]).to(tl.int64) * unpack(sizes[2 * s + 1]).to(tl.int64), 0)
-    unit_y, unit_x = tl.maximum(extent_y - 1, 1).to(tl.float64), tl.maximum(extent_x - 1, 1).to(tl.float64)
-    shift_y, shift_x = tl.where(extent_y == 1, 0.5, 0.0), tl.where(extent_x == 1, 0.5, 0.0)
-    mesh_ptr += b * stride_mb
-    centre_x, centre_y = centre_of(mesh_ptr, h, w)
-    vertices = h * w
-    edges_ptr += (b * tl.num_programs(1) + level) * 4 * vertices
-    boxes_ptr += (b * tl.num_programs(1) + level) * (4 * vertices + 2 * h)
-    first, last = tl.full([BLOCK], _NONE, tl.int32), tl.zeros([BLOCK], tl.int32)
-    for j0 in range(0, w, BLOCK):
-        j = j0 + tl.arange(0, BLOCK)
-        n = i * w + j
-        # Beside the last tiles, their vertices again.
-        next_i, next_j = tl.minimum(i + 1, h - 1), tl.minimum(j + 1, w - 1)
-        ax, ay = widened(mesh_ptr, i, j, h, w, j < w)
-        bx, by = widened(mesh_ptr, i, next_j, h, w, j < w)
-        cx, cy = widened(mesh_ptr, next_i, j, h, w, j < w)
-        dx, dy = widened(mesh_ptr, next_i, next_j, h, w, j < w)
-        ax, ay = (ax - shift_x) * unit_x, (ay - shift_y) * unit_y
-        bx, by = (bx - shift_x) * unit_x, (by - shift_y) * unit_y
-        cx, cy = (cx - shift_x) * unit_x, (cy - shift_y) * unit_y
-        dx, dy = (dx - shift_x) * unit_x, (dy - shift_y) * unit_y
-        tl.store(edges_ptr + 4 * n, ax, mask=j < w)
-        tl.store(edges_ptr + 4 * n + 1, ay, mask=j < w)
-        slopes = (slope(ax, ay, bx, by), slope(bx, by, dx, dy), slope(cx, cy, dx, dy), slope(ax, ay, cx, cy))
-        tl.store(edges_ptr + 4 * n + 2, slopes[0], mask=j < w)
-        tl.store(edges_ptr + 4 * n + 3, slopes[3], mask=j < w)
-
-        # Crossings lie between the ends of their edge but for rounding, which is relative to these. A tile with a
-        # vertex that is not finite has no rows.
-        low = tl.minimum(tl.minimum(ax, bx), tl.minimum(cx, dx))
-        high = tl.maximum(tl.maximum(ax, bx), tl.maximum(cx, dx))
-        slack = 1.0 + (tl.abs(low) + tl.abs(high)) * 2.0**-40
-        left = tl.minimum(tl.maximum(low - slack, 0.0), extent_x).to(tl.int32)
-        right = tl.minimum(tl.maximum(high + slack, -1.0), extent_x).to(tl.int32)
-        low = tl.minimum(tl.minimum(ay, by), tl.minimum(cy, dy))
-        high = tl.maximum(tl.maximum(ay, by), tl.maximum(cy, dy))
-        whole = is_finite(ax, bx, cx, dx) & is_finite(ay, by, cy, dy) & (i < h - 1) & (j < w - 1)
-        top = tl.where(whole, tl.ceil(tl.minimum(tl.maximum(low, 0.0), extent_y)), 0.0).to(tl.int32)
-        bottom = tl.where(whole, tl.floor(tl.minimum(tl.maximum(high, -1.0), extent_y - 1)) + 1, 0.0).to(tl.int32)
-        tl.store(boxes_ptr + n, left, mask=j < w)
-        tl.store(boxes_ptr + vertices + n, right, mask=j < w)
-        tl.store(boxes_ptr + 2 * vertices + n, top, mask=j < w)
-        tl.store(boxes_ptr + 3 * vertices + n, bottom, mask=j < w)
-        first = tl.minimum(first, tl.where(bottom > top, top, _NONE))
-        last = tl.maximum(last, bottom)
-        if owners_ptr is not None and few:
-            _claim(
-                *(owners_ptr + start, n, (ax, ay, bx, by, cx, cy, dx, dy), slopes, (left, right, top, bottom)),
-                *(extent_x, extent_y, width, centre_x, centre_y, unit_x, unit_y, shift_x, shift_y),
-            )
-    tl.store(boxes_ptr + 4 * vertices + i, tl.min(first, 0))
-    tl.store(boxes_ptr + 4 * vertices + h + i, tl.max(last, 0))
 
 
 @triton.jit
@@ -358,36 +211,36 @@ def _unzoom_kernel(
     boxes_ptr += b * stride_bb + level * (4 * vertices + 2 * h)
     target = b * total + start + r * width + k
     mask = (r < height) & (k < width)
-    owner = tl.full([COLUMNS, ROWS], _NONE, tl.int32)
+    owner = tl.full([COLUMNS, ROWS], NONE, tl.int32)
     first, last, rows = h, -1, h
-    if owners_ptr is not None and _are_few(height, width, h, w):
-        owner = tl.load(owners_ptr + b * stride_ob + start + r * width + k, mask=mask, other=_NONE)
+    if owners_ptr is not None and are_few(height, width, h, w):
+        owner = tl.load(owners_ptr + b * stride_ob + start + r * width + k, mask=mask, other=NONE)
         rows = 0
     for i0 in range(0, rows, CHUNK):
         i = i0 + tl.arange(0, CHUNK)
-        top = tl.load(boxes_ptr + 4 * vertices + i, mask=i < h, other=_NONE)
+        top = tl.load(boxes_ptr + 4 * vertices + i, mask=i < h, other=NONE)
         bottom = tl.load(boxes_ptr + 4 * vertices + h + i, mask=i < h, other=0)
         meets = (top < row + ROWS) & (bottom > row)
-        first = tl.minimum(first, tl.min(tl.where(meets, i, _NONE), 0))
+        first = tl.minimum(first, tl.min(tl.where(meets, i, NONE), 0))
         last = tl.maximum(last, tl.max(tl.where(meets, i, -1), 0))
     end = (last + 1) * w
     for n0 in range(first * w, end, CHUNK):
         n = n0 + tl.arange(0, CHUNK)
-        left = tl.load(boxes_ptr + n, mask=n < end, other=_NONE)
+        left = tl.load(boxes_ptr + n, mask=n < end, other=NONE)
         right = tl.load(boxes_ptr + vertices + n, mask=n < end, other=0)
         top = tl.load(boxes_ptr + 2 * vertices + n, mask=n < end, other=0)
         bottom = tl.load(boxes_ptr + 3 * vertices + n, mask=n < end, other=0)
         meets = (left < column + COLUMNS) & (right >= column) & (top < row + ROWS) & (bottom > row)
-        waiting = tl.where(meets, n, _NONE)
+        waiting = tl.where(meets, n, NONE)
         vertex = tl.min(waiting, 0)
-        while vertex < _NONE:
+        while vertex < NONE:
             number = _winding_of(edges_ptr + 4 * vertex, w, tied_x, y, tied_y)
             code = tl.where(number > 0, 2 * vertex + 1, 2 * vertex)
-            owner = tl.minimum(owner, tl.where(number != 0, code, _NONE))
-            waiting = tl.where(waiting == vertex, _NONE, waiting)
+            owner = tl.minimum(owner, tl.where(number != 0, code, NONE))
+            waiting = tl.where(waiting == vertex, NONE, waiting)
             vertex = tl.min(waiting, 0)
 
-    owned = reads & (owner < _NONE)
+    owned = reads & (owner < NONE)
     mirrored = (owner & 1) == 1
     vertex = tl.where(owned, owner >> 1, 0)
     a_ptr = mesh_ptr + 2 * vertex
@@ -406,7 +259,7 @@ def _unzoom_kernel(
     window_y = _to_pixels(i, g, h, source_y, REAL)
     inside = owned
     if BORDER:
-        outside = reads & (owner == _NONE)
+        outside = reads & (owner == NONE)
         if tl.max(tl.where(outside, 1, 0)) > 0:
             u, v = _nearest(mesh_ptr, h, w, shift_x, shift_y, unit_x, unit_y, x, y)
             window_x = tl.where(outside, (u * (source_x - 1)).to(REAL), window_x)
@@ -446,25 +299,6 @@ def _to_pixels(tile, f, n, source, REAL: tl.constexpr):
     return tl.minimum(tl.maximum(tl.fma(f, step, tile.to(REAL) * step), 0.0), last)
 
 
-def outlines(mesh: Tensor, sizes: list[int], valid: Tensor | None, owned: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Edges `[1 or B, levels, h * w, 4]` and boxes `[1 or B, levels, 4 * h * w + 2 * h]` of `_outline_kernel`, and its
-    owners `[1 or B, P]`: None unless `owned`, or if no level has few targets."""
-    batch, (h, w), levels = common_batch(mesh, valid), mesh.shape[1:3], len(sizes) // 2
-    counts = _targets(*sizes)
-    owners = None
-    if owned and min(counts) <= (h - 1) * (w - 1) * _FEW.value:
-        owners = mesh.new_full((batch, sum(counts)), _NONE.value, dtype=torch.int32)
-    edges = mesh.new_empty(batch, levels, h * w, 4, dtype=torch.float64)
-    boxes = mesh.new_empty(batch, levels, 4 * h * w + 2 * h, dtype=torch.int32)
-    _outline_kernel[(h, levels, batch)](
-        *(edges, boxes, owners, mesh, valid, pack(*sizes), batch_stride(mesh), batch_stride(valid), h, w, sum(counts)),
-        BLOCK=_VERTICES,
-        num_warps=2,
-        **UNFUSED,
-    )
-    return edges, boxes, owners
-
-
 def launch(
     mesh: Tensor,
     sizes: list[int],
@@ -477,13 +311,13 @@ def launch(
 ) -> tuple[Tensor, Tensor]:
     """`positions` of contiguous arguments."""
     batch, (h, w) = common_batch(mesh, valid, source_valid), mesh.shape[1:3]
-    total = sum(_targets(*sizes))
+    total = sum(targets_of(*sizes))
     windows, tiles = mesh.new_empty(batch, 2, total), mesh.new_empty(batch, total, dtype=torch.int32)
     extents, packed = (valid, source_valid), (pack(*sizes), pack(*source_sizes))
     strides = (batch_stride(valid), batch_stride(source_valid))
     options: dict[str, Any] = {"HOMOGRAPHY": homography, "ROWS": _ROWS, **UNFUSED}
     if not inverse:
-        _zoom_kernel[(_blocks(_COLUMNS, *sizes), batch)](
+        _zoom_kernel[(_blocks(_ROWS, _COLUMNS, *sizes), batch)](
             *(windows, tiles, mesh, *extents, *packed, batch_stride(mesh), *strides, h, w, total),
             COLUMNS=_COLUMNS,
             **options,
@@ -492,7 +326,7 @@ def launch(
     outline = outlines(mesh, sizes, valid, True)
     exact = homography or mesh.dtype == torch.float64
     columns = _COLUMNS // 2 if exact else _COLUMNS
-    _unzoom_kernel[(_blocks(columns, *sizes), batch)](
+    _unzoom_kernel[(_blocks(_ROWS, columns, *sizes), batch)](
         *(windows, tiles, mesh, *outline, *extents, *packed),
         *(*map(batch_stride, (mesh, *outline)), *strides, h, w, total),
         BORDER=border,

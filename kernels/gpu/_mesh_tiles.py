@@ -12,6 +12,12 @@ _SINGULAR: tl.constexpr = tl.constexpr(1e-12)  # a smaller det J, relative to it
 _FLATTEST: tl.constexpr = tl.constexpr(2.0**-10)
 _WIDER: tl.constexpr = tl.constexpr(2.0**-10)  # how far the outline reaches out for targets, in tiles
 
+UNFUSED = {"enable_fp_fusion": False}
+"""Launch options under which no product is fused with a sum, so that every float64 operation rounds as IEEE 754 says.
+
+Not so float32, whose quotients and roots remain those of `div.full` and `sqrt.approx`: what decides must be float64.
+"""
+
 
 @triton.jit
 def cross(ax, ay, bx, by):

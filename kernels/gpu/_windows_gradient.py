@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastwarp.kernels.gpu._launch import INTERPRETED, blocks_of, cdiv, device_of, find_segment, pack, select
+from fastwarp.kernels.gpu._levels import gradient_launch, layouts, plan_launches, tensors_of, work_of_program
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._taps import (
     accumulator,
@@ -19,15 +20,10 @@ from fastwarp.kernels.gpu._taps import (
     along_pixels,
     channel_offsets,
     geometry,
-    gradient_launch,
-    layouts,
     load_windows,
-    plan_launches,
     source_extents,
     taps,
-    tensors_of,
     weight,
-    work_of_program,
 )
 
 
@@ -237,7 +233,7 @@ def windows_gradient(
                 ACC=acc,
                 GEO=geometry(windows, dtype),
                 **constants,
-                num_warps=8,
+                num_warps=16 if dtype == torch.float64 else 8,
             )
         rows, columns = (64, 256) if INTERPRETED else (32, 32)
         blocks = blocks_of(tuple(side for grad in grads for side in grad.shape[2:]), columns)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from fastwarp.kernels.gpu import _downsize_cost
-from fastwarp.kernels.gpu._downsize_conv import Source, layer
+from fastwarp.kernels.gpu._downsize_conv import layer
 from fastwarp.kernels.gpu._downsize_gradient import differentiate
 from fastwarp.kernels.gpu._downsize_image import image_gradient
 from fastwarp.kernels.gpu._downsize_layers import spread, weights_gradient
 from fastwarp.kernels.gpu._downsize_logits import logits, logits_backward
+from fastwarp.kernels.gpu._downsize_source import Source
 from fastwarp.kernels.gpu._downsize_targets import Last, evaluate
 from fastwarp.kernels.gpu._launch import device_of
 from fastwarp.kernels.layout import memory_format

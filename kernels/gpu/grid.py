@@ -14,21 +14,11 @@ from fastwarp.kernels.gpu._grid_adjoint import resample_adjoint
 from fastwarp.kernels.gpu._grid_taps import first_targets, repeated, target_taps
 from fastwarp.kernels.gpu._grid_widen import widen, widen_backward
 from fastwarp.kernels.gpu._grid_windows_gradient import windows_gradient
-from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of
+from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of, hint
+from fastwarp.kernels.gpu._levels import empty_levels, launches, pixels_of_planes, work_of_program
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._sample import sample_frame, sample_planes, sample_tiles
-from fastwarp.kernels.gpu._taps import (
-    accumulator,
-    empty_levels,
-    geometry,
-    hint,
-    launches,
-    pixels_of_block,
-    pixels_of_planes,
-    source_extent,
-    source_extents,
-    work_of_program,
-)
+from fastwarp.kernels.gpu._taps import accumulator, geometry, pixels_of_block, source_extent, source_extents
 from fastwarp.kernels.layout import common_batch
 
 __all__ = ["camera", "resample", "resample_adjoint", "widen", "widen_backward", "windows_gradient"]

@@ -10,19 +10,10 @@ from torch import Tensor
 from fastwarp.kernels.gpu._grid_taps import first_targets, repeated
 from fastwarp.kernels.gpu._label_places import cell, load_targets
 from fastwarp.kernels.gpu._label_places import nearest as nearest_pixel
-from fastwarp.kernels.gpu._launch import device_of
+from fastwarp.kernels.gpu._launch import device_of, hint
+from fastwarp.kernels.gpu._levels import empty_levels, launches, work_of_program
 from fastwarp.kernels.gpu._pieces import batch_stride
-from fastwarp.kernels.gpu._taps import (
-    along_channels,
-    along_pixels,
-    channel_offsets,
-    dense_tile,
-    empty_levels,
-    hint,
-    launches,
-    source_extents,
-    work_of_program,
-)
+from fastwarp.kernels.gpu._taps import along_channels, along_pixels, channel_offsets, dense_tile, source_extents
 from fastwarp.kernels.layout import as_integers, bits, common_batch
 
 

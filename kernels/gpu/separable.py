@@ -11,25 +11,20 @@ import triton.language as tl
 from torch import Tensor
 
 from fastwarp.kernels.gpu._adjoint import resample_adjoint
-from fastwarp.kernels.gpu._launch import INTERPRETED, device_of
+from fastwarp.kernels.gpu._launch import INTERPRETED, device_of, hint
+from fastwarp.kernels.gpu._levels import blocks_of_planes, empty_levels, launches, pixels_of_planes, work_of_program
 from fastwarp.kernels.gpu._pieces import batch_stride
 from fastwarp.kernels.gpu._sample import sample_frame, sample_planes, sample_tiles
 from fastwarp.kernels.gpu._taps import (
     accumulator,
-    blocks_of_planes,
-    empty_levels,
     geometry,
-    hint,
-    launches,
     load_windows,
     pixels_of_block,
-    pixels_of_planes,
     source_extent,
     source_extents,
     taps,
     two_taps,
     within,
-    work_of_program,
 )
 from fastwarp.kernels.gpu._windows_gradient import windows_gradient
 
