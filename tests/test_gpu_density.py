@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from gpu_helpers import DEVICE, array, assert_right, interpreter, on_device, poisoned_memory, run  # noqa: F401
@@ -10,7 +11,7 @@ from torch import Tensor
 from fastwarp.reference import density as reference
 
 with interpreter():
-    from fastwarp.kernels.gpu import density
+    from fastwarp.kernels.gpu import _lz, density
 
 pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
 
@@ -99,7 +100,8 @@ def test_boxes_and_numbers_of_any_strides():
     assert torch.equal(*results)
 
 
-def test_boxes_to_knots_takes_one_launch(monkeypatch):
+def test_many_boxes_take_many_programs(monkeypatch):
+    """Their marginals are shares, one for a few boxes, which the kernel of the knots sums."""
     launches = []
 
     class Counted:
@@ -110,8 +112,11 @@ def test_boxes_to_knots_takes_one_launch(monkeypatch):
             launches.append(grid)
             return self.kernel[grid]
 
-    for name in [name for name in vars(density) if name.endswith("_kernel")]:
-        monkeypatch.setattr(density, name, Counted(getattr(density, name)))
-    args = (on_device(boxes_for(2, 5, torch.float32)), None, None, None, 1.0, 20.0, *SIZE, 5, 7)
-    density.density_knots(*args, 4.0, True)
-    assert len(launches) == 1
+    monkeypatch.setitem(density._MARGINALS, "BOXES", 8)
+    monkeypatch.setattr(density, "_marginals_kernel", Counted(density._marginals_kernel))
+    monkeypatch.setattr(_lz, "_lz_knots_kernel", Counted(_lz._lz_knots_kernel))
+    args = (boxes_for(2, 20, torch.float64), torch.tensor([3, 20]), None, None, 1.0, 20.0, *SIZE, 5, 7, 4.0, True)
+    y, x = density.density_knots(*(on_device(a) for a in args))
+    assert launches == [(3, 2, 2), (2, 2)]
+    numbers = np.ones(1), np.full(1, 20.0)
+    assert_right([y, x], reference.density_knots(*map(array, args[:2]), *numbers, *SIZE, 5, 7, 4.0, True), "knots")

@@ -281,10 +281,13 @@ def _launch(
         )
 
 
-def lz_knots(saliency_y: Tensor, saliency_x: Tensor, fwhm: float, anti_crop: bool) -> tuple[Tensor, Tensor]:
-    """Knots `[B, h]`, `[B, w]` from maps `[B, h, R]`, `[B, w, R']` that are summed over their last dimension."""
+def lz_knots(
+    saliency_y: Tensor, saliency_x: Tensor, fwhm: float, anti_crop: bool, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """Knots `[B, h]`, `[B, w]` of a `dtype`, or that of the maps `[B, h, R]`, `[B, w, R']`, which are summed over their
+    last dimension."""
     maps = [saliency_y, saliency_x]
-    y, x = (saliency.new_empty(saliency.shape[:2]) for saliency in maps)
+    y, x = (saliency.new_empty(saliency.shape[:2], dtype=dtype) for saliency in maps)
     h, w = y.shape[1], x.shape[1]
     _launch(_lz_knots_kernel, [y, x], [], maps, fwhm, anti_crop, work=h + w + 2 * min(h, w))
     return y, x

@@ -1,7 +1,7 @@
-"""Triton kernels of the `density` family: boxes -> saliency, and boxes -> marginals -> knots in one launch.
+"""Triton kernels of the `density` family: boxes -> saliency, and boxes -> marginals, which the `axis` family takes.
 
-All arithmetic is float64, rounded once at the end. What several programs need of the same boxes each computes by
-itself: a hundred boxes cost it some microseconds, less than another launch.
+All arithmetic is float64, rounded once at the end. For the saliency, what several programs need of the same boxes each
+computes by itself: a hundred boxes cost it some microseconds, less than another launch.
 """
 
 from typing import Any
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from fastwarp.kernels.gpu._boxes import count_of, distances, gaussian, gaussian_sum, number_of, sides
 from fastwarp.kernels.gpu._density_gradient import density_gradient
-from fastwarp.kernels.gpu._launch import device_of
-from fastwarp.kernels.gpu._lz import _TILE, _knots_row, lz_knots_backward
+from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, device_of
+from fastwarp.kernels.gpu._lz import lz_knots, lz_knots_backward
 
 # Boxes in rows, cells in columns: a usual axis (51 cells) is one tile.
 _BLOCKS = {"BOXES": 16, "CELLS": 64}
+_MARGINALS = {"BOXES": 32 if INTERPRETED else 8, "CELLS": 64}
 
 
 @triton.jit
@@ -26,48 +27,12 @@ def _uniform(count, h, w):
     return count / (padded * padded)
 
 
-# --- boxes -> marginals -> knots --------------------------------------------------------------------------------------
-
-
-@triton.jit
-def _marginal_row(
-    out_ptr,
-    boxes_ptr,
-    count,
-    amplitude,
-    bandwidth,
-    uniform,
-    axis,
-    n,
-    size,
-    other_n,
-    other_size,
-    BOXES: tl.constexpr,
-    CELLS: tl.constexpr,
-):
-    """Writes the marginal of one axis, not divided by its sum: knots do not depend on it."""
-    for c0 in range(0, n, CELLS):
-        c = c0 + tl.arange(0, CELLS)
-        marginal = tl.zeros([CELLS], tl.float64) + uniform * other_n
-        for i0 in range(0, count, BOXES):
-            i = i0 + tl.arange(0, BOXES)
-            centre, extent, _ = sides(boxes_ptr, i, i < count, axis)
-            other_centre, other_extent, _ = sides(boxes_ptr, i, i < count, 1 - axis)
-            other = gaussian_sum(other_centre, other_extent, bandwidth, other_n, other_size, CELLS)
-            norm = 1e-5 + gaussian_sum(centre, extent, bandwidth, n, size, CELLS) * other
-            weight = tl.where(i < count, amplitude * other / norm, 0.0)
-            factor = gaussian(distances(centre, c, n, size), extent, bandwidth, c, n)
-            marginal += tl.sum(weight[:, None] * factor, 0)
-        tl.store(out_ptr + c, marginal, mask=c < n)
+# --- boxes -> marginals -----------------------------------------------------------------------------------------------
 
 
 @triton.jit(do_not_specialize=["boxes", "height", "width", "h", "w", "stride_a", "stride_b"])
-def _density_knots_kernel(
-    knots_y_ptr,
-    knots_x_ptr,
-    marginal_y_ptr,
-    marginal_x_ptr,
-    work_ptr,
+def _marginals_kernel(
+    out_ptr,
     boxes_ptr,
     counts_ptr,
     amplitude_ptr,
@@ -81,42 +46,34 @@ def _density_knots_kernel(
     width,
     h,
     w,
-    fwhm: tl.float64,
-    ANTI_CROP: tl.constexpr,
     BOXES: tl.constexpr,
     CELLS: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
 ):
-    """Program (image, axis): the marginal, and unless `knots_y_ptr` is None, the knots. `work_ptr` as for `_lz`."""
-    image = tl.program_id(0).to(tl.int64)
-    radius = tl.minimum(h, w) - 1
+    """Program (block of boxes, axis y or x, image): their share of the marginal of that axis.
+
+    `out_ptr` is [image, block, h + w]. Marginals are not divided by the sum of the map: knots do not depend on it.
+    """
+    image = tl.program_id(2).to(tl.int64)
     boxes_ptr += image * boxes * 4
     count = count_of(counts_ptr, image, boxes)
     amplitude = number_of(amplitude_ptr, a, image, stride_a)
     bandwidth = number_of(bandwidth_ptr, b, image, stride_b)
-    uniform = _uniform(count, h, w)
-    if tl.program_id(1) == 0:
-        marginal_y_ptr += image * h
-        _marginal_row(
-            *(marginal_y_ptr, boxes_ptr, count, amplitude, bandwidth, uniform),
-            *(1, h, height, w, width, BOXES, CELLS),
-        )
-        if knots_y_ptr is not None:
-            tl.debug_barrier()  # each thread now reads what others of its program wrote
-            knots_ptr, work_ptr = knots_y_ptr + image * h, work_ptr + image * (h + w + 2 * (radius + 1))
-            _knots_row(knots_ptr, work_ptr, marginal_y_ptr, h, 1, 1, 1, radius, fwhm, ANTI_CROP, ROWS, COLUMNS)
-    else:
-        marginal_x_ptr += image * w
-        _marginal_row(
-            *(marginal_x_ptr, boxes_ptr, count, amplitude, bandwidth, uniform),
-            *(0, w, width, h, height, BOXES, CELLS),
-        )
-        if knots_y_ptr is not None:
-            tl.debug_barrier()
-            knots_ptr = knots_x_ptr + image * w
-            work_ptr += image * (h + w + 2 * (radius + 1)) + h + radius + 1
-            _knots_row(knots_ptr, work_ptr, marginal_x_ptr, w, 1, 1, 1, radius, fwhm, ANTI_CROP, ROWS, COLUMNS)
+    out_ptr += (image * tl.num_programs(0) + tl.program_id(0)) * (h + w)
+    axis, n, size, other_n, other_size = 1, h, height, w, width
+    if tl.program_id(1) == 1:
+        axis, n, size, other_n, other_size = 0, w, width, h, height
+        out_ptr += h
+    i = tl.program_id(0) * BOXES + tl.arange(0, BOXES)
+    centre, extent, _ = sides(boxes_ptr, i, i < count, axis)
+    other_centre, other_extent, _ = sides(boxes_ptr, i, i < count, 1 - axis)
+    other = gaussian_sum(other_centre, other_extent, bandwidth, other_n, other_size, CELLS)
+    norm = 1e-5 + gaussian_sum(centre, extent, bandwidth, n, size, CELLS) * other
+    weight = tl.where(i < count, amplitude * other / norm, 0.0)
+    uniform = tl.where(tl.program_id(0) == 0, _uniform(count, h, w) * other_n, 0.0)
+    for c0 in range(0, n, CELLS):
+        c = c0 + tl.arange(0, CELLS)
+        factor = gaussian(distances(centre, c, n, size), extent, bandwidth, c, n)
+        tl.store(out_ptr + c, uniform + tl.sum(weight[:, None] * factor, 0), mask=c < n)
 
 
 # --- boxes -> saliency ------------------------------------------------------------------------------------------------
@@ -225,34 +182,19 @@ def density_knots(
     anti_crop: bool,
 ) -> tuple[Tensor, Tensor]:
     """Knots `[B, h]`, `[B, w]` of the separable LZ warp of `density_map`, without the map."""
-    batch = boxes.shape[0]
-    y, x = boxes.new_empty(batch, h), boxes.new_empty(batch, w)
     arguments = (*_arguments(boxes, counts, amplitude, bandwidth, a, b), height, width, h, w)
-    work = boxes.new_empty(batch * 2 * (h + w + min(h, w)), dtype=torch.float64)
-    marginals = work[: batch * h], work[batch * h : batch * (h + w)]
     with device_of(boxes):
-        _launch_knots(y, x, *marginals, work[batch * (h + w) :], arguments, fwhm, anti_crop)
-    return y, x
+        return lz_knots(*_marginals(arguments), fwhm, anti_crop, boxes.dtype)
 
 
-def _launch_knots(
-    y: Tensor | None,
-    x: Tensor | None,
-    marginal_y: Tensor,
-    marginal_x: Tensor,
-    work: Tensor | None,
-    arguments: tuple[Any, ...],
-    fwhm: float,
-    anti_crop: bool,
-) -> None:
-    batch = arguments[0].shape[0]
-    if batch:
-        _density_knots_kernel[(batch, 2)](
-            *(y, x, marginal_y, marginal_x, work, *arguments, fwhm),
-            ANTI_CROP=anti_crop,
-            **_BLOCKS,
-            **(_TILE if work is not None else _TILE | {"num_warps": 4}),  # with 8, ptxas spills for occupancy
-        )
+def _marginals(arguments: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+    """Marginals `[B, h, shares]`, `[B, w, shares]`, to be summed over the shares."""
+    boxes, h, w = arguments[0], *arguments[-2:]
+    shares = max(cdiv(boxes.shape[1], _MARGINALS["BOXES"]), 1)
+    out = boxes.new_empty(len(boxes), shares, h + w, dtype=torch.float64)
+    if len(boxes):
+        _marginals_kernel[(shares, 2, len(boxes))](out, *arguments, **_MARGINALS)
+    return out[:, :, :h].mT, out[:, :, h:].mT
 
 
 def density_map_backward(
@@ -297,8 +239,6 @@ def density_knots_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to the boxes, and to every image's amplitude and bandwidth `[B]`."""
     arguments = (*_arguments(boxes, counts, amplitude, bandwidth, a, b), height, width, h, w)
-    y, x = (g.new_empty((*g.shape, 1), dtype=torch.float64) for g in (grad_y, grad_x))
     with device_of(boxes):
-        _launch_knots(None, None, y, x, None, arguments, fwhm, anti_crop)
-        by_y, by_x = lz_knots_backward(grad_y, grad_x, y, x, fwhm, anti_crop)
+        by_y, by_x = lz_knots_backward(grad_y, grad_x, *_marginals(arguments), fwhm, anti_crop)
         return density_gradient(None, by_y, by_x, arguments)
