@@ -9,8 +9,8 @@ from presets import detectors
 from result_page import Comparison, Page, Section
 
 SAYS = """
-LZU gains where objects are small in a known or predictable part of the image: it has nothing on images whose objects
-are everywhere and of one size. There a zoom has nothing to favour, and should neither gain nor lose.
+LZU gains where objects are small in a known or predictable part of the image. It has no experiment on images whose
+objects are everywhere and of one size. There a zoom has nothing to favour, and should gain nothing.
 """
 RAN = """
 A negative control: trees in two aerial images of the package `deepforest`, cut into tiles of 320 x 192 pixels, as large

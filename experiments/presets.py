@@ -117,8 +117,8 @@ def detectors(preset: str, *names: str, data: str = "scenes", **others: Any) -> 
 # The learning rate: chosen on the validation split (results/tuning_solar.jsonl). Steps: what there was time for.
 CLASSIFIERS = {
     "smoke": classifier.Setup((12, 12), steps=2, rate=2e-3, batch=2, width=8),
-    "small": classifier.Setup((100, 100), steps=500, rate=2e-3),
-    "full": classifier.Setup((100, 100), steps=8000, rate=2e-3, batch=32, width=64),
+    "small": classifier.Setup((100, 100), steps=500, rate=1e-3),
+    "full": classifier.Setup((100, 100), steps=8000, rate=1e-3, batch=32, width=64),
 }
 
 

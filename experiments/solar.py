@@ -14,12 +14,12 @@ has 68.0 and 68.9 mAP at 160, 64.2 and 64.7 at 130, 57.7 and 58.8 at 100 (table 
 RAN = """
 Electroluminescence images of solar cells, 300 x 300, grey (`elpv-dataset`): is a cell defective? Cracks are a few
 pixels wide. 1704 cells train, 266 validate, 654 test (`experiments/solar_cells.py` has the rules, which were fixed
-before any training). Each method makes the image small; a convolutional network from scratch, 0.17 million parameters,
+before any training). Each method makes the image small; a convolutional network from scratch, 0.11 million parameters,
 classifies it. 500 steps of 8 images, flipped at random. DownsizeNet has 3 layers of 16 channels and 2 x 2 taps, starts
-as bilinear interpolation, and learns together with the network; with 4 x 4 taps it starts as bicubic interpolation.
-`antialiased` is a triangle filter as wide as the ratio. The learning rate is one for all: it was chosen on the
-validation split for bilinear and for DownsizeNet. Average precision (AP) and the area under the ROC curve are in
-percent; a guess has 31 and 50.
+as bilinear interpolation, and learns together with the network. With 4 x 4 taps, whose weights may be negative, it
+starts as bicubic interpolation. `antialiased` is a triangle filter as wide as the ratio. The learning rate is one for
+all: it was chosen on the validation split for bilinear and for DownsizeNet. Average precision (AP) and the area under
+the ROC curve are in percent; a guess has 31 and 50.
 """
 FOUND = """
 Not run yet.
