@@ -51,6 +51,8 @@ PAPER_LAYERS = {
 TEXTURE_PAIRS = (
     ("DownsizeNet", "bilinear"),
     ("DownsizeNet", "antialiased"),
+    ("DownsizeNet, 4 x 4 taps", "bicubic"),
+    ("DownsizeNet, 4 x 4 taps", "area"),
     ("DownsizeNet, 4 x 4 taps", "DownsizeNet"),
     ("antialiased", "bilinear"),
 )
@@ -80,10 +82,10 @@ def methods(preset: str) -> list[Section]:
         Section(
             f"Fine structures on 1/f textures, at {size}",
             "textures.jsonl",
-            resizers(preset, "bilinear", "antialiased", "DownsizeNet", "DownsizeNet, 4 x 4 taps", source=1),
+            resizers(preset, *NAMES[:-1], source=1),
             MEASURES | {name: lambda m, i=i: m["test"]["classes"][i] for i, name in enumerate(textures.CLASSES)},
             [
-                Comparison(better, worse, "mIoU", headline="DownsizeNet" in better and worse != "DownsizeNet")
+                Comparison(better, worse, "mIoU", headline=worse in ("bilinear", "bicubic"))
                 for better, worse in TEXTURE_PAIRS
             ],
             "Generated images (`experiments/textures.py`) of 240 x 180: cracks and wires of one or two pixels, and "
