@@ -77,8 +77,10 @@ def do(
         part: "k/n": of n processes that share the work, the k-th; "1/1" is all of it.
     """
     k, n = map(int, part.split("/"))
-    wanted = [(setup, seed) for seed in seeds for setup in dict.fromkeys(setups)]
-    for setup, seed in track(wanted[k - 1 :: n], "trainings"):
+    several = list(dict.fromkeys(setups))
+    # Shifted by one from seed to seed, so that no process has all the runs of a slow set-up.
+    wanted = [(setup, seed) for i, seed in enumerate(seeds) for j, setup in enumerate(several) if (i + j) % n == k - 1]
+    for setup, seed in track(wanted, "trainings"):
         if (setup, seed) in store.runs():
             continue
         start = time.monotonic()
