@@ -39,25 +39,23 @@ def logits_at(
     k0,
     targets,
     exists,
-    F: tl.constexpr,
     K: tl.constexpr,
-    DOT: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ACC: tl.constexpr,
-    BLOCK_F: tl.constexpr,
+    LAST: tl.constexpr,
+    MATH: tl.constexpr,
     BLOCK_T: tl.constexpr,
 ):
     """Logits z of the taps from k0 on, [targets, BLOCK_T], and which of them there are; 0 past the last."""
     k = k0 + tl.arange(0, BLOCK_T)
     known = (k < K)[None, :]
     z = tl.load(logits_ptr + k.to(tl.int64)[None, :] * targets + p[:, None], mask=known & exists[:, None], other=0)
-    z = z.to(ACC)
-    if F > 0:
-        n, column = tl.arange(0, BLOCK_F), k0 + tl.arange(0, 16 if BLOCK_T < 16 else BLOCK_T)
-        mask = (n < F)[:, None] & (column < K)[None, :]
-        texture = tl.load(texture_ptr + column[None, :] * F + n[:, None], mask=mask, other=0).to(DOT)
+    z = z.to(MATH.ACC)
+    if LAST.F > 0:
+        n, column = tl.arange(0, LAST.BLOCK_F), k0 + tl.arange(0, 16 if BLOCK_T < 16 else BLOCK_T)
+        mask = (n < LAST.F)[:, None] & (column < K)[None, :]
+        texture = tl.load(texture_ptr + column[None, :] * LAST.F + n[:, None], mask=mask, other=0).to(MATH.DOT)
         # Infinite features times the padding are NaN.
-        z = tl.where(known, z + _narrow(tl.dot(f, texture, input_precision=PRECISION, out_dtype=ACC), BLOCK_T), 0.0)
+        of_features = tl.dot(f, texture, input_precision=MATH.PRECISION, out_dtype=MATH.ACC)
+        z = tl.where(known, z + _narrow(of_features, BLOCK_T), 0.0)
     return z, known
 
 
@@ -98,24 +96,19 @@ def normaliser(
     targets,
     exists,
     NORMALISE: tl.constexpr,
-    F: tl.constexpr,
     K: tl.constexpr,
-    DOT: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ACC: tl.constexpr,
-    BLOCK_F: tl.constexpr,
+    LAST: tl.constexpr,
+    MATH: tl.constexpr,
     BLOCK_T: tl.constexpr,
 ):
     """The largest z of each target, and the sum of the shares; of "signed" the sum of z.
 
     `taps` is what `loop_end` gives.
     """
-    top = tl.zeros([p.shape[0]], ACC) - float("inf")
-    total = tl.zeros([p.shape[0]], ACC)
+    top = tl.zeros([p.shape[0]], MATH.ACC) - float("inf")
+    total = tl.zeros([p.shape[0]], MATH.ACC)
     for k0 in range(0, taps, BLOCK_T):
-        z, known = logits_at(
-            *(f, texture_ptr, logits_ptr, p, k0, targets, exists, F, K, DOT, PRECISION, ACC, BLOCK_F, BLOCK_T)
-        )
+        z, known = logits_at(f, texture_ptr, logits_ptr, p, k0, targets, exists, K, LAST, MATH, BLOCK_T)
         if NORMALISE == "signed":
             total += tl.sum(z, 1)
         else:

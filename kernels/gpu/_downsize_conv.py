@@ -9,6 +9,7 @@ products, which no tensor core has, float64 ones the tensor cores of data centre
 """
 
 import functools
+from typing import NamedTuple
 
 import torch
 import triton
@@ -34,15 +35,20 @@ def factor(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if INTERPRETED and dtype == torch.bfloat16 else dtype
 
 
+class Products(NamedTuple):
+    """How factors are multiplied and summed, a constant of kernels: their type, `input_precision`, type of the sums."""
+
+    DOT: tl.dtype
+    PRECISION: str
+    ACC: tl.dtype
+
+
 @functools.lru_cache
-def products(dtype: torch.dtype, gradients: bool = False) -> dict:
-    """Constants of a kernel that say how factors are multiplied and summed."""
+def products(dtype: torch.dtype, gradients: bool = False) -> Products:
+    """Those of an image's type, also where `gradients` are factors."""
     exact = accumulator(dtype)
-    return {
-        "DOT": exact if gradients else TYPES[factor(dtype)],
-        "PRECISION": "ieee" if dtype in (torch.float32, torch.float64) else "tf32",
-        "ACC": exact,
-    }
+    precision = "ieee" if dtype in (torch.float32, torch.float64) else "tf32"
+    return Products(exact if gradients else TYPES[factor(dtype)], precision, exact)
 
 
 @triton.jit
@@ -54,11 +60,11 @@ def _to_tf32(x):
 
 
 @triton.jit
-def product(a, b, total, PRECISION: tl.constexpr, ACC: tl.constexpr):
+def product(a, b, total, MATH: tl.constexpr):
     """`total + a @ b`; `total` may be None."""
-    if PRECISION == "tf32" and a.dtype == tl.float32:
+    if MATH.PRECISION == "tf32" and a.dtype == tl.float32:
         a, b = _to_tf32(a), _to_tf32(b)
-    return tl.dot(a, b, total, input_precision=PRECISION, out_dtype=ACC)
+    return tl.dot(a, b, total, input_precision=MATH.PRECISION, out_dtype=MATH.ACC)
 
 
 @triton.jit
@@ -85,14 +91,9 @@ def convolve(
     exists,
     weight_ptr,
     f,
-    C: tl.constexpr,
     F: tl.constexpr,
-    UNIT: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    OFFSET: tl.constexpr,
-    DOT: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ACC: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    MATH: tl.constexpr,
     BLOCK_K: tl.constexpr,
     TURNED: tl.constexpr = False,
 ):
@@ -100,30 +101,30 @@ def convolve(
 
     Tap by tap, where channels fill a product; all that is read for three taps is on its way before the first product.
     """
-    total = tl.zeros([y.shape[0], f.shape[0]], ACC)
-    if C < 16 and y.shape[0] < 64:
-        for k0 in range(0, 9 * C, BLOCK_K):
+    total = tl.zeros([y.shape[0], f.shape[0]], MATH.ACC)
+    if LAYOUT.C < 16 and y.shape[0] < 64:
+        for k0 in range(0, 9 * LAYOUT.C, BLOCK_K):
             kk = k0 + tl.arange(0, BLOCK_K)
-            patch = patches(source, y, x, exists, kk, C, UNIT, ALIGNED, OFFSET, ACC)
-            weight = weights_of(weight_ptr, kk // C, kk % C, f, C, F, TURNED)
-            total = product(patch.to(DOT), weight.to(DOT), total, PRECISION, ACC)
-    elif C < 16:
-        for k0 in tl.static_range(0, 9 * C, BLOCK_K):
+            patch = patches(source, y, x, exists, kk, LAYOUT, MATH.ACC)
+            weight = weights_of(weight_ptr, kk // LAYOUT.C, kk % LAYOUT.C, f, LAYOUT.C, F, TURNED)
+            total = product(patch.to(MATH.DOT), weight.to(MATH.DOT), total, MATH)
+    elif LAYOUT.C < 16:
+        for k0 in tl.static_range(0, 9 * LAYOUT.C, BLOCK_K):
             kk = k0 + tl.arange(0, BLOCK_K)
-            patch = patches_of_few(source, y, x, exists, k0, C, UNIT, ALIGNED, OFFSET, ACC, BLOCK_K)
-            weight = weights_of(weight_ptr, kk // C, kk % C, f, C, F, TURNED)
-            total = product(patch.to(DOT), weight.to(DOT), total, PRECISION, ACC)
+            patch = patches_of_few(source, y, x, exists, k0, LAYOUT, MATH.ACC, BLOCK_K)
+            weight = weights_of(weight_ptr, kk // LAYOUT.C, kk % LAYOUT.C, f, LAYOUT.C, F, TURNED)
+            total = product(patch.to(MATH.DOT), weight.to(MATH.DOT), total, MATH)
     else:
-        for c0 in range(0, C, BLOCK_K):
+        for c0 in range(0, LAYOUT.C, BLOCK_K):
             c = c0 + tl.arange(0, BLOCK_K)
             for first in tl.static_range(0, 9, 3):
                 factors = ()
                 for tap in tl.static_range(first, first + 3):
-                    patch = patches_of_tap(source, y, x, exists, tap, c, C, UNIT, ALIGNED, OFFSET, ACC)
-                    weight = weights_of(weight_ptr, tap, c, f, C, F, TURNED)
-                    factors += ((patch.to(DOT), weight.to(DOT)),)  # type: ignore[assignment]
+                    patch = patches_of_tap(source, y, x, exists, tap, c, LAYOUT, MATH.ACC)
+                    weight = weights_of(weight_ptr, tap, c, f, LAYOUT.C, F, TURNED)
+                    factors += ((patch.to(MATH.DOT), weight.to(MATH.DOT)),)  # type: ignore[assignment]
                 for i in tl.static_range(3):
-                    total = product(factors[i][0], factors[i][1], total, PRECISION, ACC)
+                    total = product(factors[i][0], factors[i][1], total, MATH)
     return total
 
 
@@ -142,14 +143,9 @@ def _layer_kernel(
     stride_c,
     stride_h,
     stride_w,
-    C: tl.constexpr,
     F: tl.constexpr,
-    UNIT: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    OFFSET: tl.constexpr,
-    DOT: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ACC: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    MATH: tl.constexpr,
     BLOCK_Y: tl.constexpr,
     BLOCK_X: tl.constexpr,
     BLOCK_F: tl.constexpr,
@@ -168,17 +164,15 @@ def _layer_kernel(
     y, x = block // blocks_x * BLOCK_Y + i // BLOCK_X, block % blocks_x * BLOCK_X + i % BLOCK_X
     exists = (y < h) & (x < w)
     f = tl.program_id(1) * BLOCK_F + tl.arange(0, BLOCK_F)
-    source = (source_ptr + b * hint(stride_b, ALIGNED), mean, scale, h, w, stride_c, stride_h, stride_w)
-    value = convolve(
-        *(source, y, x, exists, weight_ptr, f, C, F, UNIT, ALIGNED, OFFSET, DOT, PRECISION, ACC, BLOCK_K, TURNED),
-    )
+    source = (source_ptr + b * hint(stride_b, LAYOUT.ALIGNED), mean, scale, h, w, stride_c, stride_h, stride_w)
+    value = convolve(source, y, x, exists, weight_ptr, f, F, LAYOUT, MATH, BLOCK_K, TURNED)
     if bias_ptr is not None:
-        value = relu(value + tl.load(bias_ptr + f, mask=f < F, other=0).to(ACC)[None, :])
+        value = relu(value + tl.load(bias_ptr + f, mask=f < F, other=0).to(MATH.ACC)[None, :])
     offset = (y.to(tl.int64) * w + x)[:, None] * F + f[None, :]
     offset += b * h * w * F
     mask = exists[:, None] & (f < F)[None, :]
     if gate_ptr is not None:
-        value = tl.where(tl.load(gate_ptr + offset, mask=mask, other=0).to(ACC) <= 0, 0.0, value)
+        value = tl.where(tl.load(gate_ptr + offset, mask=mask, other=0).to(MATH.ACC) <= 0, 0.0, value)
     tl.store(out_ptr + offset, value, mask=mask)
 
 
@@ -210,8 +204,8 @@ def layer(
     _layer_kernel[grid](
         *(out, weight, bias, gate, *source.arguments()),
         F=features,
-        **source.constants(),
-        **products(dtype, gradients),
+        LAYOUT=source.layout(),
+        MATH=products(dtype, gradients),
         **block,
         BLOCK_K=block_depth(source),
         TURNED=gradients,

@@ -40,14 +40,10 @@ def _downsize_gradient_kernel(
     texture_grad_ptr,
     grad_ptr,
     image_ptr,
-    weight_ptr,
-    bias_ptr,
+    factors,
     texture_ptr,
     logits_ptr,
-    rows_ptr,
-    columns_ptr,
-    anchor_rows_ptr,
-    anchor_columns_ptr,
+    tables,
     h,
     w,
     taps,
@@ -72,19 +68,10 @@ def _downsize_gradient_kernel(
     KY: tl.constexpr,
     KX: tl.constexpr,
     CHANNELS: tl.constexpr,
-    C: tl.constexpr,
-    INNER: tl.constexpr,
-    F: tl.constexpr,
-    UNIT: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    OFFSET: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    LAST: tl.constexpr,
     PIXEL: tl.constexpr,
-    DOT: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ACC: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-    BLOCK_F: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    MATH: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
@@ -95,43 +82,36 @@ def _downsize_gradient_kernel(
     blocks = tl.cdiv(h * w, BLOCK_P)
     b, p = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
     exists, r, q = p < h * w, p // w, p % w
+    rows_ptr, columns_ptr, anchor_rows_ptr, anchor_columns_ptr = tables
     K: tl.constexpr = KY * KX
     f, value = exists, exists
-    if F > 0:
+    if LAST.F > 0:
         y = tl.load(anchor_rows_ptr + r, mask=exists, other=0)
         x = tl.load(anchor_columns_ptr + q, mask=exists, other=0)
-        source = (source_ptr + b * hint(stride_b, ALIGNED), mean, scale, height, width, stride_c, stride_h, stride_w)
-        value = features(
-            *(source, y, x, exists, None, None, weight_ptr, bias_ptr, C, INNER, F, UNIT, ALIGNED),
-            *(OFFSET, DOT, PRECISION, ACC, BLOCK_I, BLOCK_F, BLOCK_K),
-        )
-        f = value.to(DOT)
+        source_ptr += b * hint(stride_b, LAYOUT.ALIGNED)
+        source = (source_ptr, mean, scale, height, width, stride_c, stride_h, stride_w)
+        value = features(source, y, x, exists, factors, LAYOUT, LAST, MATH)
+        f = value.to(MATH.DOT)
     end = loop_end(taps, KY * KX, BLOCK_T)
-    norm = normaliser(
-        *(f, texture_ptr, logits_ptr, p, end, h * w, exists, NORMALISE, F, K, DOT, PRECISION, ACC, BLOCK_F, BLOCK_T)
-    )
+    norm = normaliser(f, texture_ptr, logits_ptr, p, end, h * w, exists, NORMALISE, K, LAST, MATH, BLOCK_T)
     image_ptr += b * image_b
     grad_ptr += b * grad_b + r.to(tl.int64) * grad_h + q.to(tl.int64) * grad_w
-    common = tl.zeros([BLOCK_P], ACC)
+    common = tl.zeros([BLOCK_P], MATH.ACC)
     if K > BLOCK_T and logits_grad_ptr is not None:
         for k0 in range(0, end, BLOCK_T):
-            z, known = logits_at(
-                *(f, texture_ptr, logits_ptr, p, k0, h * w, exists, F, K, DOT, PRECISION, ACC, BLOCK_F, BLOCK_T)
-            )
+            z, known = logits_at(f, texture_ptr, logits_ptr, p, k0, h * w, exists, K, LAST, MATH, BLOCK_T)
             a = coefficients(z, known, norm, NORMALISE, K)
             offset, mask = tap_offsets(
                 *(rows_ptr, columns_ptr, r, q, k0, exists, image_h, image_w, KY, KX, PIXEL, BLOCK_T)
             )
-            by_a = grad_coefficients(grad_ptr, image_ptr, offset, mask, exists, grad_c, image_c, CHANNELS, ACC)
+            by_a = grad_coefficients(grad_ptr, image_ptr, offset, mask, exists, grad_c, image_c, CHANNELS, MATH.ACC)
             common += couple(a, by_a, NORMALISE)
 
     COLUMNS: tl.constexpr = 16 if BLOCK_T < 16 else BLOCK_T
-    n = tl.arange(0, BLOCK_F)
-    by_features = tl.zeros([BLOCK_P, BLOCK_F], ACC)
+    n = tl.arange(0, LAST.BLOCK_F)
+    by_features = tl.zeros([BLOCK_P, n.shape[0]], MATH.ACC)
     for k0 in range(0, end, BLOCK_T):
-        z, known = logits_at(
-            *(f, texture_ptr, logits_ptr, p, k0, h * w, exists, F, K, DOT, PRECISION, ACC, BLOCK_F, BLOCK_T)
-        )
+        z, known = logits_at(f, texture_ptr, logits_ptr, p, k0, h * w, exists, K, LAST, MATH, BLOCK_T)
         a = coefficients(z, known, norm, NORMALISE, K)
         known = known & exists[:, None]
         target = (b * K + k0 + tl.arange(0, BLOCK_T))[None, :] * (h * w) + p[:, None]
@@ -141,7 +121,7 @@ def _downsize_gradient_kernel(
             offset, mask = tap_offsets(
                 *(rows_ptr, columns_ptr, r, q, k0, exists, image_h, image_w, KY, KX, PIXEL, BLOCK_T)
             )
-            by_a = grad_coefficients(grad_ptr, image_ptr, offset, mask, exists, grad_c, image_c, CHANNELS, ACC)
+            by_a = grad_coefficients(grad_ptr, image_ptr, offset, mask, exists, grad_c, image_c, CHANNELS, MATH.ACC)
             if K <= BLOCK_T:
                 common = couple(a, by_a, NORMALISE)
             by_z = tl.where(known, grad_logits(z, a, by_a, common, NORMALISE, K), 0.0)
@@ -149,17 +129,17 @@ def _downsize_gradient_kernel(
             if features_grad_ptr is not None:
                 by_z = widen(by_z, COLUMNS)
                 column = k0 + tl.arange(0, COLUMNS)
-                at = column[:, None] * F + n[None, :]
-                mask = (column < K)[:, None] & (n < F)[None, :]
-                texture = tl.load(texture_ptr + at, mask=mask, other=0).to(DOT).to(ACC)
-                by_features = product(by_z, texture, by_features, PRECISION, ACC)
+                at = column[:, None] * LAST.F + n[None, :]
+                mask = (column < K)[:, None] & (n < LAST.F)[None, :]
+                texture = tl.load(texture_ptr + at, mask=mask, other=0).to(MATH.DOT).to(MATH.ACC)
+                by_features = product(by_z, texture, by_features, MATH)
                 if texture_grad_ptr is not None:
-                    share = product(tl.trans(by_z), value, None, PRECISION, ACC)
-                    tl.store(texture_grad_ptr + tl.program_id(0).to(tl.int64) * (K * F) + at, share, mask=mask)
+                    share = product(tl.trans(by_z), value, None, MATH)
+                    tl.store(texture_grad_ptr + tl.program_id(0).to(tl.int64) * (K * LAST.F) + at, share, mask=mask)
     if features_grad_ptr is not None:
         by_features = tl.where(value <= 0, 0.0, by_features)
-        target = (b * h * w + p)[:, None] * F + n[None, :]
-        tl.store(features_grad_ptr + target, by_features, mask=exists[:, None] & (n < F)[None, :])
+        target = (b * h * w + p)[:, None] * LAST.F + n[None, :]
+        tl.store(features_grad_ptr + target, by_features, mask=exists[:, None] & (n < LAST.F)[None, :])
 
 
 class TargetGradients(NamedTuple):
@@ -206,15 +186,16 @@ def differentiate(
         empty(need_parameters and need_features, programs, taps, last.features),
     )
     _downsize_gradient_kernel[(programs,)](
-        *(*result, grad, image, *last.factors()[2:], texture, logits, *tables, h, w, len(logits)),
+        *(*result, grad, image, last.factors(), texture, logits, tables, h, w, len(logits)),
         *(*grad.stride(), *image.stride(), *last.arguments()),
         NORMALISE=normalise,
         KY=tables[0].shape[1],
         KX=tables[1].shape[1],
         CHANNELS=channels,
         PIXEL=wide(image),
-        **last.constants(),
-        **products(image.dtype),
+        LAYOUT=last.layout(),
+        LAST=last.constants(),
+        MATH=products(image.dtype),
         **block,
     )
     return result

@@ -34,14 +34,9 @@ def _weights_gradient_kernel(
     stride_c,
     stride_h,
     stride_w,
-    C: tl.constexpr,
     F: tl.constexpr,
-    UNIT: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    OFFSET: tl.constexpr,
-    DOT: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ACC: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    MATH: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_F: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -52,7 +47,7 @@ def _weights_gradient_kernel(
     """
     kk = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     f = tl.program_id(2) * BLOCK_F + tl.arange(0, BLOCK_F)
-    total = tl.zeros([BLOCK_K, BLOCK_F], ACC)
+    total = tl.zeros([BLOCK_K, BLOCK_F], MATH.ACC)
     blocks = tl.cdiv(h * w, BLOCK_P)
     for block in range(tl.program_id(0), batch * blocks, shares):
         b, p = (block // blocks).to(tl.int64), block % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -60,17 +55,18 @@ def _weights_gradient_kernel(
         if anchor_rows_ptr is not None:
             y = tl.load(anchor_rows_ptr + y, mask=exists, other=0)
             x = tl.load(anchor_columns_ptr + x, mask=exists, other=0)
-        source = (source_ptr + b * hint(stride_b, ALIGNED), mean, scale, height, width, stride_c, stride_h, stride_w)
-        if 9 * C < BLOCK_K:
-            patch = patches_of_few(source, y, x, exists, 0, C, UNIT, ALIGNED, OFFSET, ACC, BLOCK_K)
+        image_ptr = source_ptr + b * hint(stride_b, LAYOUT.ALIGNED)
+        source = (image_ptr, mean, scale, height, width, stride_c, stride_h, stride_w)
+        if 9 * LAYOUT.C < BLOCK_K:
+            patch = patches_of_few(source, y, x, exists, 0, LAYOUT, MATH.ACC, BLOCK_K)
         else:
-            patch = patches(source, y, x, exists, kk, C, UNIT, ALIGNED, OFFSET, ACC)
-        patch = tl.where((kk == 9 * C)[None, :], 1.0, patch).to(DOT)
+            patch = patches(source, y, x, exists, kk, LAYOUT, MATH.ACC)
+        patch = tl.where((kk == 9 * LAYOUT.C)[None, :], 1.0, patch).to(MATH.DOT)
         mask = exists[:, None] & (f < F)[None, :]
         grad = tl.load(grad_ptr + (b * h * w + p)[:, None] * F + f[None, :], mask=mask, other=0)
-        total = product(tl.trans(patch), grad, total, PRECISION, ACC)
-    out_ptr += tl.program_id(0).to(tl.int64) * ((9 * C + 1) * F)
-    mask = (kk < 9 * C + 1)[:, None] & (f < F)[None, :]
+        total = product(tl.trans(patch), grad, total, MATH)
+    out_ptr += tl.program_id(0).to(tl.int64) * ((9 * LAYOUT.C + 1) * F)
+    mask = (kk < 9 * LAYOUT.C + 1)[:, None] & (f < F)[None, :]
     tl.store(out_ptr + kk[:, None] * F + f[None, :], total, mask=mask)
 
 
@@ -97,8 +93,8 @@ def weights_gradient(
     _weights_gradient_kernel[(shares, rows, columns)](
         *(out, grad, *(anchors or (None, None)), h, w, batch, shares, *source.arguments()),
         F=features,
-        **source.constants(),
-        **products(dtype, gradients=True),
+        LAYOUT=source.layout(),
+        MATH=products(dtype, gradients=True),
         BLOCK_P=block_p,
         BLOCK_F=block_f,
         BLOCK_K=block_k,
@@ -154,7 +150,7 @@ def spread(grad: Tensor, anchors: tuple[Tensor, Tensor], size: tuple[int, int], 
     _spread_kernel[(batch * cdiv(size[0] * size[1], block_p), cdiv(features, block_f))](
         *(out, grad, *starts, *size, h, w),
         F=features,
-        ACC=products(dtype)["ACC"],
+        ACC=products(dtype).ACC,
         BLOCK_F=block_f,
         BLOCK_P=block_p,
     )

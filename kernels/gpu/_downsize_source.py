@@ -7,6 +7,7 @@ shifted windows of a tile in registers.
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import triton
@@ -17,6 +18,22 @@ from fastwarp.kernels.gpu._launch import hint
 
 FEW = 8
 """Channels whose means and scales may be arguments of a kernel."""
+
+
+class Layout(NamedTuple):
+    """How the values of a source lie, a constant of kernels.
+
+    Attributes:
+        C: channels.
+        UNIT: these are innermost.
+        ALIGNED: vectors along them are.
+        OFFSET: type of an offset inside an image.
+    """
+
+    C: int
+    UNIT: bool
+    ALIGNED: bool
+    OFFSET: tl.dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,21 +74,16 @@ class Source:
         """For `unpacked` parameters: pointer, mean, scale, height, width and strides."""
         return (self.values, self.mean, self.scale, *self.values.shape[2:], *self.values.stride())
 
-    def constants(self) -> dict:
-        return _constants(self.values.shape, self.values.stride())
+    def layout(self) -> Layout:
+        return _layout(self.values.shape, self.values.stride())
 
 
 @functools.lru_cache(256)
-def _constants(shape: tuple[int, ...], strides: tuple[int, ...]) -> dict:
-    """UNIT: the channels are innermost. ALIGNED: vectors along them are."""
+def _layout(shape: tuple[int, ...], strides: tuple[int, ...]) -> Layout:
     unit = strides[1] == 1
     extent = sum((n - 1) * s for n, s in zip(shape[1:], strides[1:], strict=True))
-    return {
-        "C": shape[1],
-        "UNIT": unit,
-        "ALIGNED": unit and all(s % 16 == 0 for s in (shape[1], strides[0], *strides[2:])),
-        "OFFSET": tl.int64 if extent >= 2**31 else tl.int32,
-    }
+    aligned = unit and all(s % 16 == 0 for s in (shape[1], strides[0], *strides[2:]))
+    return Layout(shape[1], unit, aligned, tl.int64 if extent >= 2**31 else tl.int32)
 
 
 @functools.lru_cache(256)
@@ -112,13 +124,14 @@ def of_channel(values, c, ACC: tl.constexpr):
 
 
 @triton.jit
-def _tap(source, y, x, exists, tap, ALIGNED: tl.constexpr, OFFSET: tl.constexpr):
+def _tap(source, y, x, exists, tap, LAYOUT: tl.constexpr):
     """Pointers to one of the nine pixels around (y, x), numbered row by row, and whether it is in the source.
 
     `source` has the pointer to an image of the batch, means, scales, height, width, strides of channels, rows, columns.
     """
     source_ptr, _, _, h, w, _, stride_h, stride_w = source
-    stride_h, stride_w = hint(stride_h, ALIGNED).to(OFFSET), hint(stride_w, ALIGNED).to(OFFSET)
+    stride_h = hint(stride_h, LAYOUT.ALIGNED).to(LAYOUT.OFFSET)
+    stride_w = hint(stride_w, LAYOUT.ALIGNED).to(LAYOUT.OFFSET)
     row, column = y + (tap // 3 - 1), x + (tap % 3 - 1)
     inside = exists & (row >= 0) & (row < h) & (column >= 0) & (column < w)
     return source_ptr + (y * stride_h + x * stride_w) + ((tap // 3 - 1) * stride_h + (tap % 3 - 1) * stride_w), inside
@@ -131,20 +144,18 @@ def patches(
     x,
     exists,
     kk,
-    C: tl.constexpr,
-    UNIT: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    OFFSET: tl.constexpr,
+    LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
 ):
     """Values kk of the patches around the pixels (y, x), [pixels, kk], normalised; 0 outside the source."""
     source_ptr, mean, scale, h, w, stride_c, stride_h, stride_w = source
-    tap, c = kk // C, kk % C
+    tap, c = kk // LAYOUT.C, kk % LAYOUT.C
     dy, dx = tap // 3 - 1, tap % 3 - 1
-    stride_h, stride_w = hint(stride_h, ALIGNED).to(OFFSET), hint(stride_w, ALIGNED).to(OFFSET)
+    stride_h = hint(stride_h, LAYOUT.ALIGNED).to(LAYOUT.OFFSET)
+    stride_w = hint(stride_w, LAYOUT.ALIGNED).to(LAYOUT.OFFSET)
     row, column = y[:, None] + dy[None, :], x[:, None] + dx[None, :]
-    inside = (row >= 0) & (row < h) & (column >= 0) & (column < w) & (kk < 9 * C)[None, :] & exists[:, None]
-    channel = c if UNIT else c * stride_c.to(OFFSET)
+    inside = (row >= 0) & (row < h) & (column >= 0) & (column < w) & (kk < 9 * LAYOUT.C)[None, :] & exists[:, None]
+    channel = c if LAYOUT.UNIT else c * stride_c.to(LAYOUT.OFFSET)
     offset = (y * stride_h + x * stride_w)[:, None] + (dy * stride_h + dx * stride_w + channel)[None, :]
     values = tl.load(source_ptr + offset, mask=inside, other=0).to(ACC)
     if mean is not None:
@@ -173,25 +184,23 @@ def patches_of_few(
     x,
     exists,
     FIRST: tl.constexpr,
-    C: tl.constexpr,
-    UNIT: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    OFFSET: tl.constexpr,
+    LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
     """Values of `patches` from FIRST on. Where a thread has a whole patch, each value is a load at a fixed distance."""
     vectors = ()
     for k in tl.static_range(FIRST, FIRST + BLOCK_K):
-        if k == FIRST or k % C == 0:
-            pointers, inside = _tap(source, y, x, exists, k // C, ALIGNED, OFFSET)
-        if k >= 9 * C:
+        if k == FIRST or k % LAYOUT.C == 0:
+            pointers, inside = _tap(source, y, x, exists, k // LAYOUT.C, LAYOUT)
+        if k >= 9 * LAYOUT.C:
             values = tl.zeros(y.shape, ACC)
         else:
-            values = tl.load(pointers + (k % C if UNIT else k % C * source[5].to(OFFSET)), mask=inside, other=0).to(ACC)
+            channel = k % LAYOUT.C if LAYOUT.UNIT else k % LAYOUT.C * source[5].to(LAYOUT.OFFSET)
+            values = tl.load(pointers + channel, mask=inside, other=0).to(ACC)
             if source[1] is not None:
-                centred = values - constant(source[1], k % C, ACC)
-                values = tl.where(inside, centred * constant(source[2], k % C, ACC), 0.0)
+                centred = values - constant(source[1], k % LAYOUT.C, ACC)
+                values = tl.where(inside, centred * constant(source[2], k % LAYOUT.C, ACC), 0.0)
         vectors += (values,)  # type: ignore[assignment]
     return _columns(vectors)
 
@@ -204,16 +213,13 @@ def patches_of_tap(
     exists,
     tap,
     c,
-    C: tl.constexpr,
-    UNIT: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    OFFSET: tl.constexpr,
+    LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
 ):
     """Channels c of `patches` at one tap, where C is so large that all have one mean and scale."""
-    pointers, inside = _tap(source, y, x, exists, tap, ALIGNED, OFFSET)
-    mask = inside[:, None] & (c < C)[None, :]
-    channel = c if UNIT else c * source[5].to(OFFSET)
+    pointers, inside = _tap(source, y, x, exists, tap, LAYOUT)
+    mask = inside[:, None] & (c < LAYOUT.C)[None, :]
+    channel = c if LAYOUT.UNIT else c * source[5].to(LAYOUT.OFFSET)
     values = tl.load(pointers[:, None] + channel[None, :], mask=mask, other=0).to(ACC)
     if source[1] is not None:
         values = tl.where(mask, (values - constant(source[1], 0, ACC)) * constant(source[2], 0, ACC), 0.0)

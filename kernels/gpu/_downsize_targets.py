@@ -6,6 +6,7 @@ that the last one reads. Neither features nor coefficients are stored, but where
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import torch
 import triton
@@ -14,10 +15,21 @@ from torch import Tensor
 
 from fastwarp.kernels.gpu._downsize_coefficients import coefficients, logits_at, loop_end, normaliser, tap_offsets
 from fastwarp.kernels.gpu._downsize_conv import block_depth, block_pixels, convolve, padded, products, relu, weights_of
-from fastwarp.kernels.gpu._downsize_source import Source
+from fastwarp.kernels.gpu._downsize_source import Layout, Source
 from fastwarp.kernels.gpu._launch import INTERPRETED, cdiv, hint, next_power_of_2
 from fastwarp.kernels.gpu._levels import wide
 from fastwarp.kernels.layout import memory_format
+
+
+class Widths(NamedTuple):
+    """Features of the last layer and of the one before it (0: not evaluated here), a constant of kernels, and the sides
+    of their products: BLOCK_I for the inner ones, BLOCK_K for what is read."""
+
+    F: int
+    INNER: int
+    BLOCK_I: int
+    BLOCK_F: int
+    BLOCK_K: int
 
 
 @triton.jit
@@ -26,50 +38,34 @@ def features(
     y,
     x,
     exists,
-    inner_ptr,
-    inner_bias_ptr,
-    weight_ptr,
-    bias_ptr,
-    C: tl.constexpr,
-    INNER: tl.constexpr,
-    F: tl.constexpr,
-    UNIT: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    OFFSET: tl.constexpr,
-    DOT: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ACC: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-    BLOCK_F: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    factors,
+    LAYOUT: tl.constexpr,
+    LAST: tl.constexpr,
+    MATH: tl.constexpr,
 ):
     """What the last layer makes at the pixels (y, x), [pixels, BLOCK_F], from the map before it.
 
     With INNER features in the layer before, from the map before that one.
     """
-    f = tl.arange(0, BLOCK_F)
-    if INNER == 0:
-        value = convolve(
-            *(source, y, x, exists, weight_ptr, f, C, F, UNIT, ALIGNED, OFFSET, DOT, PRECISION, ACC, BLOCK_K),
-        )
+    inner_ptr, inner_bias_ptr, weight_ptr, bias_ptr = factors
+    f = tl.arange(0, LAST.BLOCK_F)
+    if LAST.INNER == 0:
+        value = convolve(source, y, x, exists, weight_ptr, f, LAST.F, LAYOUT, MATH, LAST.BLOCK_K)
     else:
-        n = tl.arange(0, BLOCK_I)
-        inner_bias = tl.load(inner_bias_ptr + n, mask=n < INNER, other=0).to(ACC)
-        value = tl.zeros([y.shape[0], BLOCK_F], ACC)
+        n = tl.arange(0, LAST.BLOCK_I)
+        inner_bias = tl.load(inner_bias_ptr + n, mask=n < LAST.INNER, other=0).to(MATH.ACC)
+        value = tl.zeros([y.shape[0], f.shape[0]], MATH.ACC)
         for tap in range(9):
             row, column = y + (tap // 3 - 1), x + (tap % 3 - 1)
             inside = exists & (row >= 0) & (row < source[3]) & (column >= 0) & (column < source[4])
-            inner = convolve(
-                *(source, row, column, inside, inner_ptr, n, C, INNER, UNIT, ALIGNED, OFFSET, DOT, PRECISION, ACC),
-                BLOCK_K,
-            )
+            inner = convolve(source, row, column, inside, inner_ptr, n, LAST.INNER, LAYOUT, MATH, LAST.BLOCK_K)
             # Outside is zero padding, not what the layer would make there.
-            inner = tl.where(inside[:, None] & (n < INNER)[None, :], relu(inner + inner_bias[None, :]), 0.0)
-            weight = weights_of(weight_ptr, tap, n, f, INNER, F, False).to(DOT)
-            value = tl.dot(inner.to(DOT), weight, value, input_precision=PRECISION, out_dtype=ACC)
-    value = relu(value + tl.load(bias_ptr + f, mask=f < F, other=0).to(ACC)[None, :])
+            inner = tl.where(inside[:, None] & (n < LAST.INNER)[None, :], relu(inner + inner_bias[None, :]), 0.0)
+            weight = weights_of(weight_ptr, tap, n, f, LAST.INNER, LAST.F, False).to(MATH.DOT)
+            value = tl.dot(inner.to(MATH.DOT), weight, value, input_precision=MATH.PRECISION, out_dtype=MATH.ACC)
+    value = relu(value + tl.load(bias_ptr + f, mask=f < LAST.F, other=0).to(MATH.ACC)[None, :])
     # Infinite values times padding would be NaN.
-    return tl.where((f < F)[None, :], value, 0.0)
+    return tl.where((f < LAST.F)[None, :], value, 0.0)
 
 
 @triton.jit(
@@ -81,16 +77,10 @@ def features(
 def _downsize_kernel(
     out_ptr,
     image_ptr,
-    inner_ptr,
-    inner_bias_ptr,
-    weight_ptr,
-    bias_ptr,
+    factors,
     texture_ptr,
     logits_ptr,
-    rows_ptr,
-    columns_ptr,
-    anchor_rows_ptr,
-    anchor_columns_ptr,
+    tables,
     h,
     w,
     taps,
@@ -113,19 +103,10 @@ def _downsize_kernel(
     KY: tl.constexpr,
     KX: tl.constexpr,
     CHANNELS: tl.constexpr,
-    C: tl.constexpr,
-    INNER: tl.constexpr,
-    F: tl.constexpr,
-    UNIT: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    OFFSET: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    LAST: tl.constexpr,
     PIXEL: tl.constexpr,
-    DOT: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ACC: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-    BLOCK_F: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    MATH: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
@@ -133,59 +114,35 @@ def _downsize_kernel(
     blocks = tl.cdiv(h * w, BLOCK_P)
     b, p = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
     exists, r, q = p < h * w, p // w, p % w
+    rows_ptr, columns_ptr, anchor_rows_ptr, anchor_columns_ptr = tables
     f = exists
-    if F > 0:
+    if LAST.F > 0:
         y = tl.load(anchor_rows_ptr + r, mask=exists, other=0)
         x = tl.load(anchor_columns_ptr + q, mask=exists, other=0)
-        source = (source_ptr + b * hint(stride_b, ALIGNED), mean, scale, height, width, stride_c, stride_h, stride_w)
-        f = features(
-            *(source, y, x, exists, inner_ptr, inner_bias_ptr, weight_ptr, bias_ptr, C, INNER, F, UNIT, ALIGNED),
-            *(OFFSET, DOT, PRECISION, ACC, BLOCK_I, BLOCK_F, BLOCK_K),
-        ).to(DOT)
+        source_ptr += b * hint(stride_b, LAYOUT.ALIGNED)
+        source = (source_ptr, mean, scale, height, width, stride_c, stride_h, stride_w)
+        f = features(source, y, x, exists, factors, LAYOUT, LAST, MATH).to(MATH.DOT)
     end = loop_end(taps, KY * KX, BLOCK_T)
-    norm = normaliser(
-        *(
-            f,
-            texture_ptr,
-            logits_ptr,
-            p,
-            end,
-            h * w,
-            exists,
-            NORMALISE,
-            F,
-            KY * KX,
-            DOT,
-            PRECISION,
-            ACC,
-            BLOCK_F,
-            BLOCK_T,
-        )
-    )
+    norm = normaliser(f, texture_ptr, logits_ptr, p, end, h * w, exists, NORMALISE, KY * KX, LAST, MATH, BLOCK_T)
     image_ptr += b * image_b
     out_ptr += b * CHANNELS * h * w + p.to(tl.int64) * out_p
     if KY * KX <= BLOCK_T:
-        z, known = logits_at(
-            *(f, texture_ptr, logits_ptr, p, 0, h * w, exists, F, KY * KX, DOT, PRECISION, ACC, BLOCK_F, BLOCK_T)
-        )
+        z, known = logits_at(f, texture_ptr, logits_ptr, p, 0, h * w, exists, KY * KX, LAST, MATH, BLOCK_T)
         a = coefficients(z, known, norm, NORMALISE, KY * KX)
         offset, mask = tap_offsets(rows_ptr, columns_ptr, r, q, 0, exists, image_h, image_w, KY, KX, PIXEL, BLOCK_T)
         for c in range(CHANNELS):
-            value = tl.load(image_ptr + offset + image_c.to(tl.int64) * c, mask=mask, other=0).to(ACC)
+            value = tl.load(image_ptr + offset + image_c.to(tl.int64) * c, mask=mask, other=0).to(MATH.ACC)
             tl.store(out_ptr + out_c.to(tl.int64) * c, tl.sum(a * value, 1), mask=exists)
     else:
         for c in range(CHANNELS):
-            total = tl.zeros([BLOCK_P], ACC)
+            total = tl.zeros([BLOCK_P], MATH.ACC)
             for k0 in range(0, end, BLOCK_T):
-                z, known = logits_at(
-                    *(f, texture_ptr, logits_ptr, p, k0, h * w, exists, F, KY * KX, DOT, PRECISION, ACC),
-                    *(BLOCK_F, BLOCK_T),
-                )
+                z, known = logits_at(f, texture_ptr, logits_ptr, p, k0, h * w, exists, KY * KX, LAST, MATH, BLOCK_T)
                 a = coefficients(z, known, norm, NORMALISE, KY * KX)
                 offset, mask = tap_offsets(
                     *(rows_ptr, columns_ptr, r, q, k0, exists, image_h, image_w, KY, KX, PIXEL, BLOCK_T)
                 )
-                value = tl.load(image_ptr + offset + image_c.to(tl.int64) * c, mask=mask, other=0).to(ACC)
+                value = tl.load(image_ptr + offset + image_c.to(tl.int64) * c, mask=mask, other=0).to(MATH.ACC)
                 total += tl.sum(a * value, 1)
             tl.store(out_ptr + out_c.to(tl.int64) * c, total, mask=exists)
 
@@ -218,18 +175,13 @@ class Last:
         """What `Source.arguments` are, without layers too."""
         return (None, None, None, *[0] * 6) if self.source is None else self.source.arguments()
 
-    def constants(self) -> dict:
-        if self.source is None:
-            none = {"C": 0, "UNIT": False, "ALIGNED": False, "OFFSET": tl.int32}
-            return {**none, "F": 0, "INNER": 0, "BLOCK_I": 16, "BLOCK_F": 16, "BLOCK_K": 16}
-        return {
-            **self.source.constants(),
-            "F": self.features,
-            "INNER": self.inner,
-            "BLOCK_I": padded(self.inner),
-            "BLOCK_F": padded(self.features),
-            "BLOCK_K": block_depth(self.source),
-        }
+    def layout(self) -> Layout:
+        """That of the source, without layers too."""
+        return Layout(0, False, False, tl.int32) if self.source is None else self.source.layout()
+
+    def constants(self) -> Widths:
+        depth = 16 if self.source is None else block_depth(self.source)
+        return Widths(self.features, self.inner, padded(self.inner), padded(self.features), depth)
 
 
 @functools.lru_cache(256)
@@ -273,7 +225,7 @@ def evaluate(
         return out
     block = tile(image.dtype, max(last.features, last.inner), len(logits))
     _downsize_kernel[(batch * cdiv(h * w, block["BLOCK_P"]),)](
-        *(out, image, *last.factors(), texture, logits, *tables, h, w, len(logits)),
+        *(out, image, last.factors(), texture, logits, tables, h, w, len(logits)),
         *(*image.stride(), *((1, channels) if form == torch.channels_last else (h * w, 1))),
         *last.arguments(),
         NORMALISE=normalise,
@@ -281,8 +233,9 @@ def evaluate(
         KX=tables[1].shape[1],
         CHANNELS=channels,
         PIXEL=wide(image),
-        **last.constants(),
-        **products(image.dtype),
+        LAYOUT=last.layout(),
+        LAST=last.constants(),
+        MATH=products(image.dtype),
         **block,
     )
     return out
