@@ -25,7 +25,14 @@ At 300 to 100, a third, bilinear and bicubic interpolation are the same: the mid
 pixel, and each takes every third pixel of every third row.
 """
 FOUND = """
-Not run yet.
+At 300 to 100 DownsizeNet ranks cells better than bilinear interpolation: one point in the area under the ROC curve is
+claimed, for each of the five seeds it is between 0.8 and 1.5. Average precision gains as much as the paper has in mAP,
+but not reliably. Bilinear interpolation is a low bar here, as it takes one pixel of nine. Against the mean of all nine
+(area) and against `antialiased`, nothing is claimed, and in the area under the ROC curve areas are nearly as good as
+DownsizeNet in the mean, at a fraction of its cost. That areas or a filter are better than bilinear is not claimed.
+
+The trainings are short, 2.3 passes over the cells, because DownsizeNet's take about eight times as long as the
+others. Four by four taps, and 160 and 130 pixels, have not been run yet; bicubic has one run, which equals bilinear's.
 """
 # DownsizeNet and bilinear of table 6, in mAP, and section 5.1.
 PAPER = {
@@ -62,7 +69,7 @@ def page(preset: str) -> Page:
             classifiers(preset, *NAMES, size=(size, size)),
             measures,
             [
-                Comparison(*pair, one, PAPER.get((*pair, size), ""), headline=one == "AP" and pair in HEADLINES)
+                Comparison(*pair, one, PAPER.get((*pair, size), "") if one == "AP" else "", headline=pair in HEADLINES)
                 for pair in PAIRS
                 for one in ("AP", "ROC AUC")
             ],
