@@ -56,8 +56,8 @@ python experiments/report.py  # all pages again, from the kept runs
 `python experiments/objects.py FOLDER --split train --output train.json` writes the objects of CamVid's label maps as
 COCO has them.
 
-Not run yet: sizes other than one in segmentation; a saliency that is learned, beyond a first training; DownsizeNet with
-texture alone; the full preset.
+Not run yet: the full preset, and with it anything of the size of the papers' trainings; Cityscapes and COCO; detectors
+with anchors, of two stages and with transformers behind DownsizeNet; solar cells at 160 and 130 pixels.
 """
 
 
