@@ -3,6 +3,7 @@ half-written, for every subcommand."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -318,6 +319,15 @@ def start(*words: object, **options: object) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
+def opened(process: int) -> set[str]:
+    """The files that a process has open."""
+    found = set()
+    for link in Path(f"/proc/{process}/fd").glob("*"):
+        with contextlib.suppress(OSError):  # it was closed meanwhile
+            found.add(os.readlink(link))
+    return found
+
+
 def test_ctrl_c(tmp_path):
     images = [{"id": 1, "height": 100, "width": 200}]
     boxes = [{"image_id": 1, "bbox": [1, 2, 3, 4]}] * 1_500_000
@@ -328,10 +338,9 @@ def test_ctrl_c(tmp_path):
         # A shell's background jobs ignore Ctrl-C, and what they start does, too.
         heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
         process = start("saliency", "coco", path, "--out", results / "p.npz", "--plot", results / "p.png", **heed)
-        descriptors = Path(f"/proc/{process.pid}/fd")
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:  # until it reads the file
-            if any(os.path.realpath(link) == str(path) for link in descriptors.glob("*")):
+            if str(path) in opened(process.pid):
                 break
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
