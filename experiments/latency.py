@@ -48,6 +48,11 @@ The latency of the operators at the sizes of the papers, on all pyramids and bes
 [performance](../performance.md).
 """
 FOUND = """
+A fixed zoom with the unzoom of three maps adds 0.6 ms, an adaptive one 0.7, as little as in the paper in milliseconds,
+though on a CPU and at a sixth of its size in each direction. With maps that stay zoomed, and boxes unzoomed in their
+place, a fixed zoom adds 0.1 ms. A mesh, whose inverse is computed anew for every image here, adds 4.2 ms;
+`warp.freeze` keeps it where the mesh does not change. DownsizeNet looks at every pixel of the source with three
+convolutions of 16 channels, and so takes as long again as this small network.
 """
 
 
