@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from networks import block
 from resizing import Resizer
-from runs import Checkpoint
+from runs import Checkpoint, rate
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
@@ -85,8 +84,7 @@ def train(
             images[flip] = images[flip].flip(axis)
         images = images * (0.8 + 0.4 * light)[:, None, None, None]  # darker or lighter by up to a fifth
         for group in optimizer.param_groups:
-            part = (1 + math.cos(math.pi * step / setup.steps)) / 2
-            group["lr"] = setup.rate * min((step + 1) / (0.1 * setup.steps), part)
+            group["lr"] = rate(setup.rate, step, setup.steps)
         loss = F.binary_cross_entropy_with_logits(model(images), probability)
         optimizer.zero_grad()
         loss.backward()

@@ -98,37 +98,51 @@ HEADLINES = ("AP", "AP small")
 ADAPTIVE = ("adaptive", "adaptive, cascade")
 
 
+MEASURES = {"AP": lambda m: m["AP"], "AP50": lambda m: m["AP50"]}
+MEASURES |= {f"AP {size}": lambda m, size=size: m[size] for size in ("small", "medium", "large")}
+NAMES = ("uniform", "fixed", "adaptive")
+
+
 def page(preset: str) -> Page:
     """The experiment."""
-    measures = {"AP": lambda m: m["AP"], "AP50": lambda m: m["AP50"]}
-    measures |= {f"AP {size}": lambda m, size=size: m[size] for size in ("small", "medium", "large")}
-    names = ("uniform", "fixed", "adaptive")
-    sections = [
+    sections = [*zooms(preset), *ways(preset), *scales(preset)]
+    return Page("detection", "Does a zoom help detection?", SAYS, RAN, sections, FOUND)
+
+
+def zooms(preset: str) -> list[Section]:
+    """Fixed and adaptive zooms, of scenes and of CamVid."""
+    return [
         Section(
             "A horizon that stays",
             "scenes.jsonl",
-            detectors(preset, *names),
-            measures,
+            detectors(preset, *NAMES),
+            MEASURES,
             [
                 Comparison(name, "uniform", one, PAPER[name, one], headline=one in HEADLINES)
-                for name in names[1:]
-                for one in measures
+                for name in NAMES[1:]
+                for one in MEASURES
             ],
         ),
         Section(
             "CamVid",
             "objects.jsonl",
-            detectors(preset, *names, data="camvid"),
-            measures,
-            [Comparison(better, "uniform", one, headline=one in HEADLINES) for better in names[1:] for one in measures],
+            detectors(preset, *NAMES, data="camvid"),
+            MEASURES,
+            [Comparison(better, "uniform", one, headline=one in HEADLINES) for better in NAMES[1:] for one in MEASURES],
             "Cars, pedestrians, signs and bicyclists of 367 frames, tested on 233: the connected parts of the label "
             "maps (`experiments/objects.py` has the rules). Frames of 240 x 180, detected at half size.",
         ),
+    ]
+
+
+def ways(preset: str) -> list[Section]:
+    """Other ways to zoom, and a horizon that moves."""
+    return [
         Section(
             "Other ways to zoom",
             "scenes.jsonl",
             detectors(preset, "uniform", "fixed", "nonseparable", "learned", "fixed, boxes unzoomed", *ADAPTIVE),
-            measures,
+            MEASURES,
             [
                 Comparison(better, worse, one, paper.get(one, ""), headline=one == "AP")
                 for (better, worse), paper in PAPER_WAYS.items()
@@ -141,8 +155,8 @@ def page(preset: str) -> Page:
         Section(
             "A horizon that moves",
             "scenes.jsonl",
-            detectors(preset, *names, pitch=PITCH),
-            measures,
+            detectors(preset, *NAMES, pitch=PITCH),
+            MEASURES,
             [
                 Comparison(better, worse, one, headline=one in HEADLINES)
                 for better, worse in (("fixed", "uniform"), ("adaptive", "uniform"), ("adaptive", "fixed"))
@@ -150,12 +164,18 @@ def page(preset: str) -> Page:
             ],
             f"Its height is drawn for each image: its standard deviation is {PITCH:.0%} of the height of the image.",
         ),
+    ]
+
+
+def scales(preset: str) -> list[Section]:
+    """The fixed zoom at other sizes, on images that hold less, and of other strengths."""
+    return [
         *(
             Section(
                 f"At {size[0]} x {size[1]}",
                 "scenes.jsonl",
                 detectors(preset, "uniform", "fixed", size=size),
-                measures,
+                MEASURES,
                 [
                     Comparison(
                         "fixed", "uniform", one, PAPER_OTHERS[one][size[0] / DETECTORS[preset].source[0]], headline=True
@@ -181,7 +201,7 @@ def page(preset: str) -> Page:
             "Strength of the fixed zoom",
             "scenes.jsonl",
             detectors(preset, "uniform") | strengths(preset),
-            {"AP": measures["AP"], "AP small": measures["AP small"]},
+            {"AP": MEASURES["AP"], "AP small": MEASURES["AP small"]},
             [
                 Comparison(name, "uniform", "AP", PAPER_STRENGTHS[setup.amplitude][setup.fwhm])
                 for name, setup in strengths(preset).items()
@@ -190,7 +210,6 @@ def page(preset: str) -> Page:
             "The rest of this page has amplitude 1 and fwhm 10.",
         ),
     ]
-    return Page("detection", "Does a zoom help detection?", SAYS, RAN, sections, FOUND)
 
 
 def strengths(preset: str) -> dict[str, detector.Setup]:

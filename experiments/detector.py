@@ -20,7 +20,7 @@ import trees
 from networks import STRIDES, Pyramid
 from objects import Found
 from resizing import Resizer
-from runs import Checkpoint
+from runs import Checkpoint, rate
 from torch import Tensor, nn
 
 from fastwarp import MeshWarp, SeparableWarp
@@ -316,8 +316,7 @@ def fit(
         before = [moved(one, width, generator) for one in before]
         warp = warp_of(setup, prior, before if setup.warp == "adaptive" else None)
         for group in optimizer.param_groups:
-            part = (1 + math.cos(math.pi * step / setup.steps)) / 2
-            group["lr"] = setup.rate * min((step + 1) / (0.1 * setup.steps), part)
+            group["lr"] = rate(setup.rate, step, setup.steps)
         labels = [data.labels[index] for index in chosen.tolist()]
         value = loss(model(images, warp, setup), to_cells(boxes, setup, warp), labels)
         optimizer.zero_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import platform
 import time
@@ -86,6 +87,11 @@ def do(
         start = time.monotonic()
         metrics = train(setup, seed)
         store.add(Run(setup, seed, metrics), time.monotonic() - start)
+
+
+def rate(largest: float, step: int, steps: int) -> float:
+    """The learning rate of a step: up to the largest in a tenth of the steps, and down along half a cosine."""
+    return largest * min((step + 1) / (0.1 * steps), (1 + math.cos(math.pi * step / steps)) / 2)
 
 
 class Checkpoint:

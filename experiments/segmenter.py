@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from camvid import IGNORE, Split
 from networks import STRIDES, network, placed
 from resizing import Resizer
-from runs import Checkpoint
+from runs import Checkpoint, rate
 from torch import Tensor, nn
 
 from fastwarp import SeparableWarp
@@ -236,9 +235,7 @@ def fit(experiment: Experiment, setup: Setup, seed: int, donor: Callable[[int], 
             known = F.pad(torch.where(flip[:, None, None], known.flip(2), known)[:, None], (1, 1, 1, 1), "replicate")
             shares = known[:, 0, down : down + SALIENCY[0], across : across + SALIENCY[1]]
         for group in optimizer.param_groups:
-            group["lr"] = setup.rate * min(
-                (step + 1) / (0.1 * setup.steps), (1 + math.cos(math.pi * step / setup.steps)) / 2
-            )
+            group["lr"] = rate(setup.rate, step, setup.steps)
         picture = picture * (0.8 + 0.4 * light.to(device))[:, None, None, None]  # darker or lighter by up to a fifth
         logits = model(picture, torch.arange(oy, height, 4), torch.arange(ox, width, 4), shares)
         loss = F.cross_entropy(logits, label.long(), experiment.weight, ignore_index=IGNORE)
