@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from command import main
-from presets import LONGER, SEGMENTERS, detectors, segmenters
+from presets import detectors, segmenters
 from result_page import Comparison, Page, Section
 
 SAYS = """
@@ -52,19 +52,13 @@ def comparisons(*measures: str, swaps: bool) -> list[Comparison]:
 def page(preset: str) -> Page:
     """The experiment."""
     names = [name for pair in ("fixed", "adaptive") for name in (pair, f"{pair}, {OWN}")]
-    measures = {"mIoU": lambda m: m["test"]["mIoU"], f"mIoU, {OTHER}": lambda m: m["test"].get("swapped")}
-    # More steps, where the preset repeats its trainings so.
-    steps = [None] if LONGER[preset] is None else [None, LONGER[preset]]
     sections = [
-        *(
-            Section(
-                "Segmentation of CamVid" if n is None else f"The same, {n} steps instead of {SEGMENTERS[preset].steps}",
-                "camvid.jsonl",
-                segmenters(preset, *names, **({} if n is None else {"steps": n})),
-                measures,
-                comparisons("mIoU", swaps=False),
-            )
-            for n in steps
+        Section(
+            "Segmentation of CamVid",
+            "camvid.jsonl",
+            segmenters(preset, *names),
+            {"mIoU": lambda m: m["test"]["mIoU"], f"mIoU, {OTHER}": lambda m: m["test"].get("swapped")},
+            comparisons("mIoU", swaps=False),
         ),
         Section(
             "Detection on generated scenes",
