@@ -10,7 +10,9 @@ import gc
 from collections.abc import Iterator
 from typing import Any
 
-from numba.core import codegen, compiler, compiler_lock, registry, sigutils, types
+from numba.core import codegen, compiler, compiler_lock, compiler_machinery, registry, sigutils, types
+from numba.core import typed_passes as typed
+from numba.core import untyped_passes as untyped
 
 
 @contextlib.contextmanager
@@ -27,11 +29,38 @@ def _no_collection() -> Iterator[None]:
                 gc.enable()
 
 
+class _Compiler(compiler.CompilerBase):
+    """Those of numba's passes that kernels need: no closures, `with`, `literal_unroll`, or expressions of whole arrays,
+    whose check of shapes would compile more than a kernel."""
+
+    def define_pipelines(self) -> Any:
+        passes = compiler_machinery.PassManager("fastwarp")
+        for step in (
+            untyped.TranslateByteCode,
+            untyped.FixupArgs,
+            untyped.IRProcessing,
+            untyped.RewriteSemanticConstants,
+            untyped.DeadBranchPrune,
+            untyped.GenericRewrites,
+            untyped.ReconstructSSA,
+            untyped.DeadBranchPrune,
+            typed.NopythonTypeInference,
+            typed.PreLowerStripPhis,
+            typed.IRLegalization,
+            typed.NativeLowering,
+            typed.NoPythonBackend,
+        ):
+            passes.add_pass(step, step.name())
+        passes.finalize()
+        return [passes]
+
+
 class Kernel(registry.CPUDispatcher):
     """As what `numba.njit(**options)` makes of a function."""
 
     def __init__(self, function: Any, **options: Any) -> None:
-        super().__init__(function, targetoptions=options | {"nopython": True, "no_cfunc_wrapper": True})
+        options |= {"nopython": True, "no_cfunc_wrapper": True}
+        super().__init__(function, targetoptions=options, pipeline_class=_Compiler)
 
     def compile(self, sig: Any) -> Any:
         """Compiles a version, or loads it from the disk cache."""
@@ -50,7 +79,7 @@ class _Library(codegen.JITCodeLibrary):
         self._finalized = True
 
 
-class _Compiler(compiler.Compiler):
+class _HelperCompiler(_Compiler):
     def define_pipelines(self) -> Any:
         self.state.flags.no_compile = True
         self.state.library = _Library(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
@@ -62,7 +91,7 @@ class Helper(registry.CPUDispatcher):
 
     def __init__(self, function: Any, **options: Any) -> None:
         options |= {"nopython": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-        super().__init__(function, targetoptions=options, pipeline_class=_Compiler)
+        super().__init__(function, targetoptions=options, pipeline_class=_HelperCompiler)
 
     def add_overload(self, cres: Any) -> None:
         """Makes a version known to callers: by its descriptor, where others have the function that Python calls."""
