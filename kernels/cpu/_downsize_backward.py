@@ -12,8 +12,6 @@ that they can be read around a place that has no gradient: what lies outside the
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fastwarp.kernels.cpu._downsize_gradient import ImageAndGradient, Kept, Room, Taps, Targets, first_from, target_row
 from fastwarp.kernels.cpu._downsize_network import network, normal
 from fastwarp.kernels.cpu._downsize_products import add_texture
@@ -38,7 +36,7 @@ from fastwarp.kernels.cpu._downsize_rows import (
     pull_targets,
     row_near,
 )
-from fastwarp.kernels.cpu._memory import integers, zeros
+from fastwarp.kernels.cpu._memory import integers, small_integers, zeros
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._vector import elements, hold, pointer, tail
 
@@ -222,7 +220,7 @@ def sweep(
     length = (shape[3] + tiles[1] - 1) // tiles[1] + 2 * (wanted.halo + layers + 1)
     whole, step = _whole_vectors(length) if layers > 0 else 0, _whole_vectors(width)
     counts = integers((6 + COUNTS) * (layers + 1))
-    small = np.empty((2 * (layers + 1) + 1) * length + width, np.int32)
+    small = small_integers((2 * (layers + 1) + 1) * length + width)
     for i in range(length):
         small[i] = i
     total = fill_rings(layers, net.strides, length, any_, elements(counts))

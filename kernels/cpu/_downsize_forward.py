@@ -9,12 +9,10 @@ the next. Rows and columns that nobody asks for do not exist: a line holds the n
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fastwarp.kernels.cpu._downsize_coefficients import PAIRS, add_pairs, coefficients, interleave
 from fastwarp.kernels.cpu._downsize_network import SIGMOID, SIGNED, network, normal
 from fastwarp.kernels.cpu._downsize_products import Matrix, Places, add_texture, convolve
-from fastwarp.kernels.cpu._memory import integers, zeros
+from fastwarp.kernels.cpu._memory import integers, small_integers, zeros
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._vector import convert, elements, hold, load_as, pointer, prefetch, store, tail
 
@@ -422,7 +420,7 @@ def forward(
     net, layers = network(net_arrays, down * across), len(net_arrays[0]) - 1
     small_y, small_x = _axis_small(layers, shape[2], height), _axis_small(layers, shape[3], width)
     whole_y, whole_x = _axis_whole(layers, shape[2]), _axis_whole(layers, shape[3])
-    small = np.empty(small_y + small_x + across * (width + 1), np.int32)
+    small = small_integers(small_y + small_x + across * (width + 1))
     whole = integers(whole_y + whole_x + 6 * (layers + 1))
     y = _axis(layers, shape[2], elements(whole), elements(small))
     x = _axis(layers, shape[3], tail(whole, whole_y), tail(small, small_y))

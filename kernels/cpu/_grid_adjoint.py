@@ -9,28 +9,30 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastwarp.kernels.cpu._grid_taps import (
-    as_pointers,
     bounds_of,
     box_of,
+    field_of,
     first_pixels,
-    footprints,
+    footprints_of,
     size_of,
-    windows_of,
-    windows_of_axes,
 )
-from fastwarp.kernels.cpu._memory import integers, numbers
+from fastwarp.kernels.cpu._memory import clear, integers, numbers
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._rows import LANES, interleave_stored, store_rows
+from fastwarp.kernels.cpu._separable_taps import runs
 from fastwarp.kernels.cpu._vector import (
     convert,
     elements,
     full,
     full_like,
+    hold,
     load,
     load_as,
     pointer,
     select,
     store,
+    tail,
+    zero_of,
 )
 
 _CHUNK = 64  # targets that are taken or left together
@@ -62,17 +64,17 @@ class Places(NamedTuple):
 
 
 @inline
-def _row_ranges(windows, at, count, rows):
+def _row_ranges(field, at, count, rows):
     """First and last row that each chunk of targets touches (first > last: none), and whether a target is lost."""
     chunks = (count + _CHUNK - 1) // _CHUNK
     first, last, lost = integers(chunks), integers(chunks), False
-    kind = windows.dtype.type
-    edge, zero = kind(rows - 1), kind(0)
+    zero = zero_of(field.x)
+    edge = convert(rows - 1, zero)
     for chunk in range(chunks):
-        here = slice(at + chunk * _CHUNK, at + min((chunk + 1) * _CHUNK, count))
-        xs, ys = windows[0, here], windows[1, here]
-        low, high, nans = edge, -kind(1), 0
-        for i in range(len(xs)):
+        here = at + chunk * _CHUNK
+        xs, ys = tail(field.x, here), tail(field.y, here)
+        low, high, nans = edge, zero - 1, 0
+        for i in range(min(_CHUNK, count - chunk * _CHUNK)):
             x, y = xs[i], ys[i]
             y_or_low, y_or_high = (y if x >= zero else low), (y if x >= zero else high)
             low, high = (y_or_low if y_or_low < low else low), (y_or_high if y_or_high > high else high)
@@ -106,20 +108,19 @@ def _store_places(x, y, bounds, band, width, places, at):
 
 
 @inline
-def _find_places(windows, first, count, band, width, places):
+def _find_places(field, first, count, band, width, places):
     """Places of the targets from window `first` on.
 
     There is a row more above and below the band, for what lies elsewhere. Targets that read nothing, and lost ones, go
     there.
     """
-    bounds, to_y = bounds_of(band.size, windows), windows.shape[1]
+    bounds = bounds_of(band.size, zero_of(field.x))
     for block in range(count // LANES):
         at = block * LANES
-        x, y = load(windows, first + at, LANES), load(windows, to_y + first + at, LANES)
+        x, y = load(field.x, first + at, LANES), load(field.y, first + at, LANES)
         _store_places(x, y, bounds, band, width, places, at)
     for at in range(count // LANES * LANES, count):
-        x, y = load(windows, first + at, 1), load(windows, to_y + first + at, 1)
-        _store_places(x, y, bounds, band, width, places, at)
+        _store_places(load(field.x, first + at, 1), load(field.y, first + at, 1), bounds, band, width, places, at)
 
 
 # --- two by two pixels ------------------------------------------------------------------------------------------------
@@ -211,7 +212,7 @@ def _write_planes(level, total, first, count, depth, result, at):
 
 
 @inline
-def _sum_band(level, add, windows, band, ranges, grad, plane, depth, places, total, buffer):
+def _sum_band(level, add, field, band, ranges, grad, plane, depth, places, total, buffer):
     """Sums what the targets bring to a band of the planes from `plane` on."""
     first_rows, last_rows, lost = ranges
     sums = elements(total)
@@ -223,7 +224,7 @@ def _sum_band(level, add, windows, band, ranges, grad, plane, depth, places, tot
         if first_rows[chunk] < band.end and last_rows[chunk] >= band.first:
             start = chunk * _CHUNK
             count = min(_CHUNK, level.targets - start)
-            _find_places(windows, level.first + start, count, band, level.width, places)
+            _find_places(field, level.first + start, count, band, level.width, places)
             at = (plane * level.targets + start) * level.channels
             add(level, grad, at, places, count, depth, sums, buffer)
     if lost and band.first == 0:
@@ -239,16 +240,16 @@ def _adjoint(level, add, write, together, windows, extents, like, arrays, bands,
     upper, lower, fraction_y, fraction_x, total, buffer = arrays
     for unit in range(share[0], share[1]):
         image, number, group = unit // groups // bands, unit // groups % bands, unit % groups
-        row, size = windows_of(windows, image), size_of(level, extents, image)
+        field, size = field_of(windows, image), size_of(level, extents, image)
         if image != known:
-            ranges, known = _row_ranges(row, level.first, level.targets, size[0]), image
+            ranges, known = _row_ranges(field, level.first, level.targets, size[0]), image
         band = Band(number * level.height // bands, (number + 1) * level.height // bands, size)
         right = min(size[1] - 1, 1)
         places = Places(elements(upper), elements(lower), elements(fraction_y), elements(fraction_x), right)
         plane, depth = image * level.planes + group * together, level.channels
         if together > 1:
             depth = min(together, level.planes - group * together)
-        _sum_band(level, add, row, band, ranges, grad, plane, depth, places, total, elements(buffer))
+        _sum_band(level, add, field, band, ranges, grad, plane, depth, places, total, elements(buffer))
         at, count = (plane * pixels + band.first * level.width) * level.channels, (band.end - band.first) * level.width
         write(level, elements(total), level.width, count, depth, result, at)
 
@@ -284,16 +285,16 @@ def spread_pixels(table, windows, extents, like, real, part, parts):
 
 
 @inline
-def _touching(level, windows, rows, lo, hi):
-    """The targets whose footprints may have rows in `[lo, hi)`."""
-    result, found = integers(level.targets), 0
+def _touching(level, field, rows, lo, hi, result):
+    """Lists the targets whose footprints may have rows in `[lo, hi)`; how many there are."""
+    found = 0
     for i in range(level.first, level.first + level.targets):
-        c = min(max(np.float64(windows[1, i]), 0.0), rows - 1.0)
-        s = max(np.float64(windows[3, i]), 1.0) if len(windows) > 2 else 1.0
-        if not (windows[0, i] < 0 or c + s < lo or c - s > hi):
+        c = min(max(np.float64(field.y[i]), 0.0), rows - 1.0)
+        s = max(np.float64(field.width_y[i]), 1.0) if field.is_wide else 1.0
+        if not (field.x[i] < 0 or c + s < lo or c - s > hi):
             result[found] = i
             found += 1
-    return result[:found]
+    return found
 
 
 @inline
@@ -308,11 +309,10 @@ def _spread_target(value, lo, hi, box, y, x, width, channels, total, c):
 
 
 @inline
-def _spread_targets(level, grad, first, lo, hi, taps, which, total):
+def _spread_targets(level, grad, first, lo, hi, taps, which, count, sums):
     """Adds targets of a plane that begins at `first` to its rows `lo .. hi`."""
-    y, x, channels, zero = as_pointers(taps[0]), as_pointers(taps[1]), level.channels, total[0]
-    sums = elements(total)
-    for k in range(len(which)):
+    (y, x), channels, zero = taps, level.channels, zero_of(sums)
+    for k in range(count):
         box, at = box_of(y, x, k), (first + which[k] - level.first) * channels
         for block in range(channels // LANES):
             c = block * LANES
@@ -332,14 +332,17 @@ def spread_footprints(table, windows, extents, like, real, part, parts):
         for unit in range(part * units // parts, (part + 1) * units // parts):
             image, band = unit // bands, unit % bands
             lo, hi = band * level.height // bands, (band + 1) * level.height // bands
-            row, size = windows_of(windows, image), size_of(level, extents, image)
-            which = _touching(level, row, size[0], lo, hi)
-            taps = footprints(windows_of_axes(row, which, size), size, real)
-            total = numbers((hi - lo) * level.width * level.channels, real)
+            field, size, which = field_of(windows, image), size_of(level, extents, image), integers(level.targets)
+            count = _touching(level, field, size[0], lo, hi, which)
+            of = footprints_of(field, which, count, size)
+            taps, values = (runs(of.y, real), runs(of.x, real)), (hi - lo) * level.width * level.channels
+            total = numbers(values, real)
             for plane in range(image * level.planes, (image + 1) * level.planes):
-                for i in range(len(total)):
-                    total[i] = 0
-                _spread_targets(level, grad, plane * level.targets, lo, hi, taps, which, total)
+                clear(total, values)
+                of_plane = (level, grad, plane * level.targets, lo, hi, taps)
+                _spread_targets(*of_plane, elements(which), count, elements(total))
                 out = (plane * level.height + lo) * level.width * level.channels
-                for i in range(len(total)):
+                for i in range(values):
                     store(total[i], result, out + i)
+            hold(which)
+            hold(of)

@@ -2,23 +2,21 @@
 
 from fastwarp.kernels.cpu._grid_taps import (
     arrays_of_taps,
-    as_pointers,
     box_of,
-    footprints,
+    field_of,
+    footprints_from,
     lefts,
     offsets_of,
     pairs_at,
     rights,
     size_of,
     taps_of,
-    targets_from,
     twice,
-    windows_of,
-    windows_of_axes,
 )
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._rows import LANES, PIXEL
-from fastwarp.kernels.cpu._vector import full, join, lane, load, load_as, pointer, prefetch, shuffle, store
+from fastwarp.kernels.cpu._separable_taps import runs
+from fastwarp.kernels.cpu._vector import full, hold, join, lane, load, load_as, pointer, prefetch, shuffle, store
 
 _RUN = 4096  # values of targets whose taps are found at a time: those stay in L2
 _FOOTPRINTS = 1024  # targets whose footprints are found at a time, likewise
@@ -66,10 +64,10 @@ def _fill_holes(taps, channels, zero, target, place):
 
 
 @inline
-def _segment(level, runs, run):
+def _segment(level, segments, run):
     """The image of a run, its first target and the one after its last."""
-    image, run = run // runs, run % runs
-    return image, run * level.targets // runs, (run + 1) * level.targets // runs
+    image, run = run // segments, run % segments
+    return image, run * level.targets // segments, (run + 1) * level.targets // segments
 
 
 # --- planes -----------------------------------------------------------------------------------------------------------
@@ -90,12 +88,12 @@ def _blend_plane(source, base, taps, target, out, one):
 
 
 @inline
-def _blend_planes(level, windows, extents, source, target, share, runs, arrays, real):
+def _blend_planes(level, windows, extents, source, target, share, segments, arrays, real):
     planes, run, one = level.planes, -1, real[1]
     for unit in range(share[0], share[1]):
-        image, lo, hi = _segment(level, runs, unit // planes)
+        image, lo, hi = _segment(level, segments, unit // planes)
         if unit // planes != run:
-            taps = taps_of(level, windows, extents, image, lo, hi, arrays)
+            taps = taps_of(level, field_of(windows, image), size_of(level, extents, image), lo, hi, arrays)
             run = unit // planes
         base = ((image if level.sources > 1 else 0) * planes + unit % planes) * level.height * level.width
         out = (image * planes + unit % planes) * level.targets + lo
@@ -113,11 +111,11 @@ def resample_planes(table, windows, extents, like, real, part, parts):
     for number in range(len(table)):
         level = table[number]
         source, target = pointer(level.image, like), pointer(level.values, like)
-        runs = max(level.targets // _RUN, 1)
-        units = level.images * runs * level.planes
-        arrays = arrays_of_taps((level.targets + runs - 1) // runs, real)
+        segments = max(level.targets // _RUN, 1)
+        units = level.images * segments * level.planes
+        arrays = arrays_of_taps((level.targets + segments - 1) // segments, real)
         share = part * units // parts, (part + 1) * units // parts
-        _blend_planes(level, windows, extents, source, target, share, runs, arrays, real)
+        _blend_planes(level, windows, extents, source, target, share, segments, arrays, real)
 
 
 # --- pixels -----------------------------------------------------------------------------------------------------------
@@ -238,13 +236,13 @@ def _blend_run(source, base, length, taps, channels, affine, target, place, one)
 
 
 @inline
-def _blend_planes_of_pixels(level, windows, extents, source, target, share, runs, arrays, affine, real):
+def _blend_planes_of_pixels(level, windows, extents, source, target, share, segments, arrays, affine, real):
     planes, channels, run = level.planes, level.channels, -1
     plane_size = level.height * level.width * channels
     for unit in range(share[0], share[1]):
-        image, lo, hi = _segment(level, runs, unit // planes)
+        image, lo, hi = _segment(level, segments, unit // planes)
         if unit // planes != run:
-            taps = taps_of(level, windows, extents, image, lo, hi, arrays)
+            taps = taps_of(level, field_of(windows, image), size_of(level, extents, image), lo, hi, arrays)
             run = unit // planes
         out = (image * planes + unit % planes) * level.targets * channels
         if affine is None:
@@ -265,11 +263,11 @@ def resample_pixels(table, windows, extents, like, like_out, real, affine, part,
     for number in range(len(table)):
         level = table[number]
         source, target = pointer(level.image, like), pointer(level.values, like_out)
-        runs = max(level.targets * level.channels // _RUN, 1)
-        units = level.images * runs * level.planes
-        arrays = arrays_of_taps((level.targets + runs - 1) // runs, real)
+        segments = max(level.targets * level.channels // _RUN, 1)
+        units = level.images * segments * level.planes
+        arrays = arrays_of_taps((level.targets + segments - 1) // segments, real)
         share = part * units // parts, (part + 1) * units // parts
-        _blend_planes_of_pixels(level, windows, extents, source, target, share, runs, arrays, affine, real)
+        _blend_planes_of_pixels(level, windows, extents, source, target, share, segments, arrays, affine, real)
 
 
 # --- footprints -------------------------------------------------------------------------------------------------------
@@ -311,7 +309,7 @@ def _sum_boxes(level, source, base, y, x, count, affine, target, place, zero):
 @inline
 def _sum_planes(level, image, source, target, lo, hi, taps, affine, zero):
     """The targets `lo .. hi` of all planes of an image."""
-    y, x = as_pointers(taps[0]), as_pointers(taps[1])
+    y, x = taps
     channels, planes = level.channels, level.planes
     for plane in range(planes):
         base = ((image if level.sources > 1 else 0) * planes + plane) * level.height * level.width * channels
@@ -326,11 +324,11 @@ def resample_footprints(table, windows, extents, like, like_out, real, affine, p
     for number in range(len(table)):
         level = table[number]
         source, target = pointer(level.image, like), pointer(level.values, like_out)
-        runs = (level.targets + _FOOTPRINTS - 1) // _FOOTPRINTS
-        units = level.images * runs
+        segments = (level.targets + _FOOTPRINTS - 1) // _FOOTPRINTS
+        units = level.images * segments
         for unit in range(part * units // parts, (part + 1) * units // parts):
-            image, lo, hi = _segment(level, runs, unit)
-            row, size = windows_of(windows, image), size_of(level, extents, image)
-            which = targets_from(level.first + lo, hi - lo)
-            taps = footprints(windows_of_axes(row, which, size), size, real)
+            image, lo, hi = _segment(level, segments, unit)
+            of = footprints_from(field_of(windows, image), level.first + lo, hi - lo, size_of(level, extents, image))
+            taps = runs(of.y, real), runs(of.x, real)
+            hold(of)
             _sum_planes(level, image, source, target, lo, hi, taps, affine, real[0])

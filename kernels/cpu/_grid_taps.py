@@ -9,11 +9,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastwarp.kernels.cpu._levels import extent
-from fastwarp.kernels.cpu._memory import integers, numbers
+from fastwarp.kernels.cpu._memory import doubles, integers, numbers
 from fastwarp.kernels.cpu._parallel import inline
 from fastwarp.kernels.cpu._rows import LANES, eight
-from fastwarp.kernels.cpu._separable_taps import Runs, runs
-from fastwarp.kernels.cpu._vector import convert, elements, full_like, join, load, select, shuffle, store, widen
+from fastwarp.kernels.cpu._separable_taps import Windows
+from fastwarp.kernels.cpu._vector import (
+    convert,
+    elements,
+    full_like,
+    join,
+    load,
+    select,
+    shuffle,
+    store,
+    tail,
+    widen,
+    zero_of,
+)
 
 GRID_LEVEL = np.dtype(
     [
@@ -43,10 +55,22 @@ def size_of(level, extents, image):
     return extent(extents, image, level.number, 0, level.height), extent(extents, image, level.number, 1, level.width)
 
 
+class Field(NamedTuple):
+    """The windows of an image: coordinates and half-widths, as pointers, and whether there are half-widths."""
+
+    x: Any
+    y: Any
+    width_x: Any
+    width_y: Any
+    is_wide: Any
+
+
 @inline
-def windows_of(windows, image):
-    """The windows of an image."""
-    return windows[image if len(windows) > 1 else 0]
+def field_of(windows, image):
+    """The `Field` of an image; without half-widths those are the coordinates."""
+    _, rows, count = windows.shape
+    x, first = tail(windows, rows * count * (image if len(windows) > 1 else 0)), count * (rows - 2)
+    return Field(x, tail(x, count), tail(x, first), tail(x, first + count), rows > 2)
 
 
 # --- two by two pixels ------------------------------------------------------------------------------------------------
@@ -73,15 +97,15 @@ class Taps(NamedTuple):
 @inline
 def arrays_of_taps(most, real):
     """Memory for the taps of up to `most` targets."""
-    return integers(most), numbers(most, real), numbers(most, real), integers(most)
+    return integers(2 * most), numbers(2 * most, real)
 
 
 @inline
-def bounds_of(size, windows):
-    """Of rows and of columns: the last pixel that can be the first of two, and the last of all as a coordinate."""
-    kind = windows.dtype.type
-    y = np.int32(max(size[0] - 2, 0)), kind(size[0] - 1)
-    return y, (np.int32(max(size[1] - 2, 0)), kind(size[1] - 1))
+def bounds_of(size, zero):
+    """Of rows and of columns: the last pixel that can be the first of two, and the last of all as a coordinate, of the
+    type of `zero`."""
+    y = np.int32(max(size[0] - 2, 0)), convert(size[0] - 1, zero)
+    return y, (np.int32(max(size[1] - 2, 0)), convert(size[1] - 1, zero))
 
 
 @inline
@@ -112,22 +136,20 @@ def _store_taps(x, y, bounds, steps, memory, at):
 
 
 @inline
-def _find_taps(windows, first, count, size, steps, memory):
+def _find_taps(field, first, count, size, steps, memory):
     """Taps of the targets from window `first` on."""
-    bounds, to_y = bounds_of(size, windows), windows.shape[1]
+    bounds = bounds_of(size, zero_of(field.x))
     for block in range(count // LANES):
         at = block * LANES
-        x, y = load(windows, first + at, LANES), load(windows, to_y + first + at, LANES)
-        _store_taps(x, y, bounds, steps, memory, at)
+        _store_taps(load(field.x, first + at, LANES), load(field.y, first + at, LANES), bounds, steps, memory, at)
     for at in range(count // LANES * LANES, count):
-        x, y = load(windows, first + at, 1), load(windows, to_y + first + at, 1)
-        _store_taps(x, y, bounds, steps, memory, at)
+        _store_taps(load(field.x, first + at, 1), load(field.y, first + at, 1), bounds, steps, memory, at)
 
 
 @inline
-def _find_holes(windows, first, count, holes):
-    """Lists the targets that read nothing, counted from window `first` on; how many there are."""
-    found, xs = 0, windows[0, first : first + count]
+def _find_holes(xs, count, holes):
+    """Lists the targets that read nothing; how many there are."""
+    found = 0
     for i in range(count):
         found += xs[i] < 0
     if found > 0:
@@ -140,21 +162,26 @@ def _find_holes(windows, first, count, holes):
 
 
 @inline
-def taps_of(level, windows, extents, image, lo, hi, arrays):
-    """Taps of the targets `lo .. hi` of an image, as pointers to `arrays`, which the caller keeps alive."""
-    size, row = size_of(level, extents, image), windows_of(windows, image)
-    offset, fraction_y, fraction_x, holes = arrays
-    memory = elements(offset), elements(fraction_y), elements(fraction_x)
+def taps_of(level, field, size, lo, hi, arrays):
+    """Taps of the targets `lo .. hi` of an image of a `size`, as pointers to `arrays`, which the caller keeps alive."""
+    places, fractions = arrays
+    most = len(places) // 2
+    offset, holes, fraction_y, fraction_x = (
+        elements(places),
+        tail(places, most),
+        elements(fractions),
+        tail(fractions, most),
+    )
     count, first, down, right = hi - lo, level.first + lo, level.width * level.channels, level.channels
     if min(size[0], size[1]) > 0:
-        _find_taps(row, first, count, size, (down, right), memory)
-        empty = _find_holes(row, first, count, holes)
+        _find_taps(field, first, count, size, (down, right), (offset, fraction_y, fraction_x))
+        empty = _find_holes(tail(field.x, first), count, holes)
     else:
         empty = count
         for i in range(count):
             holes[i] = i
     down, right = down if size[0] > 1 else 0, right if size[1] > 1 else 0
-    return Taps(memory[0], memory[1], memory[2], elements(holes), count, empty, down, right)
+    return Taps(offset, fraction_y, fraction_x, holes, count, empty, down, right)
 
 
 _first_twice = shuffle(0, 0, 1, 1, 4, 4, 5, 5)
@@ -196,52 +223,47 @@ def twice(values):
 
 
 @inline
-def axis_windows(windows, axis, which, extent):
-    """Centre and half-width `[1, 2, m]` of the targets `which` along an axis, as `_separable_taps.runs` takes them."""
-    result = np.empty((1, 2, len(which)))
-    for k in range(len(which)):
-        i = which[k]
-        x, c = windows[0, i], np.float64(windows[axis, i])
-        s = max(np.float64(windows[2 + axis, i]), 1.0) if len(windows) > 2 else 1.0
-        lost = False
-        for row in range(len(windows)):
-            lost |= windows[row, i] != windows[row, i]
-        if x < 0:
-            c, s = np.float64(0.0), np.float64(0.0)
-        elif lost:
-            c, s = np.float64(np.nan), np.float64(1.0)
-        else:
-            c = min(max(c, 0.0), extent - 1.0)
-        result[0, 0, k], result[0, 1, k] = c, s
-    return result
-
-
-@inline
-def targets_from(first, count):
-    """The numbers of targets that follow each other."""
-    result = integers(count)
+def _fill_windows(field, axis, which, count, extent, centre, width):
+    """Centres and half-widths of the targets `which` along an axis, 1 for y, as `_separable_taps.runs` takes them."""
+    coordinate, half = (field.y, field.width_y) if axis == 1 else (field.x, field.width_x)
     for k in range(count):
-        result[k] = first + k
-    return result
+        i = which[k]
+        x, y = field.x[i], field.y[i]
+        lost = x != x or y != y or field.width_x[i] != field.width_x[i] or field.width_y[i] != field.width_y[i]
+        centre[k], width[k] = min(max(np.float64(coordinate[i]), 0.0), extent - 1.0), 1
+        if field.is_wide:
+            width[k] = max(np.float64(half[i]), 1.0)
+        if x < 0:
+            centre[k], width[k] = 0, 0
+        elif lost:
+            centre[k], width[k] = np.nan, 1
+
+
+class Footprints(NamedTuple):
+    """The `Windows` along y and x of some targets, and the memory that they are in."""
+
+    y: Any
+    x: Any
+    memory: Any
 
 
 @inline
-def windows_of_axes(windows, which, size):
-    """`axis_windows` along y and along x."""
-    return axis_windows(windows, 1, which, size[0]), axis_windows(windows, 0, which, size[1])
+def footprints_of(field, which, count, size):
+    """The `Footprints` of the targets `which`."""
+    memory = doubles(4 * count)
+    y, x = elements(memory), tail(memory, 2 * count)
+    _fill_windows(field, 1, which, count, size[0], y, tail(y, count))
+    _fill_windows(field, 0, which, count, size[1], x, tail(x, count))
+    return Footprints(Windows(y, tail(y, count), count, size[0]), Windows(x, tail(x, count), count, size[1]), memory)
 
 
 @inline
-def footprints(of_axes, size, real):
-    """The rows and the columns that targets read, from `windows_of_axes`; the weight of a pixel is their product."""
-    count = of_axes[0].shape[2]
-    return runs(of_axes[0], 0, 0, count, size[0], real), runs(of_axes[1], 0, 0, count, size[1], real)
-
-
-@inline
-def as_pointers(taps):
-    """The same taps for inner functions. The caller keeps them alive."""
-    return Runs(elements(taps.start), elements(taps.offset), elements(taps.weight))
+def footprints_from(field, first, count, size):
+    """The `Footprints` of targets that follow each other."""
+    numbers = integers(count)
+    for k in range(count):
+        numbers[k] = first + k
+    return footprints_of(field, numbers, count, size)
 
 
 class Box(NamedTuple):

@@ -4,6 +4,7 @@ import numpy as np
 
 from fastwarp.kernels.cpu._levels import extent
 from fastwarp.kernels.cpu._parallel import inline, parallel
+from fastwarp.kernels.cpu._vector import tail
 
 
 @inline
@@ -55,45 +56,56 @@ def _geometry(b, level, component, sizes, source_sizes, valid, source_valid):
 @parallel
 def widen(centres, sizes, source_sizes, valid, source_valid, windows, part, parts):
     """Fills windows `[B, 4, P]` from centres `[1 or B, 2, P]`."""
+    all_ = windows.shape[2]
     for b in range(len(windows)):
         first = 0
         for level in range(len(sizes) // 2):
             count = sizes[2 * level] * sizes[2 * level + 1]
-            of = centres[b if len(centres) > 1 else 0, :, first : first + count]
+            xs, ys = _rows_of(centres, b if len(centres) > 1 else 0, first)
             for component in range(2):
                 shape, extents, alone = _geometry(b, level, component, sizes, source_sizes, valid, source_valid)
-                values, xs = of[component], of[0]
+                values, centre = (ys if component == 1 else xs), tail(windows, (4 * b + component) * all_ + first)
+                width = tail(centre, 2 * all_)
                 for at in range(part * count // parts, (part + 1) * count // parts):
                     column, row = _spacings(values, xs, at, shape, extents, alone)
                     square = column**2 + row**2
-                    windows[b, component, first + at] = values[at]
-                    windows[b, 2 + component, first + at] = 1.0 if square < 1 else np.sqrt(square)
+                    centre[at] = values[at]
+                    width[at] = 1.0 if square < 1 else np.sqrt(square)
             first += count
 
 
 @parallel
 def widen_backward(grad, centres, sizes, source_sizes, valid, source_valid, result, part, parts):
     """Fills the gradient `[B, 2, P]` to the centres from that of the windows `[B, 4, P]`."""
+    all_ = grad.shape[2]
     for b in range(len(result)):
         first = 0
         for level in range(len(sizes) // 2):
             count = sizes[2 * level] * sizes[2 * level + 1]
-            of = centres[b if len(centres) > 1 else 0, :, first : first + count]
+            xs, ys = _rows_of(centres, b if len(centres) > 1 else 0, first)
             for component in range(2):
                 shape, extents, alone = _geometry(b, level, component, sizes, source_sizes, valid, source_valid)
-                values, xs = of[component], of[0]
-                grads = grad[b, 2 + component, first : first + count]
+                values, to_centre = (ys if component == 1 else xs), _rows_of(result, b, first)[component]
+                by_centre = tail(grad, (4 * b + component) * all_ + first)
+                by_width = tail(by_centre, 2 * all_)
                 for at in range(part * count // parts, (part + 1) * count // parts):
-                    total = np.float64(grad[b, component, first + at])
+                    total = np.float64(by_centre[at])
                     for axis in range(2):
                         step, place = (shape[1], at // shape[1]) if axis == 0 else (1, at % shape[1])
                         _, low, high = _spacing(values, xs, at, step, place, shape[axis])
-                        own = _through(values, xs, grads, at, shape, extents, alone, axis)
+                        own = _through(values, xs, by_width, at, shape, extents, alone, axis)
                         total += (0.0 if high else own) - (0.0 if low else own)
                         if xs[at] >= 0:  # then the neighbours' half-widths look at this target
                             if place > 0:
-                                total += _through(values, xs, grads, at - step, shape, extents, alone, axis)
+                                total += _through(values, xs, by_width, at - step, shape, extents, alone, axis)
                             if place < shape[axis] - 1:
-                                total -= _through(values, xs, grads, at + step, shape, extents, alone, axis)
-                    result[b, component, first + at] = total
+                                total -= _through(values, xs, by_width, at + step, shape, extents, alone, axis)
+                    to_centre[at] = total
             first += count
+
+
+@inline
+def _rows_of(centres, b, first):
+    """The x and the y of entry b of a batch `[B, 2, P]`, from a window on."""
+    count = centres.shape[2]
+    return tail(centres, 2 * b * count + first), tail(centres, (2 * b + 1) * count + first)

@@ -9,25 +9,22 @@ import numpy as np
 
 from fastwarp.kernels.cpu._grid_taps import (
     arrays_of_taps,
-    as_pointers,
     box_of,
-    footprints,
+    field_of,
+    footprints_from,
     lefts,
     offsets_of,
     pairs_at,
     rights,
     size_of,
     taps_of,
-    targets_from,
     twice,
-    windows_of,
-    windows_of_axes,
 )
-from fastwarp.kernels.cpu._memory import numbers
+from fastwarp.kernels.cpu._memory import clear, doubles, numbers
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._rows import LANES
-from fastwarp.kernels.cpu._separable_taps import chain_to_windows
-from fastwarp.kernels.cpu._vector import elements, full, full_like, load, load_as, pointer, store
+from fastwarp.kernels.cpu._separable_taps import chain_to_windows, runs
+from fastwarp.kernels.cpu._vector import elements, full, full_like, hold, load, load_as, pointer, store, tail
 from fastwarp.kernels.cpu._vector import total as sum_of_lanes
 
 _RUN = 4096  # values of targets whose sums are made at a time: they stay in L2
@@ -150,19 +147,25 @@ def _multiply(level, add, source, base, grad, at, taps, sums, products):
 
 
 @inline
-def _add_windows(windows, first, taps, size, products, result):
+def _add_windows(field, first, taps, size, products, to_x, to_y):
     """Adds the gradient of the targets from window `first` on, given the products with their taps."""
     n = taps.count
     for i in range(n):
-        x, y = windows[0, first + i], windows[1, first + i]
+        x, y = field.x[first + i], field.y[first + i]
         if x < 0:
             continue
         fy, fx = np.float64(load(taps.fraction_y, i, 1)), np.float64(load(taps.fraction_x, i, 1))
         a, b, c, d = products[i], products[n + i], products[2 * n + i], products[3 * n + i]
         by_x, by_y = (1 - fy) * (b - a) + fy * (d - c), (1 - fx) * (c - a) + fx * (d - b)
         # On the last pixel, and beyond, both taps are that pixel.
-        result[0, first + i] += np.nan if x != x or y != y else by_x if x < size[1] - 1 else 0.0
-        result[1, first + i] += np.nan if x != x or y != y else by_y if y < size[0] - 1 else 0.0
+        to_x[i] += np.nan if x != x or y != y else by_x if x < size[1] - 1 else 0.0
+        to_y[i] += np.nan if x != x or y != y else by_y if y < size[0] - 1 else 0.0
+
+
+@inline
+def _row_of(result, owner, row, first):
+    """A row of the gradient `[1 or B, 2 or 4, P]`, from window `first` on."""
+    return tail(result, (owner * result.shape[1] + row) * result.shape[2] + first)
 
 
 @inline
@@ -173,11 +176,13 @@ def _gradient_of_run(level, add, windows, extents, source, grad, result, owner, 
         size = size_of(level, extents, image)
         if min(size[0], size[1]) == 0:
             continue
-        taps = taps_of(level, windows, extents, image, lo, hi, taps_memory)
+        field, first = field_of(windows, image), level.first + lo
+        taps = taps_of(level, field, size, lo, hi, taps_memory)
         base = (image if level.sources > 1 else 0) * level.planes * level.height * level.width * level.channels
         at = (image * level.planes * level.targets + lo) * level.channels
         _multiply(level, add, source, base, grad, at, taps, sums, products)
-        _add_windows(windows_of(windows, image), level.first + lo, taps, size, products, result[owner])
+        to_x, to_y = _row_of(result, owner, 0, first), _row_of(result, owner, 1, first)
+        _add_windows(field, first, taps, size, products, to_x, to_y)
 
 
 @inline
@@ -186,7 +191,7 @@ def _gradient(level, add, windows, extents, like, real, result, part, parts):
     source, grad, owners = pointer(level.image, like), pointer(level.values, like), len(result)
     runs = max(level.targets * min(level.channels, 64) // _RUN, 1)
     most = (level.targets + runs - 1) // runs
-    memory = arrays_of_taps(most, real), numbers(4 * most, real), np.empty(4 * most)
+    memory = arrays_of_taps(most, real), numbers(4 * most, real), doubles(4 * most)
     for unit in range(part * owners * runs // parts, (part + 1) * owners * runs // parts):
         owner, run = unit // runs, unit % runs
         lo, hi = run * level.targets // runs, (run + 1) * level.targets // runs
@@ -230,8 +235,7 @@ def _multiply_box(source, base, grad, at, box, y, x, width, channels, by_y, by_x
 @inline
 def _multiply_targets(level, image, source, grad, lo, hi, taps, by_weights):
     """Adds the gradients of the weights of the targets `lo .. hi` over all planes of an image."""
-    y, x, channels = as_pointers(taps[0]), as_pointers(taps[1]), level.channels
-    by_y, by_x = elements(by_weights[0]), elements(by_weights[1])
+    (y, x), (by_y, by_x), channels = taps, by_weights, level.channels
     for plane in range(level.planes):
         base = ((image if level.sources > 1 else 0) * level.planes + plane) * level.height * level.width * channels
         first = ((image * level.planes + plane) * level.targets + lo) * channels
@@ -249,17 +253,21 @@ def gradient_of_footprints(table, windows, extents, like, real, result, part, pa
         segments = (level.targets + _FOOTPRINTS - 1) // _FOOTPRINTS
         for segment in range(part * segments // parts, (part + 1) * segments // parts):
             lo, hi = segment * level.targets // segments, (segment + 1) * level.targets // segments
-            which = targets_from(level.first + lo, hi - lo)
+            count, first = hi - lo, level.first + lo
             for image in range(level.images):
-                row, size = windows_of(windows, image), size_of(level, extents, image)
-                of_axes = windows_of_axes(row, which, size)
-                y, x = footprints(of_axes, size, real)
-                by_y, by_x = np.zeros(len(y.weight)), np.zeros(len(x.weight))
+                of = footprints_from(field_of(windows, image), first, count, size_of(level, extents, image))
+                y, x = runs(of.y, real), runs(of.x, real)
+                of_y, of_x = y.offset[count], x.offset[count]
+                memory = doubles(of_y + of_x + 4 * count)
+                by_y, by_x, by_window = elements(memory), tail(memory, of_y), tail(memory, of_y + of_x)
+                clear(by_y, of_y + of_x + 4 * count)
                 _multiply_targets(level, image, source, grad, lo, hi, (y, x), (by_y, by_x))
-                by_window = np.zeros((2, 2, hi - lo))
-                chain_to_windows(of_axes[1], 0, 0, x, by_x, by_window[0])
-                chain_to_windows(of_axes[0], 0, 0, y, by_y, by_window[1])
-                out = result[image if len(result) > 1 else 0]
-                for k in range(hi - lo):
-                    for i in range(len(out)):
-                        out[i, level.first + lo + k] += by_window[i % 2, i // 2, k]
+                to_x, to_y = by_window, tail(by_window, count)
+                chain_to_windows(of.x, x, by_x, to_x, tail(to_x, 2 * count))
+                chain_to_windows(of.y, y, by_y, to_y, tail(to_y, 2 * count))
+                for i in range(result.shape[1]):
+                    out, of_row = _row_of(result, image if len(result) > 1 else 0, i, first), tail(by_window, i * count)
+                    for k in range(count):
+                        out[k] += of_row[k]
+                hold(memory)
+                hold(of)

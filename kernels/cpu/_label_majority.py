@@ -1,11 +1,15 @@
 """The class that most pixels of a target's cell have."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
-from fastwarp.kernels.cpu._grid_taps import axis_windows
+from fastwarp.kernels.cpu._grid_taps import field_of, footprints_from
 from fastwarp.kernels.cpu._label_nearest import round_to_pixel
 from fastwarp.kernels.cpu._levels import extent
+from fastwarp.kernels.cpu._memory import clear, integers
 from fastwarp.kernels.cpu._parallel import exact, inline, parallel
+from fastwarp.kernels.cpu._separable_taps import windows_at
 from fastwarp.kernels.cpu._vector import elements, hold, load, mask_bits, pointer, store, tail
 
 _CLASSES = 256  # from 0 on: the usual ones, which are counted in a table
@@ -19,21 +23,33 @@ def _cell(centre, half_width, extent):
     return int(max(np.floor(centre - half) + 1.0, 0.0)), int(min(np.floor(centre + half), extent - 1.0)) + 1
 
 
+class Cells(NamedTuple):
+    """Of every target of an axis: first pixel, the one after the last, and the nearest; none where it reads nothing,
+    first < 0 where it is lost."""
+
+    first: Any
+    last: Any
+    near: Any
+
+
 @inline
-def _cells(windows, extent):
-    """Of every window `[2, m]` of an axis: first pixel, the one after the last, and the nearest; none where it reads
-    nothing, first < 0 where it is lost."""
-    result = np.zeros((3, windows.shape[1]), np.int64)
-    for i in range(windows.shape[1]):
-        c, s = np.float64(windows[0, i]), np.float64(windows[1, i])
-        if not s > 0 or extent <= 0:
+def _cells(count, memory):
+    """Room for the `Cells` of an axis in memory of three numbers each."""
+    return Cells(memory, tail(memory, count), tail(memory, 2 * count))
+
+
+@inline
+def _fill_cells(windows, cells):
+    for i in range(windows.count):
+        c, s = np.float64(windows.centre[i]), np.float64(windows.width[i])
+        cells.first[i], cells.last[i], cells.near[i] = 0, 0, 0
+        if not s > 0 or windows.extent <= 0:
             continue
         if c != c:
-            result[0, i] = -1
+            cells.first[i] = -1
             continue
-        result[0, i], result[1, i] = _cell(c, s, extent)
-        result[2, i] = round_to_pixel(c, extent)
-    return result
+        cells.first[i], cells.last[i] = _cell(c, s, windows.extent)
+        cells.near[i] = round_to_pixel(c, windows.extent)
 
 
 @inline
@@ -167,65 +183,68 @@ def _has_several(marks, first, last):
 
 
 @inline
-def _row(source, base, row, columns, stride, width, marks, target, out, fill, table):
+def _row(source, base, row, columns, w, stride, width, marks, target, out, fill, table):
     """A row of targets that share the rows of their cells. Most of these hold one class alone: pixels are compared for
     all of them at once, and only those of other cells counted."""
     height = row[1] - row[0] if row[0] >= 0 else 0
     top, middle = base + row[0] * stride, base + row[2] * stride
     if height > 0:
         _mark(source, top, height, stride, width, marks)
-    for j in range(columns.shape[1]):
-        first, last = columns[0, j], columns[1, j]
+    for j in range(w):
+        first, last = columns.first[j], columns.last[j]
         value = fill
         if height > 0 and 0 <= first < last:
             value = load(source, top + first, 1)
             if _has_several(marks, first, last):
-                near = load(source, middle + columns[2, j], 1)
+                near = load(source, middle + columns.near[j], 1)
                 value = _winner(source, base, (row[0], row[1], first, last), stride, 1, near, table)
         store(value, target, out + j)
 
 
 @parallel
 def majority(levels, windows, extents, like, fills, separable, part, parts):
-    votes = np.zeros(_CLASSES, np.int64)
+    votes = integers(_CLASSES)
     table = elements(votes)
+    clear(table, _CLASSES)
     for level in range(len(levels)):
         source_at, target_at, images, planes, sources, height, width, channels, h, w, at = levels[level]
         source, target = pointer(source_at, like), pointer(target_at, like)
-        none, stride = np.zeros((3, 0), np.int64), width * channels
-        rows, columns, units, line, made = none, none, images * h * planes, -1, -1
-        together = separable and channels == 1
-        # Two times the bits of all columns, each with a word after them.
-        words = np.zeros(width // 16 + 4 if together else 0, np.int64)
-        marks = elements(words), tail(elements(words), width // 32 + 2 if together else 0)
+        stride, together = width * channels, separable and channels == 1
+        bits = width // 32 + 2 if together else 0  # words for the bits of all columns, and one after them
+        high = h if separable else w
+        memory = integers(2 * bits + 3 * high + 3 * w)
+        marks = elements(memory), tail(memory, bits)
+        clear(marks[0], 2 * bits)
+        rows, columns = _cells(high, tail(memory, 2 * bits)), _cells(w, tail(memory, 2 * bits + 3 * high))
+        units, line, made = images * h * planes, -1, -1
         for unit in range(part * units // parts, (part + 1) * units // parts):
             image, i, plane = unit // planes // h, unit // planes % h, unit % planes
             if unit // planes != line:
-                window = windows[image if len(windows) > 1 else 0]
                 size = (extent(extents, image, level, 0, height), extent(extents, image, level, 1, width))
                 if not separable:
-                    which = np.arange(at + i * w, at + (i + 1) * w)
-                    rows = _cells(axis_windows(window, 1, which, size[0])[0], size[0])
-                    columns = _cells(axis_windows(window, 0, which, size[1])[0], size[1])
+                    of = footprints_from(field_of(windows, image), at + i * w, w, size)
+                    _fill_cells(of.y, rows)
+                    _fill_cells(of.x, columns)
+                    hold(of)
                 elif image != made:
-                    rows = _cells(window[:, at : at + h], size[0])
-                    columns = _cells(window[:, at + h : at + h + w], size[1])
+                    _fill_cells(windows_at(windows, image, at, h, size[0]), rows)
+                    _fill_cells(windows_at(windows, image, at + h, w, size[1]), columns)
                 line, made = unit // planes, image
             base = ((image if sources > 1 else 0) * planes + plane) * height * stride
             out = ((image * planes + plane) * h + i) * w * channels
             if together:
-                row = (rows[0, i], rows[1, i], rows[2, i])
-                _row(source, base, row, columns, stride, width, marks, target, out, fills[0], table)
+                row = (rows.first[i], rows.last[i], rows.near[i])
+                _row(source, base, row, columns, w, stride, width, marks, target, out, fills[0], table)
                 continue
             for j in range(w):
                 k = i if separable else j
-                cell = (rows[0, k], rows[1, k], columns[0, j], columns[1, j])
+                cell = (rows.first[k], rows.last[k], columns.first[j], columns.last[j])
                 reads = 0 <= cell[0] < cell[1] and 0 <= cell[2] < cell[3]
-                near = base + rows[2, k] * stride + columns[2, j] * channels
+                near = base + rows.near[k] * stride + columns.near[j] * channels
                 for c in range(channels):
                     value = fills[0]
                     if reads:
                         value = _winner(source, base + c, cell, stride, channels, load(source, near + c, 1), table)
                     store(value, target, out + j * channels + c)
-        hold(words)
+        hold(memory)
     hold(votes)

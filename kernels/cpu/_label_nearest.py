@@ -7,9 +7,12 @@ import math
 
 import numpy as np
 
+from fastwarp.kernels.cpu._grid_taps import field_of
 from fastwarp.kernels.cpu._levels import extent
+from fastwarp.kernels.cpu._memory import integers
 from fastwarp.kernels.cpu._parallel import exact, inline, parallel
-from fastwarp.kernels.cpu._vector import elements, gather, hold, load, pointer, store
+from fastwarp.kernels.cpu._separable_taps import windows_at
+from fastwarp.kernels.cpu._vector import elements, gather, hold, load, pointer, store, tail
 
 NOTHING, LOST = -1, -2  # in place of a pixel
 _TOGETHER = 8  # values that are gathered for one store
@@ -22,46 +25,38 @@ def round_to_pixel(centre, extent):
 
 
 @inline
-def of_axis(windows, extent, step):
-    """The nearest pixel of every separable window `[2, m]`, times `step`; or NOTHING or LOST."""
-    result = np.empty(windows.shape[1], np.int64)
-    for i in range(len(result)):
-        c = np.float64(windows[0, i])
-        if not windows[1, i] > 0 or extent <= 0:
-            result[i] = NOTHING
+def _fill_axis(windows, step, pixels):
+    """The nearest pixel of every window of an axis, times `step`; or NOTHING or LOST."""
+    for i in range(windows.count):
+        c = np.float64(windows.centre[i])
+        if not windows.width[i] > 0 or windows.extent <= 0:
+            pixels[i] = NOTHING
         else:
-            result[i] = round_to_pixel(c, extent) * step if c == c else LOST
-    return result
+            pixels[i] = round_to_pixel(c, windows.extent) * step if c == c else LOST
 
 
 @inline
-def of_pixels(windows, lo, hi, extents, width, step, result):
-    """The nearest pixel of the windows `[2, P]` of the targets `lo .. hi`, times `step`; or NOTHING or LOST."""
-    for i in range(hi - lo):
-        x, y = np.float64(windows[0, lo + i]), np.float64(windows[1, lo + i])
-        if x < 0 or min(extents) <= 0:
-            result[i] = NOTHING
+def _fill_pixels(field, first, count, size, width, step, pixels):
+    """The nearest pixel of the windows of some targets, times `step`; or NOTHING or LOST."""
+    for i in range(count):
+        x, y = np.float64(field.x[first + i]), np.float64(field.y[first + i])
+        if x < 0 or min(size[0], size[1]) <= 0:
+            pixels[i] = NOTHING
         elif x != x or y != y:
-            result[i] = LOST
+            pixels[i] = LOST
         else:
-            result[i] = (round_to_pixel(y, extents[0]) * width + round_to_pixel(x, extents[1])) * step
+            pixels[i] = (round_to_pixel(y, size[0]) * width + round_to_pixel(x, size[1])) * step
 
 
 @inline
-def _holes(pixels, offset):
-    """Which pixels are none. `offset` gets all of them, with 0 in their place."""
+def _list_holes(pixels, count, offset, holes):
+    """Lists which pixels are none; how many there are. `offset` gets all of them, with 0 in their place."""
     found = 0
-    for j in range(len(pixels)):
-        found += pixels[j] < 0
+    for j in range(count):
         offset[j] = max(pixels[j], 0)
-    result = np.empty(found, np.int64)
-    if found:
-        found = 0
-        for j in range(len(pixels)):
-            if pixels[j] < 0:
-                result[found] = j
-                found += 1
-    return result
+        holes[found] = j
+        found += pixels[j] < 0
+    return found
 
 
 @inline
@@ -85,29 +80,28 @@ def nearest(table, windows, extents, like, fills, separable, part, parts):
     for level in range(len(table)):
         source_at, target_at, images, planes, sources, height, width, channels, h, w, at = table[level]
         source, target = pointer(source_at, like), pointer(target_at, like)
-        rows, pixels, offset = np.empty(0, np.int64), np.empty(w, np.int64), np.empty(w, np.int64)
-        holes, units, line, made = rows, images * h * planes, -1, -1
+        memory = integers(h + 3 * w + 1)
+        rows, pixels, offset, holes = elements(memory), tail(memory, h), tail(memory, h + w), tail(memory, h + 2 * w)
+        found, units, line, made = 0, images * h * planes, -1, -1
         for unit in range(part * units // parts, (part + 1) * units // parts):
             image, i, plane = unit // planes // h, unit // planes % h, unit % planes
             if unit // planes != line:
-                window = windows[image if len(windows) > 1 else 0]
                 size = (extent(extents, image, level, 0, height), extent(extents, image, level, 1, width))
                 if not separable:
-                    lo = at + i * w
-                    of_pixels(window, lo, lo + w, size, width, channels, pixels)
-                    holes = _holes(pixels, offset)
+                    _fill_pixels(field_of(windows, image), at + i * w, w, size, width, channels, pixels)
+                    found = _list_holes(pixels, w, offset, holes)
                 elif image != made:
-                    rows = of_axis(window[:, at : at + h], size[0], width * channels)
-                    pixels = of_axis(window[:, at + h : at + h + w], size[1], channels)
-                    holes = _holes(pixels, offset)
+                    _fill_axis(windows_at(windows, image, at, h, size[0]), width * channels, rows)
+                    _fill_axis(windows_at(windows, image, at + h, w, size[1]), channels, pixels)
+                    found = _list_holes(pixels, w, offset, holes)
                 line, made = unit // planes, image
             row, out = rows[i] if separable else 0, ((image * planes + plane) * h + i) * w * channels
             base = ((image if sources > 1 else 0) * planes + plane) * height * width * channels
             if row >= 0:
-                _gather(source, base + row, elements(offset), w, channels, target, out)
-            for k in range(len(holes) if row >= 0 else w):
+                _gather(source, base + row, offset, w, channels, target, out)
+            for k in range(found if row >= 0 else w):
                 j = holes[k] if row >= 0 else k
                 nothing = row == NOTHING or pixels[j] == NOTHING
                 for c in range(channels):
                     store(fills[0] if nothing else fills[1], target, out + j * channels + c)
-        hold(offset)
+        hold(memory)

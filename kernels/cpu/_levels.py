@@ -16,12 +16,13 @@ LEVEL = np.dtype(
             "target",  # address of what is written, or compared with
             "images",
             "planes",
-            "height",  # of the image that the windows point into
+            "height",  # of what is read
             "width",
             "channels",
-            "rows",  # of targets
+            "rows",  # of what is written, or compared with
             "columns",
             "first",  # window of the rows; those of the columns follow
+            "is_adjoint",  # the windows belong to what is read, and point into what is written
         )
     ]
 )

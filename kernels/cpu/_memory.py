@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastwarp.kernels.cpu._parallel import inline
+from fastwarp.kernels.cpu._vector import allocate, elements, zero_of
 
 _DTYPES: dict[torch.dtype, np.dtype] = {
     torch.float32: np.dtype(np.float32),
@@ -102,31 +103,43 @@ def values(tensors: list[Tensor]) -> int:
     return sum(map(Tensor.numel, tensors))
 
 
-# --- working arrays, one helper for each type: numba compiles `np.empty` anew for each way of calling it --------------
+# --- working arrays ---------------------------------------------------------------------------------------------------
 
 
 @inline
 def integers(count):
     """`count` int64, of any values."""
-    return np.empty(count, np.int64)
+    return allocate(count, np.int64(0))
+
+
+@inline
+def small_integers(count):
+    """`count` int32, of any values."""
+    return allocate(count, np.int32(0))
 
 
 @inline
 def doubles(count):
     """`count` float64, of any values."""
-    return np.empty(count, np.float64)
+    return allocate(count, 0.0)
 
 
 @inline
 def numbers(count, real):
     """`count` numbers of the type of the array `real`, of any values."""
-    return np.empty(count, real.dtype)
+    return allocate(count, zero_of(real))
 
 
 @inline
 def zeros(count, real):
     """`count` zeros of the type of the array `real`."""
-    result = np.empty(count, real.dtype)
-    for i in range(count):
-        result[i] = 0
+    result = allocate(count, zero_of(real))
+    clear(elements(result), count)
     return result
+
+
+@inline
+def clear(memory, count):
+    """Makes the first `count` numbers 0."""
+    for i in range(count):
+        memory[i] = 0

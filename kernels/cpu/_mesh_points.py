@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastwarp.kernels.cpu._memory import doubles
+from fastwarp.kernels.cpu._memory import clear, doubles, integers, small_integers
 from fastwarp.kernels.cpu._mesh_owners import vertices, winding
 from fastwarp.kernels.cpu._mesh_tile import (
     UNIT,
@@ -78,16 +78,18 @@ def _bins(widened):
     """Tiles by bin, in row-major order: those of bin n are `members[offset[n]:offset[n + 1]]`."""
     h, w = widened.h, widened.w
     x_axis, y_axis = _axis(widened, 0), _axis(widened, 1)
-    offset = np.zeros((h - 1) * (w - 1) + 2, np.int64)
+    bins = (h - 1) * (w - 1) + 2
+    offset = integers(bins)
+    clear(elements(offset), bins)
     for i in range(h - 1):
         for j in range(w - 1):
             left, right, top, bottom = _box(quad(widened, i, j), x_axis, y_axis)
             for y in range(top, bottom + 1):
                 for x in range(left, right + 1):
                     offset[y * (w - 1) + x + 2] += 1
-    for n in range(2, len(offset)):
+    for n in range(2, bins):
         offset[n] += offset[n - 1]
-    members = np.empty(offset[-1], np.int32)
+    members = small_integers(offset[bins - 1])
     for i in range(h - 1):
         for j in range(w - 1):
             left, right, top, bottom = _box(quad(widened, i, j), x_axis, y_axis)
@@ -269,7 +271,7 @@ def points_backward(grad, meshes, points, mapped, tiles, inverse, homography, gr
     """Gradient to the points, summed over the images that share them."""
     pull, target = _pull_of(grad, points, mapped, tiles, inverse, homography), elements(grad_points)
     count, shares = tiles.shape[1], len(grad_points)
-    lost = np.empty(len(meshes), np.bool_)
+    lost = integers(len(meshes))
     for m in range(len(meshes)):
         lost[m] = is_lost(mesh_of(meshes, m))
     for k in range(part * shares * count // parts, (part + 1) * shares * count // parts):

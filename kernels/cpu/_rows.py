@@ -2,7 +2,7 @@
 along the rows becomes loads of whole vectors."""
 
 from fastwarp.kernels.cpu._parallel import inline
-from fastwarp.kernels.cpu._vector import full, load, load_as, prefetch, prefetch_to_write, store, transpose
+from fastwarp.kernels.cpu._vector import full, load, load_as, prefetch, prefetch_to_write, store, transpose, zero_of
 
 LANES = 8
 PIXEL = 4
@@ -130,7 +130,7 @@ def store_rows(source, index, count, scale, bias, target, offsets, column, ahead
 def sum_rows(source, start, stride, weight, first, rows, target, at, count):
     """`target[at + i] = sum over r of weight[first + r] source[start + r*stride + i]`, r in 0 .. rows, i in 0 .. count
     >= 8."""
-    zero = full(weight.dtype.type(0), LANES)
+    zero = full(zero_of(weight), LANES)
     done = count // _TOGETHER * _TOGETHER
     for i in range(0, done, _TOGETHER):
         a, b, c, d = zero, zero, zero, zero

@@ -1,11 +1,18 @@
 """Gradient of a resampling to its windows."""
 
-from fastwarp.kernels.cpu._levels import extent, next_row
-from fastwarp.kernels.cpu._memory import integers, numbers, zeros
+from fastwarp.kernels.cpu._levels import next_row
+from fastwarp.kernels.cpu._memory import clear, integers, numbers, zeros
 from fastwarp.kernels.cpu._parallel import inline, jit, parallel
 from fastwarp.kernels.cpu._rows import LANES, blend_rows
-from fastwarp.kernels.cpu._separable_taps import chain_to_bilinear_windows, chain_to_windows, pairs, runs
-from fastwarp.kernels.cpu._vector import full, lane, load, load_as, pointer, store
+from fastwarp.kernels.cpu._separable_taps import (
+    chain_to_bilinear_windows,
+    chain_to_windows,
+    hull,
+    pairs,
+    runs,
+    windows_of,
+)
+from fastwarp.kernels.cpu._vector import elements, full, hold, lane, load, load_as, pointer, store, tail, zero_of
 
 CHUNKS = 16  # partial sums: a fixed number, so that the result does not depend on the threads
 
@@ -17,8 +24,8 @@ def _add_products(values, rises, grads, x, channels, by_column):
     To `by_column` `[column][8]`, gradient times difference of the taps; returned for the rows, the sum over the columns
     of gradient times `rises`, the difference of the lower and the upper row, at the column.
     """
-    total = full(values.dtype.type(0), LANES)
-    for j in range(len(x.first)):
+    total = full(zero_of(values), LANES)
+    for j in range(x.count):
         left, right, at = load(x.first, j, 1) * channels, load(x.second, j, 1) * channels, j * channels
         if left >= 0:
             w_left, w_right = full(load(x.w_first, j, 1), LANES), full(load(x.w_second, j, 1), LANES)
@@ -36,11 +43,14 @@ def _add_units(source, grad, real, units, image, level, y, x, by_y, by_x):
     """Adds the gradients of the centres over some units of eight rows of one image to `by_y` and `by_x`."""
     channels, planes, h, w = level.channels, level.planes, level.rows, level.columns
     stride, grad_stride = level.width * channels, w * channels
-    values, rises = numbers(stride * LANES, real), numbers(stride * LANES, real)
-    grads, by_column = numbers(grad_stride * LANES, real), zeros(grad_stride * LANES, real)
-    upper, lower, at, target = integers(LANES), integers(LANES), integers(LANES), integers(LANES)
-    w_upper, w_lower = numbers(LANES, real), numbers(LANES, real)
-    minus, one, half = numbers(LANES, real), numbers(LANES, real), numbers(LANES, real)
+    memory = zeros((2 * stride + 2 * grad_stride + 5) * LANES, real)
+    by_column = elements(memory)
+    values, rises = tail(by_column, grad_stride * LANES), tail(by_column, (grad_stride + stride) * LANES)
+    grads = tail(rises, stride * LANES)
+    w_upper, w_lower = tail(grads, grad_stride * LANES), tail(grads, (grad_stride + 1) * LANES)
+    minus, one, half = tail(w_upper, 2 * LANES), tail(w_upper, 3 * LANES), tail(w_upper, 4 * LANES)
+    places = integers(4 * LANES)
+    upper, lower, at, target = elements(places), tail(places, LANES), tail(places, 2 * LANES), tail(places, 3 * LANES)
     for k in range(LANES):
         minus[k], one[k], half[k] = -1, 1, 0.5
     for unit in range(units[0], units[1]):
@@ -76,12 +86,16 @@ def _add_units(source, grad, real, units, image, level, y, x, by_y, by_x):
     for j in range(w):
         for q in range(j * channels * LANES, (j + 1) * channels * LANES):
             by_x[j] += by_column[q]
+    hold(memory)
+    hold(places)
 
 
 @inline
-def _clear(array):
-    for i in range(len(array)):
-        array[i] = 0
+def _to_partial(partial, chunk, image, first):
+    """Where the gradient of centres and half-widths is added, from window `first` on."""
+    all_ = partial.shape[3]
+    at = 2 * (chunk * partial.shape[1] + image) * all_ + first
+    return tail(partial, at), tail(partial, at + all_)
 
 
 @parallel
@@ -94,42 +108,35 @@ def bilinear_gradient(table, windows, extents, like, real, double, partial, part
         level = table[number]
         source, grad = pointer(level.source, like), pointer(level.target, like)
         h, w, first = level.rows, level.columns, level.first
-        by_y, by_x = numbers(h, double), numbers(w, double)
-        units = (level.planes * h + LANES - 1) // LANES
+        memory, units = numbers(h + w, double), (level.planes * h + LANES - 1) // LANES
+        by_y, by_x = elements(memory), tail(memory, h)
         for image in range(level.images):
-            b = image if len(windows) > 1 else 0
-            extent_y = extent(extents, image, number, 0, level.height)
-            extent_x = extent(extents, image, number, 1, level.width)
-            y = pairs(windows, b, first, h, extent_y, real)
-            x = pairs(windows, b, first + h, w, extent_x, real)
+            of_y, of_x = windows_of(level, number, image, windows, extents)
+            y, x = pairs(of_y, real), pairs(of_x, real)
             for chunk in range(part * CHUNKS // parts, (part + 1) * CHUNKS // parts):
                 some = (chunk * units // CHUNKS, (chunk + 1) * units // CHUNKS)
-                _clear(by_y)
-                _clear(by_x)
+                clear(by_y, h + w)
                 _add_units(source, grad, real, some, image, level, y, x, by_y, by_x)
-                result = partial[chunk, image]
-                chain_to_bilinear_windows(windows, b, first, h, extent_y, by_y, result)
-                chain_to_bilinear_windows(windows, b, first + h, w, extent_x, by_x, result)
+                chain_to_bilinear_windows(of_y, by_y, *_to_partial(partial, chunk, image, first))
+                chain_to_bilinear_windows(of_x, by_x, *_to_partial(partial, chunk, image, first + h))
+        hold(memory)
 
 
 @inline
-def _add_rows(source, grad, real, rows, image, level, y, x, by_y, by_x):
-    """Adds the gradient of the weights of both axes over some rows of the planes of one image."""
+def _add_rows(source, grad, real, rows, image, level, y, x, line, by_y, by_x):
+    """Adds the gradient of the weights of both axes over some rows of the planes of one image. `line` is for two rows
+    of the source."""
     channels, planes, h, w = level.channels, level.planes, level.rows, level.columns
     stride = level.width * channels
-    line, spread = numbers(stride, real), numbers(stride, real)
-    begin, end = level.width, 0  # columns that are read: 0 * NaN of any other would count
-    for j in range(w):
-        if x.offset[j + 1] > x.offset[j]:
-            begin, end = min(begin, x.start[j]), max(end, x.start[j] + x.offset[j + 1] - x.offset[j])
+    spread = tail(line, stride)
+    begin, end = hull(x)  # columns that are read: 0 * NaN of any other would count
     for r in range(rows[0], rows[1]):
         plane, i = r // h, r % h
         if y.offset[i + 1] == y.offset[i]:
             continue
         at = ((image * planes + plane) * level.height + y.start[i]) * stride
         g = ((image * planes + plane) * h + i) * w * channels
-        _clear(line)
-        _clear(spread)
+        clear(line, 2 * stride)
         for tap in range(y.offset[i], y.offset[i + 1]):
             row = at + (tap - y.offset[i]) * stride
             for q in range(begin * channels, end * channels):
@@ -157,33 +164,32 @@ def triangle_gradient(table, windows, extents, like, real, double, partial, part
     for number in range(len(table)):
         level = table[number]
         source, grad = pointer(level.source, like), pointer(level.target, like)
-        h, w, first = level.rows, level.columns, level.first
+        h, first = level.rows, level.first
+        lines = numbers(2 * level.width * level.channels, real)
         for image in range(level.images):
-            b = image if len(windows) > 1 else 0
-            y = runs(windows, b, first, h, extent(extents, image, number, 0, level.height), real)
-            x = runs(windows, b, first + h, w, extent(extents, image, number, 1, level.width), real)
+            of_y, of_x = windows_of(level, number, image, windows, extents)
+            y, x = runs(of_y, real), runs(of_x, real)
+            taps = y.offset[y.count] + x.offset[x.count]
+            by_taps = numbers(taps, double)
+            by_y, by_x = elements(by_taps), tail(by_taps, y.offset[y.count])
             for chunk in range(part * CHUNKS // parts, (part + 1) * CHUNKS // parts):
                 rows = (chunk * level.planes * h // CHUNKS, (chunk + 1) * level.planes * h // CHUNKS)
-                by_y, by_x = zeros(len(y.weight), double), zeros(len(x.weight), double)
-                _add_rows(source, grad, real, rows, image, level, y, x, by_y, by_x)
-                result = partial[chunk, image]
-                chain_to_windows(windows, b, first, y, by_y, result)
-                chain_to_windows(windows, b, first + h, x, by_x, result)
+                clear(by_y, taps)
+                _add_rows(source, grad, real, rows, image, level, y, x, elements(lines), by_y, by_x)
+                chain_to_windows(of_y, y, by_y, *_to_partial(partial, chunk, image, first))
+                chain_to_windows(of_x, x, by_x, *_to_partial(partial, chunk, image, first + h))
+            hold(by_taps)
+        hold(lines)
 
 
 @jit
 def reduce_partial(partial, result):
     """Sums over the chunks, and over the images if `result` `[1 or B, 2, windows]` has one for all of them."""
-    for i in range(2):
-        for k in range(partial.shape[3]):
-            for b in range(len(result)):
-                result[b, i, k] = 0
-            total = 0.0
-            for b in range(partial.shape[1]):
-                for chunk in range(partial.shape[0]):
-                    total += partial[chunk, b, i, k]
-                if len(result) == partial.shape[1]:
-                    result[b, i, k] = total
-                    total = 0.0
-            if len(result) != partial.shape[1]:
-                result[0, i, k] = total
+    chunks, images, _, count = partial.shape
+    values, sums, size = elements(partial), elements(result), 2 * count
+    for k in range(len(result) * size):
+        total, several = 0.0, images if len(result) != images else 1
+        for b in range(several):
+            for chunk in range(chunks):
+                total += values[(chunk * images + b) * size + k]
+        sums[k] = total

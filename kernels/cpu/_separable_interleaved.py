@@ -2,16 +2,14 @@
 step there, and back. A tile of columns is made after the other, so that it stays in the L2. Pixels of three or four
 channels are vectors by themselves where many are summed: they need not be interleaved."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from fastwarp.kernels.cpu._levels import next_row, share_of
-from fastwarp.kernels.cpu._memory import integers, numbers, zeros
+from fastwarp.kernels.cpu._levels import next_row
+from fastwarp.kernels.cpu._memory import clear, integers, numbers
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._rows import LANES, PIXEL, blend_rows, interleave_rows, store_rows, sum_rows
-from fastwarp.kernels.cpu._separable_taps import pairs_of, runs_of
-from fastwarp.kernels.cpu._vector import full, load, load_as, pointer, store, tuple_setitem
+from fastwarp.kernels.cpu._separable_taps import make_rows, pairs_of, runs_of
+from fastwarp.kernels.cpu._vector import elements, full, hold, load, load_as, store, tail, tuple_setitem, zero_of
 
 _TILE = 1024  # values of a target row that are made at a time: sources and results of 8 rows stay in L2
 _AHEAD = 64  # values between what is read and what is prefetched
@@ -21,44 +19,42 @@ _MANY_TAPS = 3  # a column, from where on sums of pixels are faster than sums of
 class Tiles(NamedTuple):
     """Columns of targets that are made together, and which values of a source row `[begin, end)` each reads."""
 
-    columns: int
-    begin: np.ndarray
-    end: np.ndarray
-    start: np.ndarray  # for each target, first value among the interleaved ones of its tile
-    empty: np.ndarray  # whether a target reads nothing
-    any_empty: np.ndarray  # whether one in a tile does
+    columns: Any
+    count: Any
+    longest: Any  # most values that one reads
+    begin: Any
+    end: Any
+    start: Any  # for each target, first value among the interleaved ones of its tile
+    empty: Any  # whether a target reads nothing
+    any_empty: Any  # whether one in a tile does
+    memory: Any
 
 
 @inline
-def _tiles(first, last, channels, room, real):
-    """Tiles for the first and last source pixel of each target, first > last where it reads none.
+def _tiles(first, last, w, channels, room):
+    """The `Tiles` for the first and last source pixel of each of w targets, first > last where it reads none.
 
     A tile reads at least 8 values, if there are so many, and none outside the row of `room` pixels.
     """
-    w, columns = len(first), max(_TILE // channels, LANES)
+    columns = max(_TILE // channels, LANES)
     count = (w + columns - 1) // columns
-    result = Tiles(columns, integers(count), integers(count), integers(w), integers(w), integers(count))
+    memory = integers(3 * count + 2 * w)
+    begin, end, any_empty = elements(memory), tail(memory, count), tail(memory, 2 * count)
+    start, empty, longest = tail(memory, 3 * count), tail(memory, 3 * count + w), LANES
     for n in range(count):
-        low, high, result.any_empty[n] = room, -1, 0
+        low, high, any_empty[n] = room, -1, 0
         for j in range(n * columns, min((n + 1) * columns, w)):
-            result.empty[j] = first[j] > last[j]
-            result.any_empty[n] |= result.empty[j]
+            empty[j] = first[j] > last[j]
+            any_empty[n] |= empty[j]
             if first[j] <= last[j]:
                 low, high = min(low, first[j]), max(high, last[j])
         low = 0 if high < 0 else low
-        result.begin[n] = max(min(low * channels, room * channels - LANES), 0)
-        result.end[n] = min(max((high + 1) * channels, result.begin[n] + LANES), room * channels)
+        begin[n] = max(min(low * channels, room * channels - LANES), 0)
+        end[n] = min(max((high + 1) * channels, begin[n] + LANES), room * channels)
+        longest = max(longest, end[n] - begin[n])
         for j in range(n * columns, min((n + 1) * columns, w)):
-            result.start[j] = 0 if result.empty[j] else (first[j] * channels - result.begin[n]) * LANES
-    return result
-
-
-@inline
-def _longest(tiles):
-    longest = LANES
-    for n in range(len(tiles.begin)):
-        longest = max(longest, tiles.end[n] - tiles.begin[n])
-    return longest
+            start[j] = 0 if empty[j] else (first[j] * channels - begin[n]) * LANES
+    return Tiles(columns, count, longest, begin, end, start, empty, any_empty, memory)
 
 
 @inline
@@ -70,7 +66,7 @@ def _steps(columns, channels, affine):
 @inline
 def _blend_columns(source, tiles, n, x, channels, steps, target):
     """Horizontal step of two taps in a tile."""
-    for j in range(n * tiles.columns, min((n + 1) * tiles.columns, len(x.first))):
+    for j in range(n * tiles.columns, min((n + 1) * tiles.columns, x.count)):
         a, at = load(tiles.start, j, 1), (j - n * tiles.columns) * steps[0]
         b = a + (load(x.second, j, 1) - load(x.first, j, 1)) * channels * LANES
         w_a, w_b = full(load(x.w_first, j, 1), LANES), full(load(x.w_second, j, 1), LANES)
@@ -82,11 +78,11 @@ def _blend_columns(source, tiles, n, x, channels, steps, target):
 @inline
 def _sum_columns(source, tiles, n, x, channels, steps, target):
     """Horizontal step of any number of taps in a tile."""
-    for j in range(n * tiles.columns, min((n + 1) * tiles.columns, len(x.start))):
+    for j in range(n * tiles.columns, min((n + 1) * tiles.columns, x.count)):
         start, at = load(tiles.start, j, 1), (j - n * tiles.columns) * steps[0]
         first, end = load(x.offset, j, 1), load(x.offset, j + 1, 1)
         for c in range(channels):
-            total = full(source.dtype.type(0), LANES)
+            total = full(zero_of(source), LANES)
             for t in range(first, end):
                 column = load(source, start + ((t - first) * channels + c) * LANES, LANES)
                 total = total + column * load(x.weight, t, 1)
@@ -98,8 +94,8 @@ def _sum_pixels(lines, length, tiles, n, x, channels, target, step):
     """Horizontal step in a tile of eight lines that are not interleaved, `length` and in the result `step` apart, for
     pixels of up to four channels. Reads and writes four: a pixel comes after the one before, whose last it overwrites.
     """
-    zero = full(lines.dtype.type(0), PIXEL)
-    for j in range(n * tiles.columns, min((n + 1) * tiles.columns, len(x.start))):
+    zero = full(zero_of(lines), PIXEL)
+    for j in range(n * tiles.columns, min((n + 1) * tiles.columns, x.count)):
         pixel, at = load(tiles.start, j, 1) // LANES, (j - n * tiles.columns) * channels
         totals = zero, zero, zero, zero, zero, zero, zero, zero
         for t in range(load(x.offset, j, 1), load(x.offset, j + 1, 1)):
@@ -151,7 +147,7 @@ def _store_tile(tile, tiles, n, channels, size, affine, target, offsets, real):
 
 
 @inline
-def _clear(tiles, n, channels, size, affine, target, offsets, empty_rows, real):
+def _clear_tile(tiles, n, channels, size, affine, target, offsets, empty_rows, real):
     """Makes what reads nothing 0, in a tile of targets of a result of `size`."""
     h, w = size
     lo, hi = n * tiles.columns, min((n + 1) * tiles.columns, w)
@@ -173,21 +169,22 @@ def _clear(tiles, n, channels, size, affine, target, offsets, empty_rows, real):
 
 
 @inline
-def _blend_units(source, target, real, units, image, level, y, x, affine):
-    """Units of eight rows of one image, by two taps along each axis."""
+def _blend(source, target, real, rows, level, y, x, affine):
+    first_row, end, image = rows
     channels, planes, h, w = level.channels, level.planes, level.rows, level.columns
     stride = level.width * channels
-    last = integers(w)
+    places = integers(w + 4 * LANES)
+    last, upper, lower, out = elements(places), tail(places, w), tail(places, w + LANES), tail(places, w + 2 * LANES)
+    empty_rows = tail(places, w + 3 * LANES)
     for j in range(w):
         last[j] = x.second[j] if x.first[j] >= 0 else -2
-    tiles = _tiles(x.first, last, channels, level.width, real)
-    steps = _steps(tiles.columns, channels, affine)
-    interleaved = numbers(_longest(tiles) * LANES, real)
-    tile = numbers(tiles.columns * channels * LANES, real)
-    upper, lower, out, empty_rows = integers(LANES), integers(LANES), integers(LANES), integers(LANES)
-    w_upper, w_lower = numbers(LANES, real), numbers(LANES, real)
-    for unit in range(units[0], units[1]):
-        plane, i = unit * LANES // h, unit * LANES % h
+    tiles = _tiles(x.first, last, w, channels, level.width)
+    steps, length = _steps(tiles.columns, channels, affine), tiles.longest * LANES
+    memory = numbers(length + tiles.columns * channels * LANES + 2 * LANES, real)
+    interleaved, w_upper, w_lower = elements(memory), tail(memory, length), tail(memory, length + LANES)
+    tile = tail(memory, length + 2 * LANES)
+    for r in range(first_row, end, LANES):
+        plane, i = r // h, r % h
         for k in range(LANES):
             base = (image * planes + plane) * level.height
             empty_rows[k] = y.first[i] < 0
@@ -197,27 +194,20 @@ def _blend_units(source, target, real, units, image, level, y, x, affine):
             plane, i = next_row(plane, i, planes, h)
         # Long rows: a few cache lines on; short ones: eight rows on, where the next unit reads.
         ahead = _AHEAD if stride > 8 * _AHEAD else (upper[LANES - 1] - upper[0]) * LANES // (LANES - 1)
-        for n in range(len(tiles.begin)):
+        for n in range(tiles.count):
             begin, count = tiles.begin[n], tiles.end[n] - tiles.begin[n]
             blend_rows(source, upper, lower, w_upper, w_lower, begin, count, interleaved, ahead)
             _blend_columns(interleaved, tiles, n, x, channels, steps, tile)
             _store_tile(tile, tiles, n, channels, (h, w), affine, target, out, real)
-            _clear(tiles, n, channels, (h, w), affine, target, out, empty_rows, real)
+            _clear_tile(tiles, n, channels, (h, w), affine, target, out, empty_rows, real)
+    hold(places)
+    hold(memory)
 
 
 @parallel
 def blend_interleaved(table, windows, extents, like, like_out, real, affine, part, parts):
     """Two taps along each axis, for rows of at least eight values."""
-    for number in range(len(table)):
-        level = table[number]
-        source, target = pointer(level.source, like), pointer(level.target, like_out)
-        units = (level.planes * level.rows + LANES - 1) // LANES
-        for image in range(level.images):
-            lo, hi = share_of(image, level.images, units, part, parts)
-            if lo == hi:
-                continue
-            y, x = pairs_of(level, number, image, windows, extents, real)
-            _blend_units(source, target, real, (lo, hi), image, level, y, x, affine)
+    make_rows(_blend, pairs_of, table, windows, extents, like, like_out, real, affine, part, parts)
 
 
 @inline
@@ -235,24 +225,26 @@ def _sum_into(source, at, stride, y, i, line, target, count, zero):
 
 
 @inline
-def _sum_units(source, target, real, units, image, level, sizes, y, x, affine):
-    """Units of eight rows of one image, by any number of taps. `sizes` are those of what is read and of the result."""
-    (height, width), (h, w) = sizes
-    channels, planes = level.channels, level.planes
-    last = integers(w)
+def _sum(source, target, real, rows, level, y, x, affine):
+    first_row, end, image = rows
+    channels, planes, height, width = level.channels, level.planes, level.height, level.width
+    h, w = level.rows, level.columns
+    places = integers(w + 2 * LANES)
+    last, out, empty_rows = elements(places), tail(places, w), tail(places, w + LANES)
     for j in range(w):
         last[j] = x.start[j] + x.offset[j + 1] - x.offset[j] - 1
-    tiles = _tiles(x.start, last, channels, width, real)
-    steps, length = _steps(tiles.columns, channels, affine), _longest(tiles)
+    tiles = _tiles(x.start, last, w, channels, width)
+    steps, length = _steps(tiles.columns, channels, affine), tiles.longest
     by_pixels = affine is None and 3 <= channels <= PIXEL and x.offset[w] >= _MANY_TAPS * w
-    lines, interleaved = zeros(length * LANES + PIXEL, real), numbers(length * LANES, real)
     step = tiles.columns * channels + PIXEL
-    tile = numbers(step * LANES, real)
-    out, empty_rows = integers(LANES), integers(LANES)
-    for unit in range(units[0], units[1]):
-        for n in range(len(tiles.begin)):
+    memory = numbers(2 * length * LANES + PIXEL + step * LANES, real)
+    lines, interleaved = elements(memory), tail(memory, length * LANES + PIXEL)
+    clear(lines, length * LANES + PIXEL)
+    tile = tail(memory, 2 * length * LANES + PIXEL)
+    for r in range(first_row, end, LANES):
+        for n in range(tiles.count):
             begin, count = tiles.begin[n], tiles.end[n] - tiles.begin[n]
-            plane, i = unit * LANES // h, unit * LANES % h
+            plane, i = r // h, r % h
             for k in range(LANES):
                 out[k] = (image * planes + plane) * h * w * channels + i * w * (channels if affine is None else 1)
                 empty_rows[k] = y.offset[i + 1] == y.offset[i]
@@ -267,21 +259,12 @@ def _sum_units(source, target, real, units, image, level, sizes, y, x, affine):
                 interleave_rows(lines, length, max(count, LANES), interleaved)
                 _sum_columns(interleaved, tiles, n, x, channels, steps, tile)
                 _store_tile(tile, tiles, n, channels, (h, w), affine, target, out, real)
-            _clear(tiles, n, channels, (h, w), affine, target, out, empty_rows, real)
+            _clear_tile(tiles, n, channels, (h, w), affine, target, out, empty_rows, real)
+    hold(places)
+    hold(memory)
 
 
 @parallel
-def sum_interleaved(table, windows, extents, like, like_out, real, affine, adjoint, part, parts):
+def sum_interleaved(table, windows, extents, like, like_out, real, affine, part, parts):
     """Any number of taps along each axis."""
-    for number in range(len(table)):
-        level = table[number]
-        source, target = pointer(level.source, like), pointer(level.target, like_out)
-        image_size, size = (level.height, level.width), (level.rows, level.columns)
-        sizes = (size, image_size) if adjoint else (image_size, size)
-        units = (level.planes * sizes[1][0] + LANES - 1) // LANES
-        for image in range(level.images):
-            lo, hi = share_of(image, level.images, units, part, parts)
-            if lo == hi:
-                continue
-            y, x = runs_of(level, number, image, windows, extents, adjoint, real)
-            _sum_units(source, target, real, (lo, hi), image, level, sizes, y, x, affine)
+    make_rows(_sum, runs_of, table, windows, extents, like, like_out, real, affine, part, parts)

@@ -1,19 +1,19 @@
 """Resampling straight from images whose pixels are several channels: few of them by two taps along each axis, many,
 which fill vectors by themselves, by any number of taps."""
 
-from fastwarp.kernels.cpu._levels import next_row, share_of
+from fastwarp.kernels.cpu._levels import next_row
 from fastwarp.kernels.cpu._memory import integers, numbers
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._rows import LANES, PIXEL, sum_rows
-from fastwarp.kernels.cpu._separable_taps import Pairs, pairs_of, runs_of
-from fastwarp.kernels.cpu._vector import full, load, load_as, pointer, prefetch, store
+from fastwarp.kernels.cpu._rows import PIXEL, sum_rows
+from fastwarp.kernels.cpu._separable_taps import Pairs, hull, make_rows, pairs_of, runs_of
+from fastwarp.kernels.cpu._vector import elements, full, full_like, hold, load, load_as, prefetch, store, tail, zero_of
 
 MANY = 16
 """Channels from which on pixels are vectors by themselves."""
 
 
 @inline
-def blend_values(source, row, x, which, scale, bias, target, place, ahead):
+def _blend_values(source, row, x, which, scale, bias, target, place, ahead):
     """Targets of a row one by one: `target[place[0] + j*place[1]] = scale * value + bias` for j in `which`.
 
     `row` are the starts and weights of two rows of the source, `x` taps that count values, not pixels. What lies
@@ -32,7 +32,7 @@ def blend_values(source, row, x, which, scale, bias, target, place, ahead):
 
 @inline
 def _blend_vectors(source, row, x, channels, first, step, count, target, at, ahead):
-    """As `blend_values` for pixels of up to 4 channels, the second tap `step` after the first: one vector a pixel.
+    """As `_blend_values` for pixels of up to 4 channels, the second tap `step` after the first: one vector a pixel.
 
     Reads and writes 4 channels, from channel `first` on: pixels must be made in order, and the last ones of a row
     otherwise.
@@ -51,12 +51,13 @@ def _blend_vectors(source, row, x, channels, first, step, count, target, at, ahe
 
 
 @inline
-def counting_values(x, channels):
+def _counting_values(x, channels):
     """The same taps, counting values in place of pixels, from 0 on where a target reads nothing."""
-    first, second = integers(len(x.first)), integers(len(x.first))
-    for j in range(len(x.first)):
+    places = integers(2 * x.count)
+    first, second = elements(places), tail(places, x.count)
+    for j in range(x.count):
         first[j], second[j] = max(x.first[j], 0) * channels, max(x.second[j], 0) * channels
-    return Pairs(first, second, x.w_first, x.w_second)
+    return Pairs(first, second, x.w_first, x.w_second, x.count, (places, x.memory))
 
 
 @inline
@@ -70,7 +71,7 @@ def _vectors(x, count, channels, room):
 
 @inline
 def _clear(real, target, x, row_is_empty, channels, out, across, between):
-    for j in range(len(x.first)):
+    for j in range(x.count):
         if row_is_empty or x.first[j] < 0:
             for c in range(channels):
                 store(real[0], target, out + j * across + c * between)
@@ -80,7 +81,7 @@ def _clear(real, target, x, row_is_empty, channels, out, across, between):
 def _blend_row(source, row, x, channels, affine, target, place, vectors, step, line, ahead):
     """One row of targets; `place` is where it begins and how far pixels and channels are apart."""
     out, across, between = place
-    w, zero, one = len(x.first), line.dtype.type(0), line.dtype.type(1)
+    w, zero = x.count, zero_of(line)
     if vectors > 0:
         for four in range(0, channels, PIXEL):
             c = max(min(four, channels - PIXEL), 0)
@@ -90,30 +91,32 @@ def _blend_row(source, row, x, channels, affine, target, place, vectors, step, l
                 _blend_vectors(source, row, x, channels, c, step, vectors, line, 0, ahead)
     for c in range(channels):
         if affine is None:
-            scale, bias = one, zero
+            scale, bias = full_like(1, zero), zero
         else:
             scale, bias = affine[0][c], affine[1][c]
             for j in range(vectors):
                 store(line[j * channels + c] * scale + bias, target, out + j * across + c * between)
         places = (out + c * between, across)
         of_channel = (row[0] + c, row[1] + c, row[2], row[3])
-        blend_values(source, of_channel, x, (vectors, w), scale, bias, target, places, ahead)
+        _blend_values(source, of_channel, x, (vectors, w), scale, bias, target, places, ahead)
 
 
 @inline
-def _blend_rows(source, length, target, real, part_of, level, y, x, affine):
-    first, end, image = part_of
+def _blend_rows(source, target, real, rows, level, y, x, affine):
+    first, end, image = rows
+    length = level.images * level.planes * level.height * level.width * level.channels
     channels, planes, h, w = level.channels, level.planes, level.rows, level.columns
     stride = level.width * channels
     across, between = (channels, 1) if affine is None else (1, h * w)
-    taps, step, reach, any_empty = counting_values(x, channels), 0, 0, False
+    taps, step, reach, any_empty = _counting_values(x, channels), 0, 0, False
     for j in range(w):
         any_empty |= x.first[j] < 0
         step = max(step, taps.second[j] - taps.first[j])  # 0 where there is only one pixel
         reach = max(reach, taps.first[j] + channels + PIXEL)
     # Pixels made as vectors: those of fewer than 4 channels not past the end of a row.
     most = w if channels >= PIXEL else max(w - PIXEL // channels, 0) if channels >= 2 else 0
-    line = numbers(0 if affine is None else w * channels + PIXEL, real)
+    memory = numbers(0 if affine is None else w * channels + PIXEL, real)
+    line = elements(memory)
     for r in range(first, end):
         plane, i = r // h, r % h
         base = (image * planes + plane) * level.height
@@ -130,34 +133,23 @@ def _blend_rows(source, length, target, real, part_of, level, y, x, affine):
             _blend_row(source, row, taps, channels, affine, target, place, vectors, step, line, ahead)
         if any_empty or y.first[i] < 0:
             _clear(real, target, x, y.first[i] < 0, channels, out, across, between)
+    hold(memory)
 
 
 @parallel
 def blend_pixels(table, windows, extents, like, like_out, real, affine, part, parts):
     """Pixels of a few channels. `affine` are scales and biases of the channels, which then come apart, or None."""
-    for number in range(len(table)):
-        level = table[number]
-        source, target = pointer(level.source, like), pointer(level.target, like_out)
-        length = level.images * level.planes * level.height * level.width * level.channels
-        h = level.rows
-        units = (level.planes * h + LANES - 1) // LANES
-        for image in range(level.images):
-            lo, hi = share_of(image, level.images, units, part, parts)
-            if lo == hi:
-                continue
-            y, x = pairs_of(level, number, image, windows, extents, real)
-            part_of = (lo * LANES, min(hi * LANES, level.planes * h), image)
-            _blend_rows(source, length, target, real, part_of, level, y, x, affine)
+    make_rows(_blend_rows, pairs_of, table, windows, extents, like, like_out, real, affine, part, parts)
 
 
 # --- many channels ----------------------------------------------------------------------------------------------------
 
 
 @inline
-def _blend_many(source, target, zero, upper, lower, y_weights, x, channels, out):
+def _blend_many_of_row(source, target, zero, upper, lower, y_weights, x, channels, out):
     """A row of targets by two taps along each axis."""
     top, bottom = y_weights
-    for j in range(len(x.first)):
+    for j in range(x.count):
         at, p, q = out + j * channels, x.first[j] * channels, x.second[j] * channels
         if p < 0:
             for c in range(channels):
@@ -170,61 +162,51 @@ def _blend_many(source, target, zero, upper, lower, y_weights, x, channels, out)
             store(above + below, target, at + c)
 
 
+@inline
+def _blend_many(source, target, real, rows, level, y, x, options):
+    first, end, image = rows
+    channels, planes, h, w = level.channels, level.planes, level.rows, level.columns
+    stride = level.width * channels
+    for r in range(first, end):
+        i, base, out = r % h, (image * planes + r // h) * level.height, (image * planes * h + r) * w * channels
+        if y.first[i] >= 0:
+            upper, lower = (base + y.first[i]) * stride, (base + y.second[i]) * stride
+            weights = y.w_first[i], y.w_second[i]
+            _blend_many_of_row(source, target, real[0], upper, lower, weights, x, channels, out)
+        else:
+            for k in range(w * channels):
+                store(real[0], target, out + k)
+
+
 @parallel
 def blend_many(table, windows, extents, like, real, part, parts):
     """Two taps along each axis."""
-    for number in range(len(table)):
-        level = table[number]
-        source, target = pointer(level.source, like), pointer(level.target, like)
-        channels, h, w = level.channels, level.rows, level.columns
-        units = (level.planes * h + LANES - 1) // LANES
-        for image in range(level.images):
-            lo, hi = share_of(image, level.images, units, part, parts)
-            if lo == hi:
-                continue
-            y, x = pairs_of(level, number, image, windows, extents, real)
-            for r in range(lo * LANES, min(hi * LANES, level.planes * h)):
-                i, base = r % h, (image * level.planes + r // h) * level.height
-                stride, out = level.width * channels, (image * level.planes * h + r) * w * channels
-                if y.first[i] >= 0:
-                    rows = (base + y.first[i]) * stride, (base + y.second[i]) * stride
-                    weights = y.w_first[i], y.w_second[i]
-                    _blend_many(source, target, real[0], rows[0], rows[1], weights, x, channels, out)
-                else:
-                    for k in range(w * channels):
-                        store(real[0], target, out + k)
+    make_rows(_blend_many, pairs_of, table, windows, extents, like, like, real, None, part, parts)
+
+
+@inline
+def _sum_many(source, target, real, rows, level, y, x, options):
+    first, end, image = rows
+    channels, planes, h, w = level.channels, level.planes, level.rows, level.columns
+    stride = level.width * channels
+    memory = numbers(stride, real)
+    line = elements(memory)
+    low, high = hull(x)  # what no target reads may be NaN, and costs time
+    begin, count = min(low, high) * channels, max(high - low, 0) * channels
+    for r in range(first, end):
+        i, out = r % h, (image * planes * h + r) * w * channels
+        row = ((image * planes + r // h) * level.height + y.start[i]) * stride + begin
+        several = y.offset[i + 1] - y.offset[i]
+        sum_rows(source, row, stride, y.weight, y.offset[i], several, line, begin, count)
+        for k in range(w * channels if several == 0 else 0):
+            store(real[0], target, out + k)
+        for j in range(w if several > 0 else 0):
+            taps, pixel = x.offset[j + 1] - x.offset[j], x.start[j] * channels
+            sum_rows(line, pixel, channels, x.weight, x.offset[j], taps, target, out + j * channels, channels)
+    hold(memory)
 
 
 @parallel
-def sum_many(table, windows, extents, like, real, adjoint, part, parts):
+def sum_many(table, windows, extents, like, real, part, parts):
     """Any number of taps along each axis: sums of rows, then of their pixels."""
-    for number in range(len(table)):
-        level = table[number]
-        source, target = pointer(level.source, like), pointer(level.target, like)
-        channels = level.channels
-        height, width = (level.rows, level.columns) if adjoint else (level.height, level.width)
-        h, w = (level.height, level.width) if adjoint else (level.rows, level.columns)
-        units = (level.planes * h + LANES - 1) // LANES
-        line = numbers(width * channels, real)
-        for image in range(level.images):
-            lo, hi = share_of(image, level.images, units, part, parts)
-            if lo == hi:
-                continue
-            y, x = runs_of(level, number, image, windows, extents, adjoint, real)
-            begin, end = width, 0  # what no target reads may be NaN, and costs time
-            for j in range(w):
-                if x.offset[j + 1] > x.offset[j]:
-                    begin, end = min(begin, x.start[j]), max(end, x.start[j] + x.offset[j + 1] - x.offset[j])
-            begin, count = begin * channels, max(end - begin, 0) * channels
-            for r in range(lo * LANES, min(hi * LANES, level.planes * h)):
-                i, stride = r % h, width * channels
-                row = ((image * level.planes + r // h) * height + y.start[i]) * stride + begin
-                several = y.offset[i + 1] - y.offset[i]
-                sum_rows(source, row, stride, y.weight, y.offset[i], several, line, begin, count)
-                out = (image * level.planes * h + r) * w * channels
-                for k in range(w * channels if several == 0 else 0):
-                    store(real[0], target, out + k)
-                for j in range(w if several > 0 else 0):
-                    first, taps = x.offset[j], x.offset[j + 1] - x.offset[j]
-                    pixel, at = x.start[j] * channels, out + j * channels
-                    sum_rows(line, pixel, channels, x.weight, first, taps, target, at, channels)
+    make_rows(_sum_many, runs_of, table, windows, extents, like, like, real, None, part, parts)

@@ -4,28 +4,29 @@ Where the taps of eight targets lie within `WINDOW` pixels, that window of the s
 are picked from registers. Elsewhere they are loaded one by one, or in pairs.
 """
 
-import numpy as np
+from typing import Any, NamedTuple
 
-from fastwarp.kernels.cpu._levels import extent, next_row, share_of
-from fastwarp.kernels.cpu._memory import integers, numbers, zeros
+from fastwarp.kernels.cpu._levels import next_row
+from fastwarp.kernels.cpu._memory import clear, integers, numbers, small_integers, zeros
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._rows import LANES, sum_rows
-from fastwarp.kernels.cpu._separable_pixels import blend_values, counting_values
-from fastwarp.kernels.cpu._separable_taps import pairs_of, runs_of
+from fastwarp.kernels.cpu._separable_taps import hull, make_rows, pairs_of, runs_of
 from fastwarp.kernels.cpu._vector import (
     elements,
     full,
     gather,
+    hold,
     join,
     load,
     load_as,
     pick,
-    pointer,
     prefetch,
     select,
     shuffle,
     store,
+    tail,
     widen,
+    zero_of,
 )
 
 WINDOW = 2 * LANES
@@ -41,36 +42,44 @@ def _four(array):
     return load(array, 0, 1), load(array, 1, 1), load(array, 2, 1), load(array, 3, 1)
 
 
-@inline
-def _pair_blocks(taps, real):
-    """Cuts the taps of a row of targets into blocks of eight; the last overlaps the one before, or repeats the last
-    target where there are fewer than eight.
+class Blocks(NamedTuple):
+    """Targets of a row in blocks of eight; the last overlaps the one before, or repeats the last target where there are
+    fewer than eight.
 
-    Returns:
-        for each block its first target, and where its window begins, or -1 where there is none; for each target its
-        first tap, and its two taps in the window, `[block][3][8]`; their weights, `[block][2][8]`.
+    `place`: for each block its first target, and where its window begins, or -1 where there is none. `taps`: for each
+    target its first tap, and its two taps in the window, if they are there, `[block][3][8]`; `weights`: theirs,
+    `[block][2][8]`.
     """
-    w = len(taps.first)
+
+    place: Any
+    taps: Any
+    weights: Any
+    count: Any
+    memory: Any
+
+
+@inline
+def _pair_blocks(x, real):
+    """The `Blocks` of a row of targets."""
+    w = x.count
     count = (w + LANES - 1) // LANES
-    place, where = integers(2 * count), np.empty(3 * LANES * count, np.int32)
-    weights = numbers(2 * LANES * count, real)
+    places, where, parts = integers(2 * count), small_integers(3 * LANES * count), numbers(2 * LANES * count, real)
+    place, taps, weights = elements(places), elements(where), elements(parts)
     for n in range(count):
         at = max(min(n * LANES, w - LANES), 0)
         low, high, t = 1 << 62, -1, 3 * LANES * n
         for k in range(LANES):
             j = min(at + k, w - 1)
-            weights[2 * LANES * n + k], weights[2 * LANES * n + LANES + k] = taps.w_first[j], taps.w_second[j]
-            where[t + k] = max(taps.first[j], 0)
-            if taps.first[j] >= 0:
-                low, high = min(low, taps.first[j]), max(high, taps.second[j])
+            weights[2 * LANES * n + k], weights[2 * LANES * n + LANES + k] = x.w_first[j], x.w_second[j]
+            taps[t + k] = max(x.first[j], 0)
+            if x.first[j] >= 0:
+                low, high = min(low, x.first[j]), max(high, x.second[j])
         low = min(low, max(high, 0))
         place[2 * n], place[2 * n + 1] = at, low if high - low < WINDOW else -1
         for k in range(LANES):
             j = min(at + k, w - 1)
-            inside = high - low < WINDOW and taps.first[j] >= 0
-            where[t + LANES + k] = taps.first[j] - low if inside else 0
-            where[t + 2 * LANES + k] = taps.second[j] - low if inside else 0
-    return place, where, weights
+            taps[t + LANES + k], taps[t + 2 * LANES + k] = x.first[j] - low, x.second[j] - low
+    return Blocks(place, taps, weights, count, (places, where, parts))
 
 
 @inline
@@ -137,10 +146,11 @@ def _blend_blocks(source, length, rows, blocks, scale, bias, target, out, ahead)
     a, b, v, w, o = _four(rows[0]), _four(rows[1]), _four(rows[2]), _four(rows[3]), _four(out)
     v = full(v[0], LANES), full(v[1], LANES), full(v[2], LANES), full(v[3], LANES)
     w = full(w[0], LANES), full(w[1], LANES), full(w[2], LANES), full(w[3], LANES)
-    place, where, weights, count = blocks
+    place, where, weights = blocks.place, blocks.taps, blocks.weights
     affine = full(scale, LANES), full(bias, LANES)
-    reach = length - max(b[0], b[1], b[2], b[3]) - WINDOW  # a window near the end of the source would leave it
-    for n in range(count):
+    # A window near the end of the source would leave it.
+    reach = length - max(max(b[0], b[1]), max(b[2], b[3])) - WINDOW
+    for n in range(blocks.count):
         at, start, first, second = load(place, 2 * n, 1), load(place, 2 * n + 1, 1), 3 * LANES * n, 2 * LANES * n
         if start >= 0 and start <= reach:
             if ahead != 0:
@@ -167,36 +177,27 @@ def _blend_blocks(source, length, rows, blocks, scale, bias, target, out, ahead)
 
 
 @inline
-def _finish(few, zero, target, out, empty_rows, empty, w):
-    """Brings narrow rows to their places; `empty_rows` of the rows, and columns in `empty`, become 0."""
+def _finish(few, zero, target, out, empty_rows, x):
+    """Brings narrow rows to their places; what reads nothing, `empty_rows` or columns, becomes 0."""
     for k in range(ROWS):
-        if empty_rows[k]:
-            for j in range(w):
+        for j in range(x.count):
+            if empty_rows[k] or x.first[j] < 0:
                 store(zero, target, out[k] + j)
-            continue
-        if w < LANES:
-            for j in range(w):
+            elif x.count < LANES:
                 store(few[k * LANES + j], target, out[k] + j)
-        for j in range(w):
-            if empty[j]:
-                store(zero, target, out[k] + j)
 
 
 @inline
-def _blend_plane_rows(source, length, target, real, part_of, level, y, x, blocks, affine):
-    """The rows `part_of` (first, end, image) of the planes of an image."""
-    first, end, image = part_of
+def _blend_rows(source, target, real, rows, level, y, x, affine):
+    first, end, image = rows
     height, width, planes, h, w = level.height, level.width, level.planes, level.rows, level.columns
-    scale, bias = affine
-    # As pointers: arrays are counted at each call of an inner function.
-    of_blocks = elements(blocks[0]), elements(blocks[1]), elements(blocks[2]), len(blocks[0]) // 2
-    empty, any_empty = x.first < 0, False
+    length = level.images * planes * height * width
+    blocks, any_empty = _pair_blocks(x, real), False
     for j in range(w):
-        any_empty |= empty[j]
-    few, few_out, empty_rows = numbers(ROWS * LANES, real), integers(ROWS), integers(ROWS)
-    upper, lower, out = integers(ROWS), integers(ROWS), integers(ROWS)
-    w_upper, w_lower = numbers(ROWS, real), numbers(ROWS, real)
-    rows = (elements(upper), elements(lower), elements(w_upper), elements(w_lower))
+        any_empty |= x.first[j] < 0
+    few, places = numbers(ROWS * LANES + 2 * ROWS, real), integers(5 * ROWS)
+    upper, lower, out, few_out = elements(places), tail(places, ROWS), tail(places, 2 * ROWS), tail(places, 3 * ROWS)
+    empty_rows, w_upper, w_lower = tail(places, 4 * ROWS), tail(few, ROWS * LANES), tail(few, ROWS * LANES + ROWS)
     plane, i = first // h, first % h
     for r in range(first, end, ROWS):
         some = any_empty or w < LANES
@@ -209,69 +210,74 @@ def _blend_plane_rows(source, length, target, real, part_of, level, y, x, blocks
             out[k] = (image * planes * h + min(r + k, planes * h - 1)) * w
             plane, i = next_row(plane, i, planes, h)
         ahead = (upper[1] - upper[0]) * ROWS if width > _SHORT else 0  # to the next rows; short ones are in the L1
+        of_rows = (upper, lower, w_upper, w_lower)
         if w >= LANES:
-            _blend_blocks(source, length, rows, of_blocks, scale, bias, target, elements(out), ahead)
+            _blend_blocks(source, length, of_rows, blocks, affine[0], affine[1], target, out, ahead)
         else:
-            _blend_blocks(source, length, rows, of_blocks, scale, bias, elements(few), elements(few_out), ahead)
+            _blend_blocks(source, length, of_rows, blocks, affine[0], affine[1], elements(few), few_out, ahead)
         if some:
-            _finish(few, real[0], target, out, empty_rows, empty, w)
+            _finish(few, real[0], target, out, empty_rows, x)
+    hold(few)
+    hold(places)
 
 
 @inline
-def _blend_narrow_rows(source, target, real, part_of, level, y, x, affine):
-    """As `_blend_plane_rows` where a row has no two pixels to be loaded as a pair."""
-    first, end, image = part_of
-    scale, bias = affine
-    taps = counting_values(x, 1)
+def _blend_narrow_rows(source, target, real, rows, level, y, x, affine):
+    """As `_blend_rows` where all targets of a row read the same pixel: there is none beside it."""
+    first, end, image = rows
     width, h, w = level.width, level.rows, level.columns
     for r in range(first, end):
-        base, i, out = (image * level.planes + r // h) * level.height * width, r % h, (image * level.planes * h + r) * w
-        if y.first[i] >= 0:
-            row = (base + y.first[i] * width, base + y.second[i] * width, y.w_first[i], y.w_second[i])
-            blend_values(source, row, taps, (0, w), scale, bias, target, (out, 1), 0)
+        base, i, out = (image * level.planes + r // h) * level.height, r % h, (image * level.planes * h + r) * w
         for j in range(w):
             if y.first[i] < 0 or x.first[j] < 0:
                 store(real[0], target, out + j)
+                continue
+            upper, lower = (base + y.first[i]) * width, (base + y.second[i]) * width
+            pixel = load_as(source, upper, real[0]) * y.w_first[i] + load_as(source, lower, real[0]) * y.w_second[i]
+            value = pixel * x.w_first[j] + pixel * x.w_second[j]
+            store(value * affine[0] + affine[1], target, out + j)
+
+
+@inline
+def _blend(source, target, real, rows, level, y, x, affine):
+    pixels = 0
+    for j in range(x.count):
+        pixels = max(pixels, x.second[j] + 1)
+    if pixels > 1:
+        _blend_rows(source, target, real, rows, level, y, x, affine)
+    else:
+        _blend_narrow_rows(source, target, real, rows, level, y, x, affine)
 
 
 @parallel
 def blend_planes(table, windows, extents, like, like_out, real, affine, part, parts):
     """Two taps along each axis. `affine` are scale and bias of the only channel, or None."""
-    scale, bias = (real[1], real[0]) if affine is None else (affine[0][0], affine[1][0])
-    for number in range(len(table)):
-        level = table[number]
-        source, target = pointer(level.source, like), pointer(level.target, like_out)
-        length = level.images * level.planes * level.height * level.width
-        h = level.rows
-        units = (level.planes * h + LANES - 1) // LANES
-        for image in range(level.images):
-            lo, hi = share_of(image, level.images, units, part, parts)
-            if lo == hi:
-                continue
-            y, x = pairs_of(level, number, image, windows, extents, real)
-            part_of = (lo * LANES, min(hi * LANES, level.planes * h), image)
-            if extent(extents, image, number, 1, level.width) > 1:
-                blocks = _pair_blocks(x, real)
-                _blend_plane_rows(source, length, target, real, part_of, level, y, x, blocks, (scale, bias))
-            else:
-                _blend_narrow_rows(source, target, real, part_of, level, y, x, (scale, bias))
+    scale_and_bias = (real[1], real[0]) if affine is None else (affine[0][0], affine[1][0])
+    make_rows(_blend, pairs_of, table, windows, extents, like, like_out, real, scale_and_bias, part, parts)
 
 
 # --- any number of taps -----------------------------------------------------------------------------------------------
 
 
-@inline
-def _run_blocks(taps, begin, real):
-    """As `_pair_blocks`, for pixels that are counted from `begin` on.
+class RunBlocks(NamedTuple):
+    """As `Blocks`, for any number of taps. `first`: where the taps of a block begin in `taps` and `weights`: for each
+    target its t-th tap, in the window or of all, `[t][8]`; its weight, 0 for a target without so many."""
 
-    Returns:
-        for each block its first target, and where its window begins, or -1; where its taps begin; for each target its
-        t-th tap, in the window or of all, `[t][8]`; their weights, 0 for a target without so many.
-    """
-    start, offset, weight = taps
-    w = len(start)
+    place: Any
+    first: Any
+    taps: Any
+    weights: Any
+    count: Any
+    memory: Any
+
+
+@inline
+def _run_blocks(x, begin, real):
+    """The `RunBlocks` of a row of targets, whose pixels are counted from `begin` on."""
+    start, offset, w = x.start, x.offset, x.count
     count = (w + LANES - 1) // LANES
-    place, first = integers(2 * count), integers(count + 1)
+    places = integers(3 * count + 1)
+    place, first = elements(places), tail(places, 2 * count)
     first[0] = 0
     for n in range(count):
         at = max(min(n * LANES, w - LANES), 0)
@@ -283,16 +289,16 @@ def _run_blocks(taps, begin, real):
                 most = max(most, several)
         place[2 * n], place[2 * n + 1] = at, -1 if high - low >= WINDOW else min(low, max(high, 0))
         first[n + 1] = first[n] + most
-    where, weights = np.empty(first[count] * LANES, np.int32), zeros(first[count] * LANES, real)
-    for t in range(len(where)):
-        where[t] = 0
+    where, parts = small_integers(first[count] * LANES), zeros(first[count] * LANES, real)
+    taps, weights = elements(where), elements(parts)
+    clear(taps, first[count] * LANES)
     for n in range(count):
         for k in range(min(LANES, w)):
             j = place[2 * n] + k
             for t in range(offset[j + 1] - offset[j]):
-                where[(first[n] + t) * LANES + k] = start[j] - begin + t - max(place[2 * n + 1], 0)
-                weights[(first[n] + t) * LANES + k] = weight[offset[j] + t]
-    return place, first, where, weights
+                taps[(first[n] + t) * LANES + k] = start[j] - begin + t - max(place[2 * n + 1], 0)
+                weights[(first[n] + t) * LANES + k] = x.weight[offset[j] + t]
+    return RunBlocks(place, first, taps, weights, count, (places, where, parts))
 
 
 @inline
@@ -304,9 +310,9 @@ def _term(values, by):
 @inline
 def _sum_blocks(lines, stride, blocks, target, out):
     """`ROWS` rows of targets from as many lines, `stride` apart: sums of weights times taps."""
-    o, zero = _four(out), full(lines.dtype.type(0), LANES)
-    place, first, where, weights = blocks
-    for n in range(len(place) // 2):
+    o, zero = _four(out), full(zero_of(lines), LANES)
+    place, first, where, weights = blocks.place, blocks.first, blocks.taps, blocks.weights
+    for n in range(blocks.count):
         at, start = load(place, 2 * n, 1), load(place, 2 * n + 1, 1)
         a, b, c, d = zero, zero, zero, zero
         if start >= 0:
@@ -334,31 +340,20 @@ def _sum_blocks(lines, stride, blocks, target, out):
 
 
 @inline
-def _hull(taps, room):
-    """The pixels `[begin, end)` that all targets together read: at least eight of `room`."""
-    low, high = room, -1
-    for j in range(len(taps.start)):
-        several = taps.offset[j + 1] - taps.offset[j]
-        if several > 0:
-            low, high = min(low, taps.start[j]), max(high, taps.start[j] + several - 1)
-    begin = max(min(low if high >= 0 else 0, room - LANES), 0)
-    return begin, min(max(high + 1, begin + LANES), room)
-
-
-@inline
-def _sum_plane_rows(source, target, real, part_of, level, y, x):
-    """The rows `part_of` (first, end, image) of the planes of a result. Sums of nothing are 0."""
-    first, end, image = part_of
-    planes, h, w, width = level.planes, level.height, level.width, level.columns
-    begin, stop = _hull(x, width)
-    count, blocks = stop - begin, _run_blocks(x, begin, real)
-    few, few_out, out = numbers(ROWS * LANES, real), integers(ROWS), integers(ROWS)
-    stride = count + WINDOW
-    lines = zeros(ROWS * stride, real)
+def _sum(source, target, real, rows, level, y, x, options):
+    """Sums of rows, then sums of their values. Sums of nothing are 0."""
+    first, end, image = rows
+    planes, height, width, h, w = level.planes, level.height, level.width, level.rows, level.columns
+    low, high = hull(x)
+    begin = max(min(low, width - LANES), 0)
+    count = min(max(high, begin + LANES), width) - begin
+    blocks, stride = _run_blocks(x, begin, real), count + WINDOW
+    memory, places = zeros(ROWS * (stride + LANES), real), integers(2 * ROWS)
+    lines, few, out, few_out = elements(memory), tail(memory, ROWS * stride), elements(places), tail(places, ROWS)
     plane, i = first // h, first % h
     for r in range(first, end, ROWS):
         for k in range(ROWS):
-            at = ((image * planes + plane) * level.rows + y.start[i]) * width + begin
+            at = ((image * planes + plane) * height + y.start[i]) * width + begin
             several = y.offset[i + 1] - y.offset[i]
             few_out[k] = k * LANES
             sum_rows(source, at, width, y.weight, y.offset[i], several, lines, k * stride, count)
@@ -370,19 +365,11 @@ def _sum_plane_rows(source, target, real, part_of, level, y, x):
             _sum_blocks(lines, stride, blocks, few, few_out)
             for k in range(ROWS * w):
                 store(few[k // w * LANES + k % w], target, out[k // w] + k % w)
+    hold(memory)
+    hold(places)
 
 
 @parallel
 def adjoint_planes(table, windows, extents, like, real, part, parts):
-    """The adjoint for planes of gradients of at least eight columns: sums of rows, then sums of their values."""
-    for number in range(len(table)):
-        level = table[number]
-        source, target = pointer(level.source, like), pointer(level.target, like)
-        units = (level.planes * level.height + LANES - 1) // LANES
-        for image in range(level.images):
-            lo, hi = share_of(image, level.images, units, part, parts)
-            if lo == hi:
-                continue
-            y, x = runs_of(level, number, image, windows, extents, True, real)
-            part_of = (lo * LANES, min(hi * LANES, level.planes * level.height), image)
-            _sum_plane_rows(source, target, real, part_of, level, y, x)
+    """The adjoint for planes of gradients of at least eight columns."""
+    make_rows(_sum, runs_of, table, windows, extents, like, like, real, None, part, parts)

@@ -31,6 +31,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.cpython.unsafe.tuple import tuple_setitem as _tuple_setitem
 from numba.extending import intrinsic as _intrinsic
 from numba.extending import models, register_model
+from numba.np.arrayobj import _empty_nd_impl
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 
@@ -211,6 +212,18 @@ def pointer(typingctx, address, like):
 
 
 @intrinsic
+def allocate(typingctx, count, like):
+    """A new array of `count` numbers, of any values, of the type of the number `like`. `np.empty` does the same, but is
+    compiled anew for each way of calling it."""
+    result = types.Array(_number(like), 1, "C")
+
+    def codegen(context, builder, signature, args):
+        return _empty_nd_impl(context, builder, result, [args[0]])._getvalue()
+
+    return result(types.int64, like), codegen
+
+
+@intrinsic
 def elements(typingctx, array):
     """The elements of an array as a pointer, for inner functions. The caller keeps the array alive, see `hold`."""
 
@@ -221,13 +234,13 @@ def elements(typingctx, array):
 
 
 @intrinsic
-def hold(typingctx, array):
-    """Does nothing: an array lives until here, and so do pointers into it."""
+def hold(typingctx, owner):
+    """Does nothing: an array, or a tuple that owns some, lives until here, and so do pointers into them."""
 
     def codegen(context, builder, signature, args):
         return context.get_dummy_value()
 
-    return types.void(_memory(array)), codegen
+    return types.void(owner), codegen
 
 
 @intrinsic
@@ -452,6 +465,17 @@ def full_line(typingctx, value):
         return _splat(builder, args[0], count)
 
     return Vector(dtype, count)(dtype), codegen
+
+
+@intrinsic
+def zero_of(typingctx, memory):
+    """0 of the memory's type."""
+    dtype = _memory(memory).dtype
+
+    def codegen(context, builder, signature, args):
+        return ir.Constant(context.get_value_type(dtype), 0)
+
+    return dtype(memory), codegen
 
 
 @intrinsic

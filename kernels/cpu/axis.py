@@ -4,6 +4,7 @@ All arithmetic is float64 and sequential: the vectors hold tens to thousands of 
 """
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from fastwarp.errors import FastwarpError
 from fastwarp.kernels.cpu._levels import extent
-from fastwarp.kernels.cpu._memory import array, extents_array
+from fastwarp.kernels.cpu._memory import array, clear, doubles, extents_array
 from fastwarp.kernels.cpu._parallel import inline, jit
+from fastwarp.kernels.cpu._vector import elements, hold, tail
 from fastwarp.kernels.layout import common_batch
 
 _FLOOR = 1e-6  # uniform saliency added to every map, relative to its mean
@@ -22,101 +24,128 @@ _TINY = 2.0**-962  # uniform saliency of an all-zero map
 # --- saliency -> knots (LZU eq. 3 and 4) ------------------------------------------------------------------------------
 
 
-@inline
-def _marginal(saliency, b):
-    n, cells = saliency.shape[1], saliency.shape[2]
-    result = np.zeros(n)
-    for i in range(n):
-        total = 0.0
-        for r in range(cells):
-            value = np.float64(saliency[b, i, r])
-            if not value < 0:  # NaN counts
-                total += value
-        result[i] = total
-    return result
+class Attraction(NamedTuple):
+    """How strongly cells attract each other by their distance, from 0 to `radius`; the sum over both directions; how
+    the axis of n cells is padded."""
+
+    weight: Any
+    radius: Any
+    total: Any
+    n: Any
+    anti_crop: Any
 
 
 @inline
-def _sum(values):
-    total = 0.0  # `values.sum()` takes the compiler a tenth of a second
-    for value in values:
-        total += value
+def attraction(n, radius, fwhm, anti_crop, weight):
+    """The `Attraction` of an axis; `weight` is room for `radius + 1` numbers."""
+    total = 0.0
+    for d in range(radius + 1):
+        weight[d] = math.exp(-4.0 * math.log(2.0) * d * d / (fwhm * fwhm))
+        total += weight[d]
+    return Attraction(weight, radius, 2.0 * total - weight[0], n, anti_crop)
+
+
+@inline
+def _fold(i, axis):
+    """Cell that the padded marginal repeats at position i."""
+    if axis.anti_crop:
+        i = abs(i)
+        return i if i < axis.n else 2 * (axis.n - 1) - i
+    return min(max(i, 0), axis.n - 1)
+
+
+@inline
+def _pull(marginal, i, axis, floor):
+    """Numerator (relative to cell i) and denominator of T at cell i. Paired, so that reflected ends give exactly 0."""
+    weight = axis.weight
+    above, below = 0.0, weight[0] * marginal[i] + floor
+    for d in range(1, axis.radius + 1):
+        right, left = marginal[_fold(i + d, axis)], marginal[_fold(i - d, axis)]
+        above += weight[d] * d * (right - left)
+        below += weight[d] * (right + left)
+    return above, below
+
+
+@inline
+def _sum(values, count):
+    total = 0.0
+    for i in range(count):
+        total += values[i]
     return total
 
 
 @inline
-def _fold(i, n, anti_crop):
-    """Cell that the padded marginal repeats at position i."""
-    if anti_crop:
-        i = abs(i)
-        return i if i < n else 2 * (n - 1) - i
-    return min(max(i, 0), n - 1)
+def knots_of(marginal, axis, knots):
+    """The knots of one image."""
+    n = axis.n
+    floor = max(_FLOOR * _sum(marginal, n) / n, _TINY) * axis.total
+    for i in range(n):
+        above, below = _pull(marginal, i, axis, floor)
+        t = (i + above / below) / (n - 1)
+        knots[i] = t if math.isnan(t) else min(max(t, 0.0), 1.0)
 
 
 @inline
-def _attraction(radius, fwhm):
-    kernel = np.empty(radius + 1)
-    for d in range(radius + 1):
-        kernel[d] = math.exp(-4.0 * math.log(2.0) * d * d / (fwhm * fwhm))
-    return kernel
+def pull_knots(grad, marginal, axis, result):
+    """Gradient of the knots of one image to its marginal."""
+    weight, n = axis.weight, axis.n
+    mean = _sum(marginal, n) / n
+    clear(result, n)
+    if _FLOOR * mean <= _TINY:  # an all-zero map: T has no derivative there
+        return
+    floor, by_floor = _FLOOR * mean * axis.total, 0.0
+    for i in range(n):
+        above, below = _pull(marginal, i, axis, floor)
+        shift = above / below
+        t = (i + shift) / (n - 1)
+        if t < 0 or t > 1:
+            continue
+        g = grad[i] / (below * (n - 1))
+        result[i] -= g * weight[0] * shift
+        by_floor -= g * shift
+        for d in range(1, axis.radius + 1):
+            result[_fold(i + d, axis)] += g * weight[d] * (d - shift)
+            result[_fold(i - d, axis)] += g * weight[d] * (-d - shift)
+    for i in range(n):
+        result[i] += by_floor * axis.total * _FLOOR / n
 
 
 @inline
-def _total_weight(kernel):
-    return 2.0 * _sum(kernel) - kernel[0]
-
-
-@inline
-def _pull(marginal, i, kernel, floor, anti_crop):
-    """Numerator (relative to cell i) and denominator of T at cell i. Paired, so that reflected ends give exactly 0."""
-    n = len(marginal)
-    above, below = 0.0, kernel[0] * marginal[i] + floor
-    for d in range(1, len(kernel)):
-        right, left = marginal[_fold(i + d, n, anti_crop)], marginal[_fold(i - d, n, anti_crop)]
-        above += kernel[d] * d * (right - left)
-        below += kernel[d] * (right + left)
-    return above, below
+def _marginal(saliency, n, cells, marginal):
+    """Sums of the rows of a map `[n, cells]`."""
+    for i in range(n):
+        total = 0.0
+        for r in range(cells):
+            value = np.float64(saliency[i * cells + r])
+            if not value < 0:  # NaN counts
+                total += value
+        marginal[i] = total
 
 
 @jit
 def _lz_knots(saliency, radius, fwhm, anti_crop, knots):
-    kernel = _attraction(radius, fwhm)
-    n = knots.shape[1]
+    _, n, cells = saliency.shape
+    memory = doubles(n + radius + 1)
+    marginal = elements(memory)
+    axis = attraction(n, radius, fwhm, anti_crop, tail(memory, n))
     for b in range(len(knots)):
-        marginal = _marginal(saliency, b)
-        floor = max(_FLOOR * _sum(marginal) / n, _TINY) * _total_weight(kernel)
-        for i in range(n):
-            above, below = _pull(marginal, i, kernel, floor, anti_crop)
-            t = (i + above / below) / (n - 1)
-            knots[b, i] = t if math.isnan(t) else min(max(t, 0.0), 1.0)
+        _marginal(tail(saliency, b * n * cells), n, cells, marginal)
+        knots_of(marginal, axis, tail(knots, b * n))
+    hold(memory)
 
 
 @jit
 def _lz_knots_backward(grad, saliency, radius, fwhm, anti_crop, result):
-    kernel = _attraction(radius, fwhm)
-    total = _total_weight(kernel)
-    n = grad.shape[1]
+    _, n, cells = saliency.shape
+    memory = doubles(2 * n + radius + 1)
+    marginal, row = elements(memory), tail(memory, n)
+    axis = attraction(n, radius, fwhm, anti_crop, tail(row, n))
     for b in range(len(grad)):
-        marginal = _marginal(saliency, b)
-        mean = _sum(marginal) / n
-        if _FLOOR * mean <= _TINY:  # an all-zero map: T has no derivative there
-            result[b] = 0
-            continue
-        floor = _FLOOR * mean * total
-        row, by_floor = np.zeros(n), 0.0
+        _marginal(tail(saliency, b * n * cells), n, cells, marginal)
+        pull_knots(tail(grad, b * n), marginal, axis, row)
         for i in range(n):
-            above, below = _pull(marginal, i, kernel, floor, anti_crop)
-            shift = above / below
-            t = (i + shift) / (n - 1)
-            if t < 0 or t > 1:
-                continue
-            g = grad[b, i] / (below * (n - 1))
-            row[i] -= g * kernel[0] * shift
-            by_floor -= g * shift
-            for d in range(1, len(kernel)):
-                row[_fold(i + d, n, anti_crop)] += g * kernel[d] * (d - shift)
-                row[_fold(i - d, n, anti_crop)] += g * kernel[d] * (-d - shift)
-        result[b] = row + by_floor * total * _FLOOR / n
+            result[b, i] = row[i]
+    hold(memory)
 
 
 def lz_knots(saliency_y: Tensor, saliency_x: Tensor, fwhm: float, anti_crop: bool) -> tuple[Tensor, Tensor]:
@@ -142,13 +171,37 @@ def lz_knots_backward(
 # --- T~ and its inverse (LZU eq. 5 and 7) -----------------------------------------------------------------------------
 
 
+class Knots(NamedTuple):
+    """The n knots of an axis of one image; whether one is NaN: then everything of the image is."""
+
+    values: Any
+    n: Any
+    is_lost: Any
+
+
+@inline
+def _knots_of(knots, b):
+    """The `Knots` of entry b of a batch `[1 or B, n]`."""
+    n = knots.shape[1]
+    values, is_lost = tail(knots, n * (b if len(knots) > 1 else 0)), False
+    for i in range(n):
+        is_lost |= math.isnan(values[i])
+    return Knots(values, n, is_lost)
+
+
+@inline
+def _knot(knots, i):
+    return np.float64(knots.values[i])
+
+
 @inline
 def _count_below(knots, x, equal):
     """Inner knots < x, or <= x where `equal`: the index of a piece. NaN counts none."""
-    low, high = 1, len(knots) - 1
+    low, high = 1, knots.n - 1
     while low < high:
         middle = (low + high) // 2
-        if knots[middle] < x or (equal and knots[middle] == x):
+        knot = _knot(knots, middle)
+        if knot < x or (equal and knot == x):
             low = middle + 1
         else:
             high = middle
@@ -158,33 +211,29 @@ def _count_below(knots, x, equal):
 @inline
 def _evaluate(knots, u):
     """Piece, fraction and value of T~(u)."""
-    n = len(knots)
-    position = u * (n - 1)
-    piece = int(min(max(math.floor(position), 0.0), n - 2.0)) if position == position else 0
+    position = u * (knots.n - 1)
+    piece = int(min(max(math.floor(position), 0.0), knots.n - 2.0)) if position == position else 0
     f = position - piece
-    return piece, f, (1.0 - f) * np.float64(knots[piece]) + f * np.float64(knots[piece + 1])
+    return piece, f, (1.0 - f) * _knot(knots, piece) + f * _knot(knots, piece + 1)
 
 
 @inline
 def _invert(knots, x):
     """Piece, fraction and value of T~^-1(x). Of equal knots the piece towards the inside is taken."""
-    n = len(knots)
-    last = np.float64(knots[n - 1])
-    if x >= last:
-        piece = _count_below(knots, last, False)
-    else:
-        piece = _count_below(knots, max(x, np.float64(knots[0])), True)
-    start = np.float64(knots[piece])
-    delta = np.float64(knots[piece + 1]) - start
+    last = _knot(knots, knots.n - 1)
+    is_last = x >= last
+    piece = _count_below(knots, last if is_last else max(x, _knot(knots, 0)), not is_last)
+    start = _knot(knots, piece)
+    delta = _knot(knots, piece + 1) - start
     f = 0.0 if delta == 0 else (x - start) / delta
-    return piece, f, (piece + f) / (n - 1)
+    return piece, f, (piece + f) / (knots.n - 1)
 
 
 @inline
 def _slope(knots, piece):
     """1 / (knots per unit), the derivative of T~^-1 on a piece; 0 where the piece has no extent."""
-    delta = np.float64(knots[piece + 1]) - np.float64(knots[piece])
-    return 0.0 if delta == 0 else 1.0 / ((len(knots) - 1) * delta)
+    delta = _knot(knots, piece + 1) - _knot(knots, piece)
+    return 0.0 if delta == 0 else 1.0 / ((knots.n - 1) * delta)
 
 
 @inline
@@ -197,20 +246,13 @@ def _pull_back(knots, piece, f, inverse, grad, row):
 
 @inline
 def _decreases(knots):
+    n = knots.shape[1]
     for b in range(len(knots)):
-        for i in range(1, knots.shape[1]):
-            if knots[b, i] < knots[b, i - 1]:
+        values = tail(knots, n * b)
+        for i in range(1, n):
+            if values[i] < values[i - 1]:
                 return True
     return False
-
-
-@inline
-def _lost(knots, b):
-    """Whether a knot of image b is NaN: then everything of the image is."""
-    lost = False
-    for knot in knots[b if len(knots) > 1 else 0]:
-        lost |= math.isnan(knot)
-    return lost
 
 
 def _require_order(decreases: bool) -> None:
@@ -219,39 +261,39 @@ def _require_order(decreases: bool) -> None:
 
 
 @jit
-def _axis_map(knots, positions, inverse, result):
-    if _decreases(knots):
+def _axis_map(all_knots, positions, inverse, result):
+    if _decreases(all_knots):
         return True
     for b in range(len(positions)):
-        row = knots[b if len(knots) > 1 else 0]
-        if _lost(knots, b):
-            result[b] = math.nan
-            continue
+        knots = _knots_of(all_knots, b)
         for k in range(positions.shape[1]):
             x = np.float64(positions[b, k])
-            result[b, k] = _invert(row, x)[2] if inverse else _evaluate(row, x)[2]
+            _, _, value = _invert(knots, x) if inverse else _evaluate(knots, x)
+            result[b, k] = math.nan if knots.is_lost else value
     return False
 
 
 @jit
-def _axis_map_backward(grad, knots, positions, inverse, grad_knots, grad_positions):
-    if _decreases(knots):
+def _axis_map_backward(grad, all_knots, positions, inverse, grad_knots, grad_positions):
+    if _decreases(all_knots):
         return True
-    n = knots.shape[1]
-    total = np.zeros((len(grad_knots), n))
+    n, rows = all_knots.shape[1], len(grad_knots)
+    total = doubles(rows * n)
+    clear(total, rows * n)
     for b in range(len(positions)):
-        i = b if len(knots) > 1 else 0
-        row = knots[i]
-        if _lost(knots, b):
-            total[i], grad_positions[b] = math.nan, math.nan
-            continue
+        knots, row = _knots_of(all_knots, b), tail(total, n * (b if rows > 1 else 0))
         for k in range(positions.shape[1]):
             x, g = np.float64(positions[b, k]), np.float64(grad[b, k])
-            piece, f, _ = _invert(row, x) if inverse else _evaluate(row, x)
-            _pull_back(row, piece, f, inverse, g, total[i])
-            rise = (np.float64(row[piece + 1]) - np.float64(row[piece])) * (n - 1)
-            grad_positions[b, k] = g * (_slope(row, piece) if inverse else rise)
-    grad_knots[:] = total
+            piece, f, _ = _invert(knots, x) if inverse else _evaluate(knots, x)
+            _pull_back(knots, piece, f, inverse, g, row)
+            rise = (_knot(knots, piece + 1) - _knot(knots, piece)) * (n - 1)
+            slope = _slope(knots, piece) if inverse else rise
+            grad_positions[b, k] = math.nan if knots.is_lost else g * slope
+        _lose(row, knots)
+    for i in range(rows):
+        for k in range(n):
+            grad_knots[i, k] = total[i * n + k]
+    hold(total)
     return False
 
 
@@ -274,96 +316,121 @@ def axis_map_backward(grad: Tensor, knots: Tensor, positions: Tensor, inverse: b
 # --- windows: what each target row and column reads -------------------------------------------------------------------
 
 
+class Axis(NamedTuple):
+    """An axis of a level of one image: all targets; the targets, and the pixels of the source, that are no padding;
+    whether it is an unzoom, is antialiased, and whether targets beyond the knots read the border."""
+
+    size: Any
+    extent: Any
+    source: Any
+    inverse: Any
+    antialias: Any
+    border: Any
+
+
 @inline
-def _target(knots, k, extent, source, inverse):
+def _target(knots, k, axis):
     """Piece, fraction, centre, and whether target k moves with the knots and is inside their range."""
-    x = k / (extent - 1) if extent > 1 else 0.5
-    if inverse:
-        first, last = np.float64(knots[0]), np.float64(knots[len(knots) - 1])
+    x, inside = (k / (axis.extent - 1) if axis.extent > 1 else 0.5), True
+    if axis.inverse:
+        first, last = _knot(knots, 0), _knot(knots, knots.n - 1)
         inside = not (x < first or x > last)
         piece, f, t = _invert(knots, min(max(x, first), last))
     else:
-        inside = True
         piece, f, t = _evaluate(knots, x)
     moving = inside and 0.0 <= t <= 1.0
-    return piece, f, min(max(t, 0.0), 1.0) * (source - 1), moving, inside
+    return piece, f, min(max(t, 0.0), 1.0) * (axis.source - 1), moving, inside
 
 
 @inline
-def _spacing(centres, k, extent):
-    if k == 0:
-        return centres[1] - centres[0]
-    if k == extent - 1:
-        return centres[k] - centres[k - 1]
-    return 0.5 * (centres[k + 1] - centres[k - 1])
+def _neighbours(k, axis):
+    """The targets whose distance is that of target k from the next ones."""
+    return max(k - 1, 0), min(k + 1, axis.extent - 1)
 
 
 @inline
-def _axis_windows(knots, size, extent, source, inverse, antialias, border, centre, width):
-    centre[:size] = 0
-    width[:size] = 0
-    if source == 0:
+def _spacing(centres, k, axis):
+    """The distance of the centres of target k from those of the next ones."""
+    low, high = _neighbours(k, axis)
+    return (centres[high] - centres[low]) / max(high - low, 1)
+
+
+@inline
+def _fill_windows(knots, axis, centres, centre, width):
+    """The windows of an axis; `centres` is room for those of all targets."""
+    for k in range(axis.size):
+        centre[k], width[k] = 0, 0
+    if axis.source == 0:
         return
-    centres = np.empty(extent)
-    for k in range(extent):
-        _, _, c, _, inside = _target(knots, k, extent, source, inverse)
-        centres[k] = c
-        if inside or border:
-            centre[k] = c
-            width[k] = 1
-    if antialias:
-        for k in range(extent):
-            if width[k] == 1:
-                spacing = abs(_spacing(centres, k, extent)) if extent > 1 else source - 1.0
-                if spacing > 1:
-                    width[k] = spacing
+    for k in range(axis.extent):
+        _, _, centres[k], _, inside = _target(knots, k, axis)
+        if inside or axis.border:
+            centre[k], width[k] = centres[k], 1
+        if knots.is_lost:
+            centre[k], width[k] = math.nan, 1
+    for k in range(axis.extent if axis.antialias and not knots.is_lost else 0):
+        spacing = abs(_spacing(centres, k, axis)) if axis.extent > 1 else axis.source - 1.0
+        if width[k] == 1 and spacing > 1:
+            width[k] = spacing
 
 
 @inline
-def _axis_windows_backward(grad, knots, size, extent, source, inverse, antialias, border, row):
-    if source == 0:
+def _pull_windows(by_centre, by_width, knots, axis, room, row):
+    """Adds the gradient of the windows of an axis to that of its knots; `room` is for two numbers a target."""
+    if axis.source == 0:
         return
-    centres, by_centre = np.empty(extent), np.zeros(extent)
-    reads = np.empty(extent, np.bool_)
-    for k in range(extent):
-        _, _, centres[k], _, inside = _target(knots, k, extent, source, inverse)
-        reads[k] = inside or border
-        if reads[k]:
-            by_centre[k] = grad[0, k]
-    if antialias and extent > 1:
-        for k in range(extent):
-            spacing = _spacing(centres, k, extent)
-            if reads[k] and abs(spacing) > 1:
-                low, high = max(k - 1, 0), min(k + 1, extent - 1)
-                g = grad[1, k] * np.sign(spacing) / (high - low)
-                by_centre[high] += g
-                by_centre[low] -= g
-    for k in range(extent):
-        piece, f, _, moving, _ = _target(knots, k, extent, source, inverse)
+    centres, total = room, tail(room, axis.extent)
+    for k in range(axis.extent):
+        _, _, centres[k], _, inside = _target(knots, k, axis)
+        total[k] = by_centre[k] if inside or axis.border else 0
+    for k in range(axis.extent if axis.antialias and axis.extent > 1 else 0):
+        spacing = _spacing(centres, k, axis)
+        if abs(spacing) > 1:
+            _, _, _, _, inside = _target(knots, k, axis)
+            low, high = _neighbours(k, axis)
+            g = by_width[k] * math.copysign(1.0, spacing) / (high - low)
+            if inside or axis.border:
+                total[high] += g
+                total[low] -= g
+    for k in range(axis.extent):
+        piece, f, _, moving, _ = _target(knots, k, axis)
         if moving:
-            _pull_back(knots, piece, f, inverse, by_centre[k] * (source - 1), row)
+            _pull_back(knots, piece, f, axis.inverse, total[k] * (axis.source - 1), row)
+
+
+@inline
+def _lose(row, knots):
+    """Makes the gradient of knots NaN where one of them is."""
+    for i in range(knots.n if knots.is_lost else 0):
+        row[i] = math.nan
+
+
+@inline
+def _axis(b, i, shapes, options, extents):
+    """Axis i of entry b of a batch: y and x of the levels in turn."""
+    (sizes, source_sizes), (inverse, antialias, border), (valid, source_valid) = shapes, options, extents
+    targets = extent(valid, b, i // 2, i % 2, sizes[i])
+    source = extent(source_valid, b, i // 2, i % 2, source_sizes[i])
+    return Axis(sizes[i], targets, source, inverse, antialias, border)
 
 
 @jit
 def _windows(knots_y, knots_x, sizes, source_sizes, inverse, antialias, border, valid, source_valid, windows):
     if _decreases(knots_y) or _decreases(knots_x):
         return True
+    count, about = windows.shape[2], ((sizes, source_sizes), (inverse, antialias, border), (valid, source_valid))
+    room = doubles(count)
     for b in range(len(windows)):
-        first, lost = 0, _lost(knots_y, b) or _lost(knots_x, b)
+        y, x = _knots_of(knots_y, b), _knots_of(knots_x, b)
+        is_lost, first = y.is_lost or x.is_lost, 2 * b * count
         for i in range(len(sizes)):
-            level, axis = i // 2, i % 2
-            knots = knots_y if axis == 0 else knots_x
-            targets = extent(valid, b, level, axis, sizes[i])
-            source = extent(source_valid, b, level, axis, source_sizes[i])
-            centre, width = windows[b, 0, first : first + sizes[i]], windows[b, 1, first : first + sizes[i]]
-            if lost:
-                centre[:], width[:] = 0, 0
-                if source > 0:
-                    centre[:targets], width[:targets] = math.nan, 1
-            else:
-                row = knots[b if len(knots) > 1 else 0]
-                _axis_windows(row, sizes[i], targets, source, inverse, antialias, border, centre, width)
+            of_axis = x if i % 2 else y
+            knots = Knots(of_axis.values, of_axis.n, is_lost)
+            _fill_windows(
+                knots, _axis(b, i, *about), elements(room), tail(windows, first), tail(windows, first + count)
+            )
             first += sizes[i]
+    hold(room)
     return False
 
 
@@ -371,25 +438,28 @@ def _windows(knots_y, knots_x, sizes, source_sizes, inverse, antialias, border, 
 def _windows_backward(
     grad, knots_y, knots_x, sizes, source_sizes, inverse, antialias, border, valid, source_valid, grad_y, grad_x
 ):
-    total_y, total_x = np.zeros(grad_y.shape), np.zeros(grad_x.shape)
+    count, about = grad.shape[2], ((sizes, source_sizes), (inverse, antialias, border), (valid, source_valid))
+    of_y, of_x = grad_y.size, grad_x.size
+    memory = doubles(of_y + of_x + 2 * count)
+    clear(memory, of_y + of_x)
+    room = tail(memory, of_y + of_x)
     for b in range(len(grad)):
-        first, lost = 0, _lost(knots_y, b) or _lost(knots_x, b)
+        y, x = _knots_of(knots_y, b), _knots_of(knots_x, b)
+        row_y, row_x = y.n * (b if len(grad_y) > 1 else 0), of_y + x.n * (b if len(grad_x) > 1 else 0)
+        is_lost, first = y.is_lost or x.is_lost, 2 * b * count
         for i in range(len(sizes)):
-            level, axis = i // 2, i % 2
-            knots = knots_y if axis == 0 else knots_x
-            targets = extent(valid, b, level, axis, sizes[i])
-            source = extent(source_valid, b, level, axis, source_sizes[i])
-            which = b if len(knots) > 1 else 0
-            row = total_y[which] if axis == 0 else total_x[which]
-            part = grad[b, :, first : first + sizes[i]]
-            if lost:
-                row[:] = math.nan
-            else:
-                of_level = (knots[which], sizes[i], targets, source, inverse, antialias, border)
-                _axis_windows_backward(part, *of_level, row)
+            of_axis, row = (x if i % 2 else y), tail(memory, row_x if i % 2 else row_y)
+            knots = Knots(of_axis.values, of_axis.n, is_lost)
+            by_centre, by_width = tail(grad, first), tail(grad, first + count)
+            _pull_windows(by_centre, by_width, knots, _axis(b, i, *about), room, row)
+            _lose(row, knots)
             first += sizes[i]
-    grad_y[:] = total_y
-    grad_x[:] = total_x
+    to_y, to_x = elements(grad_y), elements(grad_x)
+    for i in range(of_y):
+        to_y[i] = memory[i]
+    for i in range(of_x):
+        to_x[i] = memory[of_y + i]
+    hold(memory)
 
 
 def axis_windows(

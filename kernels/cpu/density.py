@@ -4,13 +4,16 @@ A box's kernel is a product of a factor in y and a factor in x, which are made i
 of eight, with cells at infinity behind the real ones. All arithmetic is float64, rounded once, box after box.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from torch import Tensor
 
 from fastwarp.errors import FastwarpError
-from fastwarp.kernels.cpu._memory import array
+from fastwarp.kernels.cpu._memory import array, clear, doubles
 from fastwarp.kernels.cpu._parallel import inline, jit, parallel, run
-from fastwarp.kernels.cpu.axis import _lz_knots, _lz_knots_backward
+from fastwarp.kernels.cpu._vector import elements, hold, tail
+from fastwarp.kernels.cpu.axis import attraction, knots_of, pull_knots
 
 _SMALLEST = 1e-3  # pixels; thinner boxes count as this thin
 
@@ -59,32 +62,58 @@ def _exp(x):
     return p * np.int64(power).view(np.float64)
 
 
-@inline
-def _cells(size, n):
-    """Positions of the cells in pixels, infinity behind them."""
-    cells = np.full(-(-n // 8) * 8, np.inf)
-    for c in range(n):
-        cells[c] = size * c / (n - 1)
-    return cells
+class Side(NamedTuple):
+    """An axis of a map of n cells: their positions in pixels, infinity behind them to a `length` that is a multiple of
+    eight; room for as many factors."""
+
+    cells: Any
+    factor: Any
+    n: Any
+    length: Any
 
 
 @inline
-def _factor(low, high, bandwidth, cells, factor):
+def _length(n):
+    return -(-n // 8) * 8
+
+
+@inline
+def _side(size, n, room):
+    """The `Side` of an axis of `size` pixels; `room` is for two numbers a cell."""
+    length = _length(n)
+    for c in range(length):
+        room[c] = size * c / (n - 1) if c < n else np.inf
+    return Side(room, tail(room, length), n, length)
+
+
+@inline
+def _fill_factor(low, high, bandwidth, side):
     """`factor = exp(-(cells - centre)^2 / (2 b extent))`. Returns its sum, the centre and the extent."""
     low, high = np.float64(low), np.float64(high)
+    cells, factor = side.cells, side.factor
     centre = 0.5 * (low + high)
     extent = _SMALLEST if high - low < _SMALLEST else high - low
     rate = -0.5 / (bandwidth * extent)
-    for c in range(len(cells)):
+    for c in range(side.length):
         away = cells[c] - centre
         factor[c] = _exp(away * away * rate)
     s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0  # one sum would wait for itself in every addition
-    for i in range(0, len(cells), 4):
+    for i in range(0, side.length, 4):
         s0 += factor[i]
         s1 += factor[i + 1]
         s2 += factor[i + 2]
         s3 += factor[i + 3]
     return (s0 + s1) + (s2 + s3), centre, extent
+
+
+class Boxes(NamedTuple):
+    """The boxes `[count, 4]` of an image that has room for `most`, amplitude and bandwidth."""
+
+    sides: Any
+    count: Any
+    most: Any
+    amplitude: Any
+    bandwidth: Any
 
 
 @inline
@@ -94,14 +123,24 @@ def _count(counts, b, boxes):
 
 
 @inline
-def _of(values, b):
-    """The number of image b, where a single one is shared."""
-    return values[b if len(values) > 1 else 0]
+def _boxes_of(boxes, counts, amplitude, bandwidth, b):
+    """The `Boxes` of image b."""
+    most, a, of_b = boxes.shape[1], b if len(amplitude) > 1 else 0, b if len(bandwidth) > 1 else 0
+    return Boxes(tail(boxes, 4 * most * b), _count(counts, b, boxes), most, amplitude[a], bandwidth[of_b])
+
+
+@inline
+def _fill_factors(boxes, i, y, x):
+    """The factors of box i; returns for y and x what `_fill_factor` does."""
+    at, sides = 4 * i, boxes.sides
+    of_y = _fill_factor(sides[at + 1], sides[at + 3], boxes.bandwidth, y)
+    return of_y, _fill_factor(sides[at], sides[at + 2], boxes.bandwidth, x)
 
 
 @inline
 def _uniform(count, h, w):
-    return count / np.float64((2 * min(h, w) - 1) ** 2)
+    side = 2 * min(h, w) - 1
+    return count / np.float64(side * side)
 
 
 @jit
@@ -114,9 +153,9 @@ def _first_wrong(boxes, counts, amplitude, bandwidth):
                     return 4 * b
             if boxes[b, i, 2] < boxes[b, i, 0] or boxes[b, i, 3] < boxes[b, i, 1]:
                 return 4 * b + 1
-        if not 0 <= _of(amplitude, b) <= _MOST:
+        if not 0 <= amplitude[b if len(amplitude) > 1 else 0] <= _MOST:
             return 4 * b + 2
-        if not _LEAST <= _of(bandwidth, b) <= _MOST:
+        if not _LEAST <= bandwidth[b if len(bandwidth) > 1 else 0] <= _MOST:
             return 4 * b + 3
     return -1
 
@@ -125,95 +164,128 @@ def _first_wrong(boxes, counts, amplitude, bandwidth):
 
 
 @inline
-def _add_boxes(boxes, count, amplitude, bandwidth, cells_y, cells_x, density):
-    """The map of the first boxes `[N, 4]`, not yet divided by its sum; returns the sum."""
-    h, w = density.shape
-    y, x = np.empty(len(cells_y)), np.empty(len(cells_x))
-    density[:] = _uniform(count, h, w)
-    for i in range(count):
-        total_y, _, _ = _factor(boxes[i, 1], boxes[i, 3], bandwidth, cells_y, y)
-        total_x, _, _ = _factor(boxes[i, 0], boxes[i, 2], bandwidth, cells_x, x)
-        weight = amplitude / (1e-5 + total_y * total_x)
+def _fill_map(boxes, y, x, density):
+    """The map of an image, not yet divided by its sum; returns the sum."""
+    h, w = y.n, x.n
+    uniform = _uniform(boxes.count, h, w)
+    for n in range(h * w):
+        density[n] = uniform
+    for i in range(boxes.count):
+        (total_y, _, _), (total_x, _, _) = _fill_factors(boxes, i, y, x)
+        weight = boxes.amplitude / (1e-5 + total_y * total_x)
         for r in range(h):
-            row, scale = density[r], weight * y[r]
+            row, factor, scale = tail(density, r * w), x.factor, weight * y.factor[r]
             for c in range(w):
-                row[c] += scale * x[c]
+                row[c] += scale * factor[c]
     total = 0.0
     for r in range(h):  # row by row: a sum of sums rounds less
-        total += density[r].sum()
+        row, of_row = tail(density, r * w), 0.0
+        for c in range(w):
+            of_row += row[c]
+        total += of_row
     return total
 
 
 @parallel
 def _map(boxes, counts, amplitude, bandwidth, height, width, result, part, parts):
-    h, w = result.shape[1:]
-    density, cells_y, cells_x = np.empty((h, w)), _cells(height, h), _cells(width, w)
+    _, h, w = result.shape
+    of_y, of_x = 2 * _length(h), 2 * _length(w)
+    memory = doubles(of_y + of_x + h * w)
+    y, x, density = _side(height, h, elements(memory)), _side(width, w, tail(memory, of_y)), tail(memory, of_y + of_x)
     for b in range(part, len(boxes), parts):
-        count = _count(counts, b, boxes)
-        total = _add_boxes(boxes[b], count, _of(amplitude, b), _of(bandwidth, b), cells_y, cells_x, density)
-        for r in range(h):
-            for c in range(w):
-                result[b, r, c] = 1.0 / (h * w) if count == 0 else density[r, c] / total
+        of_image, target = _boxes_of(boxes, counts, amplitude, bandwidth, b), tail(result, b * h * w)
+        total = _fill_map(of_image, y, x, density)
+        for n in range(h * w):
+            target[n] = 1.0 / (h * w) if of_image.count == 0 else density[n] / total
+    hold(memory)
 
 
 @inline
-def _add_marginals(boxes, count, amplitude, bandwidth, cells_y, cells_x, marginal_y, marginal_x):
+def _fill_marginals(boxes, y, x, marginal_y, marginal_x):
     """The sums of the rows and columns of the same map, without it."""
-    y, x = np.empty(len(cells_y)), np.empty(len(cells_x))
-    h, w = len(marginal_y), len(marginal_x)
-    marginal_y[:] = _uniform(count, h, w) * w
-    marginal_x[:] = _uniform(count, h, w) * h
-    for i in range(count):
-        total_y, _, _ = _factor(boxes[i, 1], boxes[i, 3], bandwidth, cells_y, y)
-        total_x, _, _ = _factor(boxes[i, 0], boxes[i, 2], bandwidth, cells_x, x)
-        weight = amplitude / (1e-5 + total_y * total_x)
-        for r in range(h):
-            marginal_y[r] += weight * total_x * y[r]
-        for c in range(w):
-            marginal_x[c] += weight * total_y * x[c]
+    uniform = _uniform(boxes.count, y.n, x.n)
+    for r in range(y.n):
+        marginal_y[r] = uniform * x.n
+    for c in range(x.n):
+        marginal_x[c] = uniform * y.n
+    for i in range(boxes.count):
+        (total_y, _, _), (total_x, _, _) = _fill_factors(boxes, i, y, x)
+        weight = boxes.amplitude / (1e-5 + total_y * total_x)
+        for r in range(y.n):
+            marginal_y[r] += weight * total_x * y.factor[r]
+        for c in range(x.n):
+            marginal_x[c] += weight * total_y * x.factor[c]
+
+
+class Marginals(NamedTuple):
+    """Of an image and its boxes: both axes of the map, how their cells attract each other, room for the marginals and
+    for gradients to them."""
+
+    y: Any
+    x: Any
+    attraction_y: Any
+    attraction_x: Any
+    of_y: Any
+    of_x: Any
+    to_y: Any
+    to_x: Any
 
 
 @inline
-def _marginals(boxes, counts, amplitude, bandwidth, height, width, h, w):
-    """As maps `[B, h, 1]` and `[B, w, 1]`, not divided by their sum: knots do not depend on it."""
-    y, x = np.empty((len(boxes), h, 1)), np.empty((len(boxes), w, 1))
-    cells_y, cells_x = _cells(height, h), _cells(width, w)
-    for b in range(len(boxes)):
-        count, a, of_b = _count(counts, b, boxes), _of(amplitude, b), _of(bandwidth, b)
-        _add_marginals(boxes[b], count, a, of_b, cells_y, cells_x, y[b, :, 0], x[b, :, 0])
-    return y, x
+def _room_of_marginals(h, w):
+    return 2 * (_length(h) + _length(w) + min(h, w) + h + w)
+
+
+@inline
+def _marginals(height, width, h, w, fwhm, anti_crop, room):
+    """The `Marginals`, not divided by the sum of the map: knots do not depend on it."""
+    radius = min(h, w) - 1
+    at_x = tail(room, 2 * _length(h))
+    weight = tail(at_x, 2 * _length(w))
+    of_y = tail(weight, 2 * radius + 2)
+    of_x = tail(of_y, h)
+    attraction_y = attraction(h, radius, fwhm, anti_crop, weight)
+    attraction_x = attraction(w, radius, fwhm, anti_crop, tail(weight, radius + 1))
+    sides = (_side(height, h, room), _side(width, w, at_x), attraction_y, attraction_x)
+    return Marginals(*sides, of_y, of_x, tail(of_x, w), tail(of_x, w + h))
 
 
 @jit
 def _knots(boxes, counts, amplitude, bandwidth, height, width, fwhm, anti_crop, knots_y, knots_x):
     h, w = knots_y.shape[1], knots_x.shape[1]
-    marginal_y, marginal_x = _marginals(boxes, counts, amplitude, bandwidth, height, width, h, w)
-    _lz_knots(marginal_y, min(h, w) - 1, fwhm, anti_crop, knots_y)
-    _lz_knots(marginal_x, min(h, w) - 1, fwhm, anti_crop, knots_x)
+    memory = doubles(_room_of_marginals(h, w))
+    of = _marginals(height, width, h, w, fwhm, anti_crop, elements(memory))
+    for b in range(len(boxes)):
+        _fill_marginals(_boxes_of(boxes, counts, amplitude, bandwidth, b), of.y, of.x, of.of_y, of.of_x)
+        knots_of(of.of_y, of.attraction_y, tail(knots_y, b * h))
+        knots_of(of.of_x, of.attraction_x, tail(knots_x, b * w))
+    hold(memory)
 
 
 # --- gradients --------------------------------------------------------------------------------------------------------
 
 
 @inline
-def _moments(factor, cells, centre, to_factor):
-    """Sums of a gradient to a factor times the factor and the distance to the centre, once and twice."""
-    first, second = 0.0, 0.0
-    for c in range(len(to_factor)):
-        away = cells[c] - centre
-        g = to_factor[c] * factor[c] * away
-        first += g
-        second += g * away
-    return first, second
+def _dot(a, b, count):
+    total = 0.0
+    for i in range(count):
+        total += a[i] * b[i]
+    return total
 
 
 @inline
-def _pull_back(box, axis, bandwidth, centre, extent, moments, grad):
-    """Gradients to the two sides of a box, 0 for x and 1 for y; returns that to the bandwidth."""
+def _pull_box(sides, axis, bandwidth, centre, extent, side, to_factor, grad):
+    """From the gradient to the factor of a box, those to its two sides, 0 for x and 1 for y; returns that to the
+    bandwidth."""
+    first, second = 0.0, 0.0  # sums over the distance to the centre, once and twice
+    for c in range(side.n):
+        away = side.cells[c] - centre
+        g = to_factor[c] * side.factor[c] * away
+        first += g
+        second += g * away
     variance = bandwidth * extent
-    by_centre = moments[0] / variance
-    by_variance = 0.5 * moments[1] / (variance * variance)
-    thin = np.float64(box[axis + 2]) - np.float64(box[axis]) < _SMALLEST
+    by_centre, by_variance = first / variance, 0.5 * second / (variance * variance)
+    thin = np.float64(sides[axis + 2]) - np.float64(sides[axis]) < _SMALLEST
     by_extent = 0.0 if thin else by_variance * bandwidth
     grad[axis] = 0.5 * by_centre - by_extent
     grad[axis + 2] = 0.5 * by_centre + by_extent
@@ -221,69 +293,66 @@ def _pull_back(box, axis, bandwidth, centre, extent, moments, grad):
 
 
 @inline
-def _image_backward(by_density, by_y, by_x, boxes, count, a, bandwidth, cells_y, cells_x, grad):
+def _pull_image(by_density, by_y, by_x, boxes, y, x, room, grad):
     """Gradients of one image from that to its map before the division, `by_density[r, c] + by_y[r] + by_x[c]`.
 
-    `by_density` has no rows where the map was never made. Writes the gradient to the boxes, returns those to a and b.
+    `by_density`: two maps, the second transposed, and whether there are any: none where the map was never made. `room`
+    is for `h + w` numbers. Writes the gradient to the boxes, returns those to amplitude and bandwidth.
     """
-    h, w = len(by_y), len(by_x)
-    y, x, to_y, to_x = np.empty(len(cells_y)), np.empty(len(cells_x)), np.empty(h), np.empty(w)
-    turned = by_density.T.copy()
+    rows, columns, is_there = by_density
+    h, w, a, to_y, to_x = y.n, x.n, boxes.amplitude, room, tail(room, y.n)
     by_a, by_b = 0.0, 0.0
-    grad[count:] = 0.0
-    for i in range(count):
-        total_y, centre_y, extent_y = _factor(boxes[i, 1], boxes[i, 3], bandwidth, cells_y, y)
-        total_x, centre_x, extent_x = _factor(boxes[i, 0], boxes[i, 2], bandwidth, cells_x, x)
-        of_y, of_x = 0.0, 0.0
-        for r in range(h):
-            of_y += y[r] * by_y[r]
-        for c in range(w):
-            of_x += x[c] * by_x[c]
+    for i in range(4 * boxes.count, 4 * boxes.most):
+        grad[i] = 0
+    for i in range(boxes.count):
+        (total_y, centre_y, extent_y), (total_x, centre_x, extent_x) = _fill_factors(boxes, i, y, x)
+        of_y, of_x = _dot(y.factor, by_y, h), _dot(x.factor, by_x, w)
         for r in range(h):
             to_y[r] = by_y[r] * total_x + of_x
         for c in range(w):
             to_x[c] = by_x[c] * total_y + of_y
-        for r in range(len(by_density)):
-            row, scale = by_density[r], y[r]
+        for r in range(h if is_there else 0):
+            row, scale = tail(rows, r * w), y.factor[r]
             for c in range(w):
                 to_x[c] += row[c] * scale
-        for c in range(w if len(by_density) else 0):
-            column, scale = turned[c], x[c]
+        for c in range(w if is_there else 0):
+            column, scale = tail(columns, c * h), x.factor[c]
             for r in range(h):
                 to_y[r] += column[r] * scale
-        norm, response = 1.0 / (1e-5 + total_y * total_x), 0.0
-        for r in range(h):
-            response += to_y[r] * y[r]
-        response *= norm
+        norm = 1.0 / (1e-5 + total_y * total_x)
+        response = _dot(to_y, y.factor, h) * norm
         by_a += response
         for r in range(h):  # the kernel's sum moves with it, too
             to_y[r] = a * norm * (to_y[r] - response * total_x)
         for c in range(w):
             to_x[c] = a * norm * (to_x[c] - response * total_y)
-        moments = _moments(y, cells_y, centre_y, to_y)
-        by_b += _pull_back(boxes[i], 1, bandwidth, centre_y, extent_y, moments, grad[i])
-        moments = _moments(x, cells_x, centre_x, to_x)
-        by_b += _pull_back(boxes[i], 0, bandwidth, centre_x, extent_x, moments, grad[i])
+        sides, to_sides = tail(boxes.sides, 4 * i), tail(grad, 4 * i)
+        by_b += _pull_box(sides, 1, boxes.bandwidth, centre_y, extent_y, y, to_y, to_sides)
+        by_b += _pull_box(sides, 0, boxes.bandwidth, centre_x, extent_x, x, to_x, to_sides)
     return by_a, by_b
 
 
 @parallel
 def _map_backward(grad, boxes, counts, amplitude, bandwidth, height, width, by_boxes, by_a, by_b, part, parts):
-    h, w = grad.shape[1:]
-    density, to_y, to_x = np.empty((h, w)), np.zeros(h), np.zeros(w)
-    cells_y, cells_x = _cells(height, h), _cells(width, w)
+    _, h, w = grad.shape
+    of_y, of_x, size = 2 * _length(h), 2 * _length(w), h * w
+    memory = doubles(of_y + of_x + 2 * size + 2 * (h + w))
+    y, x, density = _side(height, h, elements(memory)), _side(width, w, tail(memory, of_y)), tail(memory, of_y + of_x)
+    turned, nothing = tail(density, size), tail(density, 2 * size)
+    clear(nothing, h + w)
     for b in range(part, len(boxes), parts):
-        count, a, of_b = _count(counts, b, boxes), _of(amplitude, b), _of(bandwidth, b)
-        total = _add_boxes(boxes[b], count, a, of_b, cells_y, cells_x, density)
-        mean = 0.0
-        if count > 0:
-            for r in range(h):
-                for c in range(w):
-                    mean += np.float64(grad[b, r, c]) * (density[r, c] / total)
-            for r in range(h):
-                for c in range(w):
-                    density[r, c] = (np.float64(grad[b, r, c]) - mean) / total
-        by_a[b], by_b[b] = _image_backward(density, to_y, to_x, boxes[b], count, a, of_b, cells_y, cells_x, by_boxes[b])
+        of_image, of_result = _boxes_of(boxes, counts, amplitude, bandwidth, b), tail(grad, b * size)
+        total, mean = _fill_map(of_image, y, x, density), 0.0
+        for n in range(size):
+            mean += np.float64(of_result[n]) * (density[n] / total)
+        for r in range(h):
+            for c in range(w):
+                value = (np.float64(of_result[r * w + c]) - mean) / total
+                density[r * w + c], turned[c * h + r] = value, value
+        maps, to_boxes = (density, turned, True), tail(by_boxes, 4 * of_image.most * b)
+        room = tail(nothing, h + w)
+        by_a[b], by_b[b] = _pull_image(maps, nothing, tail(nothing, h), of_image, y, x, room, to_boxes)
+    hold(memory)
 
 
 @jit
@@ -291,16 +360,16 @@ def _knots_backward(
     grad_y, grad_x, boxes, counts, amplitude, bandwidth, height, width, fwhm, anti_crop, by_boxes, by_a, by_b
 ):
     h, w = grad_y.shape[1], grad_x.shape[1]
-    to_y, to_x, none = np.empty(grad_y.shape), np.empty(grad_x.shape), np.empty((0, w))
-    cells_y, cells_x = _cells(height, h), _cells(width, w)
-    marginal_y, marginal_x = _marginals(boxes, counts, amplitude, bandwidth, height, width, h, w)
-    _lz_knots_backward(grad_y, marginal_y, min(h, w) - 1, fwhm, anti_crop, to_y)
-    _lz_knots_backward(grad_x, marginal_x, min(h, w) - 1, fwhm, anti_crop, to_x)
+    memory = doubles(_room_of_marginals(h, w))
+    of = _marginals(height, width, h, w, fwhm, anti_crop, elements(memory))
     for b in range(len(boxes)):
-        count, a, of_b = _count(counts, b, boxes), _of(amplitude, b), _of(bandwidth, b)
-        by_a[b], by_b[b] = _image_backward(
-            none, to_y[b], to_x[b], boxes[b], count, a, of_b, cells_y, cells_x, by_boxes[b]
-        )
+        of_image = _boxes_of(boxes, counts, amplitude, bandwidth, b)
+        _fill_marginals(of_image, of.y, of.x, of.of_y, of.of_x)
+        pull_knots(tail(grad_y, b * h), of.of_y, of.attraction_y, of.to_y)
+        pull_knots(tail(grad_x, b * w), of.of_x, of.attraction_x, of.to_x)
+        to_boxes, none = tail(by_boxes, 4 * of_image.most * b), (of.of_y, of.of_y, False)
+        by_a[b], by_b[b] = _pull_image(none, of.to_y, of.to_x, of_image, of.y, of.x, of.of_y, to_boxes)
+    hold(memory)
 
 
 # --- launchers --------------------------------------------------------------------------------------------------------

@@ -32,16 +32,18 @@ def _levels(
     sizes: list[int],
     formats: list,
     shared: bool,
+    is_adjoint: bool = False,
 ) -> list[tuple[int, ...]]:
     """The levels of a call, see `LEVEL`.
 
     Args:
         sources: what is read, dense in its memory format.
         targets: what is written, or compared with (the gradient of the result), likewise.
-        shapes: shapes `[B, C, H, W]` of the images.
-        sizes: target sizes `[h1, w1, ...]`.
+        shapes: shapes `[B, C, H, W]` of what is read.
+        sizes: sizes `[h1, w1, ...]` of the others.
         formats: memory format of each level.
         shared: all images have the same windows, so that their planes are one long list.
+        is_adjoint: the windows belong to what is read.
     """
     levels: list[tuple[int, ...]] = []
     first = 0
@@ -51,8 +53,8 @@ def _levels(
         planes = channels // inner if channels else 0
         groups = (1, batch * planes) if shared else (batch, planes)
         addresses = (sources[number].data_ptr(), targets[number].data_ptr())
-        levels.append((*addresses, *groups, height, width, inner, h, w, first))
-        first += h + w
+        levels.append((*addresses, *groups, height, width, inner, h, w, first, is_adjoint))
+        first += height + width if is_adjoint else h + w
     return levels
 
 
@@ -91,7 +93,7 @@ def _chooser(
     def choose(width: int, channels: int, columns: int) -> Choice:
         is_many = channels >= MANY and affine is None
         if antialias:
-            return (sum_many, (args[0], args[2], False)) if is_many else (sum_interleaved, (*args, False))
+            return (sum_many, (args[0], args[2])) if is_many else (sum_interleaved, args)
         if channels == 1:
             return blend_planes, args
         if is_many:
@@ -152,13 +154,13 @@ def resample_adjoint(
 
     def choose(width: int, channels: int, columns: int) -> Choice:
         if channels >= MANY:
-            return sum_many, (stored, number, True)
-        if channels == 1 and LANES <= columns <= _MAGNIFIED * width:
+            return sum_many, (stored, number)
+        if channels == 1 and LANES <= width <= _MAGNIFIED * columns:
             return adjoint_planes, (stored, number)
-        return sum_interleaved, (stored, stored, number, None, True)
+        return sum_interleaved, (stored, stored, number, None)
 
-    sizes = [side for g in grads for side in g.shape[2:]]
-    levels = _levels(grads, results, [r.shape for r in results], sizes, formats, shares_windows(windows, source_valid))
+    shared = shares_windows(windows, source_valid)
+    levels = _levels(grads, results, [g.shape for g in grads], source_sizes, formats, shared, is_adjoint=True)
     _run(levels, windows, source_valid, choose, _work(grads, results))
     return results
 
