@@ -13,6 +13,10 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*(ROOT / "kernels" / "cpu").glob("*.py"), *(ROOT / "fastwarp").rglob("*.py")])
 
 
+COMPILED = {"inline", "jit", "parallel", "exact"}
+MAKE_ARRAYS = {"np.empty", "np.zeros", "np.ones", "np.full", "np.arange"}
+
+
 def functions(path: Path) -> Iterator[tuple[str, int, int]]:
     """Name, lines without those of the docstring, and number of parameters of each function of a file."""
     for node in ast.walk(ast.parse(path.read_text())):
@@ -37,3 +41,21 @@ def test_functions_are_short_and_take_few_arguments(path):
     assert not large, "\n".join(
         f"{path.name}: {name} has {lines} lines and {count} parameters" for name, lines, count in large
     )
+
+
+def slow_to_compile(path: Path) -> Iterator[str]:
+    """What costs numba many times as much as the same by pointers: slices, several indices, arrays that NumPy makes."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        if not COMPILED & {d.id for d in node.decorator_list if isinstance(d, ast.Name)}:
+            continue
+        for part in ast.walk(node):
+            indices = isinstance(part, ast.Subscript) and isinstance(part.slice, (ast.Slice, ast.Tuple))
+            if indices or ast.unparse(part) in MAKE_ARRAYS:
+                yield f"{path.name}: {node.name} has {ast.unparse(part)}"
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.parent.name == "cpu"], ids=lambda path: path.stem)
+def test_kernels_have_only_what_compiles_fast(path):
+    assert not list(slow_to_compile(path))

@@ -13,8 +13,7 @@ that they can be read around a place that has no gradient: what lies outside the
 from typing import Any, NamedTuple
 
 from fastwarp.kernels.cpu._downsize_gradient import ImageAndGradient, Kept, Room, Taps, Targets, first_from, target_row
-from fastwarp.kernels.cpu._downsize_network import network, normal
-from fastwarp.kernels.cpu._downsize_products import add_texture
+from fastwarp.kernels.cpu._downsize_network import add_texture, network, normal
 from fastwarp.kernels.cpu._downsize_rows import (
     COUNTS,
     WHOLE,

@@ -10,8 +10,16 @@ the next. Rows and columns that nobody asks for do not exist: a line holds the n
 from typing import Any, NamedTuple
 
 from fastwarp.kernels.cpu._downsize_coefficients import PAIRS, add_pairs, coefficients, interleave
-from fastwarp.kernels.cpu._downsize_network import SIGMOID, SIGNED, network, normal
-from fastwarp.kernels.cpu._downsize_products import Matrix, Places, add_texture, convolve
+from fastwarp.kernels.cpu._downsize_network import (
+    SIGMOID,
+    SIGNED,
+    Matrix,
+    Places,
+    add_texture,
+    convolve,
+    network,
+    normal,
+)
 from fastwarp.kernels.cpu._memory import integers, small_integers, zeros
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._vector import convert, elements, hold, load_as, pointer, prefetch, store, tail

@@ -5,7 +5,7 @@ from one layer to the next and back.
 from typing import Any, NamedTuple
 
 from fastwarp.kernels.cpu._downsize_gradient import first_from
-from fastwarp.kernels.cpu._downsize_products import (
+from fastwarp.kernels.cpu._downsize_network import (
     Matrix,
     Pixels,
     Places,

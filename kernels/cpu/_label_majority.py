@@ -5,11 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastwarp.kernels.cpu._grid_taps import field_of, footprints_from
-from fastwarp.kernels.cpu._label_nearest import round_to_pixel
-from fastwarp.kernels.cpu._levels import extent
-from fastwarp.kernels.cpu._memory import clear, integers
+from fastwarp.kernels.cpu._memory import clear, extent, integers
 from fastwarp.kernels.cpu._parallel import exact, inline, parallel
-from fastwarp.kernels.cpu._separable_taps import windows_at
+from fastwarp.kernels.cpu._separable_taps import round_to_pixel, windows_at
 from fastwarp.kernels.cpu._vector import elements, hold, load, mask_bits, pointer, store, tail
 
 _CLASSES = 256  # from 0 on: the usual ones, which are counted in a table

@@ -1,4 +1,4 @@
-"""Memory for results, tensors as the arrays that kernels take, and the working arrays of kernels."""
+"""What kernels get: memory for results, tensors as arrays, extents of padded images; and their working arrays."""
 
 import ctypes
 import functools
@@ -101,6 +101,15 @@ def shares_windows(windows: Tensor, source_valid: Tensor | None) -> bool:
 def values(tensors: list[Tensor]) -> int:
     """How many numbers there are in all."""
     return sum(map(Tensor.numel, tensors))
+
+
+@inline
+def extent(extents, b, level, axis, whole):
+    """Pixels of an axis of image b that are not padding, of extents as `extents_array` makes them."""
+    if len(extents) == 0:
+        return whole
+    first = (b if len(extents) > 1 else 0) * extents.shape[1] + level
+    return min(max(elements(extents)[2 * first + axis], 0), whole)
 
 
 # --- working arrays ---------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastwarp.kernels.cpu._levels import extent
+from fastwarp.kernels.cpu._memory import extent
 from fastwarp.kernels.cpu._parallel import exact, inline
 from fastwarp.kernels.cpu._vector import tail
 

@@ -1,6 +1,5 @@
 """Gradient of a resampling to its windows."""
 
-from fastwarp.kernels.cpu._levels import next_row
 from fastwarp.kernels.cpu._memory import clear, integers, numbers, zeros
 from fastwarp.kernels.cpu._parallel import inline, jit, parallel
 from fastwarp.kernels.cpu._rows import LANES, blend_rows
@@ -8,6 +7,7 @@ from fastwarp.kernels.cpu._separable_taps import (
     chain_to_bilinear_windows,
     chain_to_windows,
     hull,
+    next_row,
     pairs,
     runs,
     windows_of,

@@ -4,11 +4,10 @@ channels are vectors by themselves where many are summed: they need not be inter
 
 from typing import Any, NamedTuple
 
-from fastwarp.kernels.cpu._levels import next_row
 from fastwarp.kernels.cpu._memory import clear, integers, numbers
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._rows import LANES, PIXEL, blend_rows, interleave_rows, store_rows, sum_rows
-from fastwarp.kernels.cpu._separable_taps import make_rows, pairs_of, runs_of
+from fastwarp.kernels.cpu._separable_taps import make_rows, next_row, pairs_of, runs_of
 from fastwarp.kernels.cpu._vector import elements, full, hold, load, load_as, store, tail, tuple_setitem, zero_of
 
 _TILE = 1024  # values of a target row that are made at a time: sources and results of 8 rows stay in L2

@@ -1,11 +1,10 @@
 """Resampling straight from images whose pixels are several channels: few of them by two taps along each axis, many,
 which fill vectors by themselves, by any number of taps."""
 
-from fastwarp.kernels.cpu._levels import next_row
 from fastwarp.kernels.cpu._memory import integers, numbers
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._rows import PIXEL, sum_rows
-from fastwarp.kernels.cpu._separable_taps import Pairs, hull, make_rows, pairs_of, runs_of
+from fastwarp.kernels.cpu._separable_taps import Pairs, hull, make_rows, next_row, pairs_of, runs_of
 from fastwarp.kernels.cpu._vector import elements, full, full_like, hold, load, load_as, prefetch, store, tail, zero_of
 
 MANY = 16

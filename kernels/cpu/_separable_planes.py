@@ -6,11 +6,10 @@ are picked from registers. Elsewhere they are loaded one by one, or in pairs.
 
 from typing import Any, NamedTuple
 
-from fastwarp.kernels.cpu._levels import next_row
 from fastwarp.kernels.cpu._memory import clear, integers, numbers, small_integers, zeros
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._rows import LANES, sum_rows
-from fastwarp.kernels.cpu._separable_taps import hull, make_rows, pairs_of, runs_of
+from fastwarp.kernels.cpu._separable_taps import hull, make_rows, next_row, pairs_of, runs_of
 from fastwarp.kernels.cpu._vector import (
     elements,
     full,

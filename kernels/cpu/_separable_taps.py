@@ -1,13 +1,17 @@
-"""What each target of an axis reads: windows -> taps, and the gradient back from the weights to the windows."""
+"""What each target of an axis reads: windows -> taps, and the gradient back from the weights to the windows; and how
+the rows of a level are shared out.
+
+An image is seen as `[images, planes, height, width, channels]`: contiguous has one channel and many planes,
+channels_last one plane. Rows of all planes of an image are counted through.
+"""
 
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastwarp.kernels.cpu._levels import extent, share_of
-from fastwarp.kernels.cpu._memory import integers, numbers, zeros
-from fastwarp.kernels.cpu._parallel import inline
+from fastwarp.kernels.cpu._memory import extent, integers, numbers, zeros
+from fastwarp.kernels.cpu._parallel import exact, inline
 from fastwarp.kernels.cpu._rows import LANES
 from fastwarp.kernels.cpu._vector import elements, pointer, tail
 
@@ -56,6 +60,12 @@ def windows_at(windows, b, first, count, extent):
     all_ = windows.shape[2]
     at = 2 * all_ * (b if len(windows) > 1 else 0) + first
     return Windows(tail(windows, at), tail(windows, at + all_), count, extent)
+
+
+@exact
+def round_to_pixel(centre, extent):
+    """floor(c + 1/2) within the axis."""
+    return math.floor(min(max(centre, 0.0), extent - 1.0) + 0.5)
 
 
 @inline
@@ -145,12 +155,51 @@ def hull(taps):
     return begin, end
 
 
-# --- of the rows and of the columns of an image of a level ------------------------------------------------------------
+# --- levels -----------------------------------------------------------------------------------------------------------
+
+LEVEL = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "source",  # address of what is read
+            "target",  # address of what is written, or compared with
+            "images",
+            "planes",
+            "height",  # of what is read
+            "width",
+            "channels",
+            "rows",  # of what is written, or compared with
+            "columns",
+            "first",  # window of the rows; those of the columns follow
+            "is_adjoint",  # the windows belong to what is read, and point into what is written
+        )
+    ]
+)
+
+
+@inline
+def share_of(image, images, units, part, parts):
+    """The units of one image that belong to a part, where each image has `units`."""
+    everything = images * units
+    lo = min(max(part * everything // parts - image * units, 0), units)
+    hi = min(max((part + 1) * everything // parts - image * units, 0), units)
+    return lo, hi
+
+
+@inline
+def next_row(plane, i, planes, rows):
+    """The row after row i of a plane. The last row of all follows itself: groups that are not full repeat it."""
+    if i + 1 < rows:
+        return plane, i + 1
+    if plane + 1 < planes:
+        return plane + 1, 0
+    return plane, i
 
 
 @inline
 def windows_of(level, number, image, windows, extents):
-    """Their `Windows`. Those of an adjoint belong to what is read and point into what is written."""
+    """The `Windows` of the rows and of the columns of an image. Those of an adjoint belong to what is read, and point
+    into what is written."""
     h, w, height, width = level.rows, level.columns, level.height, level.width
     if level.is_adjoint:
         h, w, height, width = height, width, h, w

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from fastwarp.errors import FastwarpError
-from fastwarp.kernels.cpu._levels import extent
-from fastwarp.kernels.cpu._memory import array, clear, doubles, extents_array
+from fastwarp.kernels.cpu._memory import array, clear, doubles, extent, extents_array
 from fastwarp.kernels.cpu._parallel import inline, jit
 from fastwarp.kernels.cpu._vector import elements, hold, tail
 from fastwarp.kernels.layout import common_batch
@@ -143,8 +142,9 @@ def _lz_knots_backward(grad, saliency, radius, fwhm, anti_crop, result):
     for b in range(len(grad)):
         _marginal(tail(saliency, b * n * cells), n, cells, marginal)
         pull_knots(tail(grad, b * n), marginal, axis, row)
+        of_image = tail(result, b * n)
         for i in range(n):
-            result[b, i] = row[i]
+            of_image[i] = row[i]
     hold(memory)
 
 
@@ -264,12 +264,13 @@ def _require_order(decreases: bool) -> None:
 def _axis_map(all_knots, positions, inverse, result):
     if _decreases(all_knots):
         return True
+    count = positions.shape[1]
     for b in range(len(positions)):
-        knots = _knots_of(all_knots, b)
-        for k in range(positions.shape[1]):
-            x = np.float64(positions[b, k])
+        knots, given, mapped = _knots_of(all_knots, b), tail(positions, b * count), tail(result, b * count)
+        for k in range(count):
+            x = np.float64(given[k])
             _, _, value = _invert(knots, x) if inverse else _evaluate(knots, x)
-            result[b, k] = math.nan if knots.is_lost else value
+            mapped[k] = math.nan if knots.is_lost else value
     return False
 
 
@@ -277,22 +278,23 @@ def _axis_map(all_knots, positions, inverse, result):
 def _axis_map_backward(grad, all_knots, positions, inverse, grad_knots, grad_positions):
     if _decreases(all_knots):
         return True
-    n, rows = all_knots.shape[1], len(grad_knots)
+    n, rows, count = all_knots.shape[1], len(grad_knots), positions.shape[1]
     total = doubles(rows * n)
     clear(total, rows * n)
     for b in range(len(positions)):
         knots, row = _knots_of(all_knots, b), tail(total, n * (b if rows > 1 else 0))
-        for k in range(positions.shape[1]):
-            x, g = np.float64(positions[b, k]), np.float64(grad[b, k])
+        given, of_mapped, of_given = tail(positions, b * count), tail(grad, b * count), tail(grad_positions, b * count)
+        for k in range(count):
+            x, g = np.float64(given[k]), np.float64(of_mapped[k])
             piece, f, _ = _invert(knots, x) if inverse else _evaluate(knots, x)
             _pull_back(knots, piece, f, inverse, g, row)
             rise = (_knot(knots, piece + 1) - _knot(knots, piece)) * (n - 1)
             slope = _slope(knots, piece) if inverse else rise
-            grad_positions[b, k] = math.nan if knots.is_lost else g * slope
+            of_given[k] = math.nan if knots.is_lost else g * slope
         _lose(row, knots)
-    for i in range(rows):
-        for k in range(n):
-            grad_knots[i, k] = total[i * n + k]
+    to_knots = elements(grad_knots)
+    for i in range(rows * n):
+        to_knots[i] = total[i]
     hold(total)
     return False
 

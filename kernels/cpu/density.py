@@ -117,16 +117,11 @@ class Boxes(NamedTuple):
 
 
 @inline
-def _count(counts, b, boxes):
-    n = boxes.shape[1]
-    return n if len(counts) == 0 else min(max(counts[b], 0), n)
-
-
-@inline
 def _boxes_of(boxes, counts, amplitude, bandwidth, b):
     """The `Boxes` of image b."""
     most, a, of_b = boxes.shape[1], b if len(amplitude) > 1 else 0, b if len(bandwidth) > 1 else 0
-    return Boxes(tail(boxes, 4 * most * b), _count(counts, b, boxes), most, amplitude[a], bandwidth[of_b])
+    count = min(max(counts[b], 0), most) if len(counts) > 0 else most
+    return Boxes(tail(boxes, 4 * most * b), count, most, amplitude[a], bandwidth[of_b])
 
 
 @inline
@@ -147,15 +142,17 @@ def _uniform(count, h, w):
 def _first_wrong(boxes, counts, amplitude, bandwidth):
     """4 * image + index into _WRONG, or -1."""
     for b in range(len(boxes)):
-        for i in range(_count(counts, b, boxes)):
+        of_image = _boxes_of(boxes, counts, amplitude, bandwidth, b)
+        for i in range(of_image.count):
+            box = tail(of_image.sides, 4 * i)
             for k in range(4):
-                if not abs(boxes[b, i, k]) <= _MOST:
+                if not abs(box[k]) <= _MOST:
                     return 4 * b
-            if boxes[b, i, 2] < boxes[b, i, 0] or boxes[b, i, 3] < boxes[b, i, 1]:
+            if box[2] < box[0] or box[3] < box[1]:
                 return 4 * b + 1
-        if not 0 <= amplitude[b if len(amplitude) > 1 else 0] <= _MOST:
+        if not 0 <= of_image.amplitude <= _MOST:
             return 4 * b + 2
-        if not _LEAST <= bandwidth[b if len(bandwidth) > 1 else 0] <= _MOST:
+        if not _LEAST <= of_image.bandwidth <= _MOST:
             return 4 * b + 3
     return -1
 

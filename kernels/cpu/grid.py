@@ -13,9 +13,7 @@ from torch import Tensor
 
 from fastwarp.kernels.cpu._grid_adjoint import spread_footprints, spread_pixels, spread_planes
 from fastwarp.kernels.cpu._grid_resample import resample_footprints, resample_pixels, resample_planes
-from fastwarp.kernels.cpu._grid_taps import GRID_LEVEL
-from fastwarp.kernels.cpu._grid_widen import widen as widen_kernel
-from fastwarp.kernels.cpu._grid_widen import widen_backward as widen_backward_kernel
+from fastwarp.kernels.cpu._grid_taps import GRID_LEVEL, widen_windows, widen_windows_backward
 from fastwarp.kernels.cpu._grid_windows_gradient import gradient_of_footprints, gradient_of_pixels, gradient_of_planes
 from fastwarp.kernels.cpu._memory import array, dense, empty, extents_array, like, real, shares_windows, tensor, values
 from fastwarp.kernels.cpu._parallel import run
@@ -187,7 +185,7 @@ def widen(
     if windows.numel():
         shapes = (np.array(sizes, np.int64), np.array(source_sizes, np.int64))
         args = (array(centres), *shapes, extents_array(valid), extents_array(source_valid), array(windows))
-        run(widen_kernel, args, _WIDEN_WORK * windows.numel())
+        run(widen_windows, args, _WIDEN_WORK * windows.numel())
     return windows
 
 
@@ -204,5 +202,5 @@ def widen_backward(
     if result.numel():
         shapes = (np.array(sizes, np.int64), np.array(source_sizes, np.int64))
         args = (*(array(t) for t in (grad, centres)), *shapes, extents_array(valid), extents_array(source_valid))
-        run(widen_backward_kernel, (*args, array(result)), 4 * _WIDEN_WORK * result.numel())
+        run(widen_windows_backward, (*args, array(result)), 4 * _WIDEN_WORK * result.numel())
     return result if len(grad) == len(centres) else result.sum(0, keepdim=True)

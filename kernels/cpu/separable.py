@@ -1,6 +1,6 @@
 """Launchers of the `separable` family: resampling by windows, its adjoint, its gradient to the windows, the camera.
 
-An image is seen as `[images, planes, H, W, channels]`, see `_separable_levels`. Which kernel makes a level follows from
+An image is seen as `[images, planes, H, W, channels]`, see `_separable_taps`. Which kernel makes a level follows from
 its shape alone, so that a program compiles the kernels that its shapes need.
 """
 
@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastwarp.kernels.cpu._levels import LEVEL
 from fastwarp.kernels.cpu._memory import array, dense, empty, extents_array, like, real, shares_windows, values
 from fastwarp.kernels.cpu._parallel import run
 from fastwarp.kernels.cpu._rows import LANES
@@ -19,6 +18,7 @@ from fastwarp.kernels.cpu._separable_gradient import CHUNKS, bilinear_gradient, 
 from fastwarp.kernels.cpu._separable_interleaved import blend_interleaved, sum_interleaved
 from fastwarp.kernels.cpu._separable_pixels import MANY, blend_many, blend_pixels, sum_many
 from fastwarp.kernels.cpu._separable_planes import adjoint_planes, blend_planes
+from fastwarp.kernels.cpu._separable_taps import LEVEL
 from fastwarp.kernels.layout import memory_format
 
 _MINIFIED = 4  # times, from where on most of an interleaved source row would be made for nothing
