@@ -6,18 +6,17 @@ Values of targets lie as `[tap][target]`, a tap every `step` values. All memory 
 
 import math
 
-from fastwarp.kernels.cpu._parallel import exact, inline
+from fastwarp.kernels.cpu._parallel import inline
 from fastwarp.kernels.cpu._vector import (
     convert,
     count_lanes,
+    exponential,
     full,
-    full_like,
     full_line,
     join,
     load,
     load_as,
     pack,
-    power_of_two,
     select,
     shuffle,
     store,
@@ -27,39 +26,9 @@ from fastwarp.kernels.cpu._vector import (
 
 PAIRS = 8  # targets at a time
 _SINGLE = 16  # lanes of a vector of float32 numbers
-_TERMS = tuple(1 / math.factorial(n) for n in range(14))  # of e**x
-_PER_POWER = 1 / math.log(2)
 
 _first_of_pairs = shuffle(0, 2, 8, 10, 4, 6, 12, 14)
 _second_of_pairs = shuffle(1, 3, 9, 11, 5, 7, 13, 15)
-
-
-@exact
-def _times(a, b):
-    """A product that is rounded before it is added to anything: what is stored is what is summed."""
-    return a * b
-
-
-@inline
-def _exponential(x, single):
-    """e**x for x <= 0, where it is not below the normal numbers, and 0 otherwise; NaN comes through.
-
-    `single`: whether the numbers are float32.
-    """
-    least = -87.0 if single else -708.0
-    is_small = x < least
-    x = select(is_small, least, x)
-    # Numbers of the size of `whole` have no fraction: adding it rounds.
-    whole = 1.5 * 2.0**23 if single else 1.5 * 2.0**52
-    power = (x * _PER_POWER + whole) - whole
-    # log(2) in two parts, the first of few bits: its products with small whole numbers are exact.
-    x = x - power * (0.693359375 if single else 0.6931471803691238)
-    x = x - power * (-2.1219444005469057e-4 if single else 1.9082149292705877e-10)
-    terms = 7 if single else 13
-    value = full_like(_TERMS[terms], x)
-    for n in range(terms - 1, -1, -1):
-        value = value * x + _TERMS[n]
-    return select(is_small, 0.0, _times(value, power_of_two(power)))
 
 
 @inline
@@ -67,7 +36,7 @@ def _sigmoid(z, most, single):
     """sigma(z) / e**most, most <= 0."""
     is_positive = z > 0.0
     below, above = select(is_positive, 0.0, z), select(is_positive, -z, z)
-    return _exponential(below - most, single) / (1.0 + _exponential(above, single))
+    return exponential(below - most, single) / (1.0 + exponential(above, single))
 
 
 @inline
@@ -89,7 +58,7 @@ def coefficients(values, step, taps, count, sigmoid):
         total = zero
         for k in range(taps):
             z = load_as(values, k * step + first, zero)
-            s = _sigmoid(z, most, single) if sigmoid else _exponential(z - most, single)
+            s = _sigmoid(z, most, single) if sigmoid else exponential(z - most, single)
             store(s, values, k * step + first)
             total = total + s
         for k in range(taps):
@@ -117,7 +86,7 @@ def coefficients_gradient(z, values, grads, step, taps, count, sigmoid):
             if sigmoid:
                 x = load_as(z, at, zero)
                 is_positive = x > 0.0
-                e = _exponential(select(is_positive, -x, x), single)
+                e = exponential(select(is_positive, -x, x), single)
                 result = result * (select(is_positive, e, 1.0) / (1.0 + e))
             store(result, grads, at)
 

@@ -20,6 +20,7 @@ In inner loops: read numbers that do not change before the loop (a store might c
 (`tuple_setitem`, over a range known when compiling).
 """
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,8 @@ from numba.cpython.unsafe.tuple import tuple_setitem as _tuple_setitem
 from numba.extending import intrinsic as _intrinsic
 from numba.extending import models, register_model
 from numba.np.arrayobj import _empty_nd_impl
+
+from fastwarp.kernels.cpu._parallel import exact, inline
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 
@@ -701,3 +704,38 @@ def mask_bits(typingctx, mask):
         return builder.zext(builder.bitcast(args[0], ir.IntType(mask.lanes)), _I64)
 
     return types.int64(mask), codegen
+
+
+# --- e**x -------------------------------------------------------------------------------------------------------------
+
+_TERMS = tuple(1 / math.factorial(n) for n in range(14))  # of e**x
+_PER_POWER = 1 / math.log(2)
+
+
+@exact
+def _times(a, b):
+    """A product that is rounded before it is added to anything: what is stored is what is summed."""
+    return a * b
+
+
+@inline
+def exponential(x, single):
+    """e**x for a vector x <= 0, where it is not below the normal numbers, and 0 otherwise; NaN comes through. That of
+    libm takes one number at a time: 6 times slower.
+
+    `single`: whether the numbers are float32.
+    """
+    least = -87.0 if single else -708.0
+    is_small = x < least
+    x = select(is_small, least, x)
+    # Numbers of the size of `whole` have no fraction: adding it rounds.
+    whole = 1.5 * 2.0**23 if single else 1.5 * 2.0**52
+    power = (x * _PER_POWER + whole) - whole
+    # log(2) in two parts, the first of few bits: its products with small whole numbers are exact.
+    x = x - power * (0.693359375 if single else 0.6931471803691238)
+    x = x - power * (-2.1219444005469057e-4 if single else 1.9082149292705877e-10)
+    terms = 7 if single else 13
+    value = full_like(_TERMS[terms], x)
+    for n in range(terms - 1, -1, -1):
+        value = value * x + _TERMS[n]
+    return select(is_small, 0.0, _times(value, power_of_two(power)))
