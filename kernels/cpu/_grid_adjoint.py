@@ -18,7 +18,7 @@ from fastwarp.kernels.cpu._grid_taps import (
 )
 from fastwarp.kernels.cpu._memory import clear, integers, numbers
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._rows import LANES, interleave_stored, store_rows
+from fastwarp.kernels.cpu._rows import LANES, interleave_rows, store_rows
 from fastwarp.kernels.cpu._separable_taps import runs
 from fastwarp.kernels.cpu._vector import (
     convert,
@@ -191,7 +191,7 @@ def _write_pixels(level, total, first, count, depth, result, at):
 @inline
 def _add_to_planes(level, grad, at, places, count, depth, total, buffer):
     if depth == LANES and count >= LANES:
-        interleave_stored(grad, at, level.targets, count, buffer, load(total, 0, LANES))
+        interleave_rows(grad, at, level.targets, count, buffer, load(total, 0, LANES))
         _add_vectors(buffer, 0, depth, places, count, depth, depth, total)
     else:
         _add_values(grad, at, (1, level.targets), places, count, 0, depth, total)

@@ -16,7 +16,19 @@ from fastwarp.kernels.cpu._grid_taps import (
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._rows import LANES, PIXEL
 from fastwarp.kernels.cpu._separable_taps import runs
-from fastwarp.kernels.cpu._vector import full, hold, join, lane, load, load_as, pointer, prefetch, shuffle, store
+from fastwarp.kernels.cpu._vector import (
+    full,
+    hold,
+    join,
+    lane,
+    load,
+    load_as,
+    pointer,
+    prefetch,
+    shuffle,
+    store,
+    tuple_setitem,
+)
 
 _RUN = 4096  # values of targets whose taps are found at a time: those stay in L2
 _FOOTPRINTS = 1024  # targets whose footprints are found at a time, likewise
@@ -145,27 +157,18 @@ def _blend_pixels(source, base, taps, count, target, out, channels, one):
 
     Reads and writes 4 channels: targets are made in their order, and the last of a run otherwise.
     """
+    zero = full(one - one, PIXEL)
+    pixels = (zero, zero, zero, zero, zero, zero, zero, zero)
     for block in range((count + LANES - 1) // LANES):
         i = min(block * LANES, count - LANES)
         _prefetch_taps(source, base, taps, i)
-        x, weights, at = offsets_of(taps, i), _weights_at(taps, i), out + i * channels
+        weights = _weights_at(taps, i)
         # All eight before the first is stored: for all that LLVM knows, it might be read again.
-        a = _blend_pixel(source, base + x[0], taps, weights, 0, one)
-        b = _blend_pixel(source, base + x[1], taps, weights, 1, one)
-        c = _blend_pixel(source, base + x[2], taps, weights, 2, one)
-        d = _blend_pixel(source, base + x[3], taps, weights, 3, one)
-        e = _blend_pixel(source, base + x[4], taps, weights, 4, one)
-        f = _blend_pixel(source, base + x[5], taps, weights, 5, one)
-        g = _blend_pixel(source, base + x[6], taps, weights, 6, one)
-        h = _blend_pixel(source, base + x[7], taps, weights, 7, one)
-        store(a, target, at)
-        store(b, target, at + channels)
-        store(c, target, at + 2 * channels)
-        store(d, target, at + 3 * channels)
-        store(e, target, at + 4 * channels)
-        store(f, target, at + 5 * channels)
-        store(g, target, at + 6 * channels)
-        store(h, target, at + 7 * channels)
+        for k in range(LANES):
+            at = base + load(taps.offset, i + k, 1)
+            pixels = tuple_setitem(pixels, k, _blend_pixel(source, at, taps, weights, k, one))
+        for k in range(LANES):
+            store(pixels[k], target, out + (i + k) * channels)
 
 
 _first_channel = shuffle(0, 4, 8, 12, 16, 20, 24, 28)

@@ -2,7 +2,18 @@
 along the rows becomes loads of whole vectors."""
 
 from fastwarp.kernels.cpu._parallel import inline
-from fastwarp.kernels.cpu._vector import full, load, load_as, prefetch, prefetch_to_write, store, transpose, zero_of
+from fastwarp.kernels.cpu._vector import (
+    copies,
+    full,
+    load,
+    load_as,
+    prefetch,
+    prefetch_to_write,
+    store,
+    transpose,
+    tuple_setitem,
+    zero_of,
+)
 
 LANES = 8
 PIXEL = 4
@@ -18,36 +29,11 @@ def eight(array, at):
 
 
 @inline
-def _blended(source, a, b, w_a, w_b, ahead):
-    prefetch(source, a + ahead)
-    prefetch(source, b + ahead)
-    return load_as(source, a, w_a) * w_a + load_as(source, b, w_b) * w_b
-
-
-@inline
-def _load_eight(source, at, step):
-    a, b, c = load(source, at, LANES), load(source, at + step, LANES), load(source, at + 2 * step, LANES)
-    d, e, f = load(source, at + 3 * step, LANES), load(source, at + 4 * step, LANES), load(source, at + 5 * step, LANES)
-    return a, b, c, d, e, f, load(source, at + 6 * step, LANES), load(source, at + 7 * step, LANES)
-
-
-@inline
-def _store_eight(rows, target, at):
-    store(rows[0], target, at)
-    store(rows[1], target, at + LANES)
-    store(rows[2], target, at + 2 * LANES)
-    store(rows[3], target, at + 3 * LANES)
-    store(rows[4], target, at + 4 * LANES)
-    store(rows[5], target, at + 5 * LANES)
-    store(rows[6], target, at + 6 * LANES)
-    store(rows[7], target, at + 7 * LANES)
-
-
-@inline
-def _wide(weights):
-    a, b, c, d, e, f, g, h = weights
-    first = full(a, LANES), full(b, LANES), full(c, LANES), full(d, LANES)
-    return first[0], first[1], first[2], first[3], full(e, LANES), full(f, LANES), full(g, LANES), full(h, LANES)
+def _store_turned(rows, target, at):
+    """Writes eight rows of eight values column by column."""
+    columns = transpose(rows)
+    for k in range(LANES):
+        store(columns[k], target, at + k * LANES)
 
 
 @inline
@@ -57,73 +43,45 @@ def blend_rows(source, upper, lower, w_upper, w_lower, first, count, target, ahe
     `target[i*8 + k] = w_upper[k] source[upper[k] + first + i] + w_lower[k] source[lower[k] + first + i]`
     What lies `ahead` values further on is prefetched.
     """
-    a, b = eight(upper, 0), eight(lower, 0)
-    v, w = _wide(eight(w_upper, 0)), _wide(eight(w_lower, 0))
+    rows = copies(full(zero_of(w_upper), LANES))
     for n in range((count + LANES - 1) // LANES):
         i = min(n * LANES, count - LANES)  # the last block may overlap the one before
-        at = first + i
-        rows = (
-            _blended(source, a[0] + at, b[0] + at, v[0], w[0], ahead),
-            _blended(source, a[1] + at, b[1] + at, v[1], w[1], ahead),
-            _blended(source, a[2] + at, b[2] + at, v[2], w[2], ahead),
-            _blended(source, a[3] + at, b[3] + at, v[3], w[3], ahead),
-            _blended(source, a[4] + at, b[4] + at, v[4], w[4], ahead),
-            _blended(source, a[5] + at, b[5] + at, v[5], w[5], ahead),
-            _blended(source, a[6] + at, b[6] + at, v[6], w[6], ahead),
-            _blended(source, a[7] + at, b[7] + at, v[7], w[7], ahead),
-        )
-        _store_eight(transpose(rows), target, i * LANES)
+        for k in range(LANES):
+            a, b = load(upper, k, 1) + first + i, load(lower, k, 1) + first + i
+            prefetch(source, a + ahead)
+            prefetch(source, b + ahead)
+            w_a, w_b = load(w_upper, k, 1), load(w_lower, k, 1)
+            above, below = load_as(source, a, rows[0]) * w_a, load_as(source, b, rows[0]) * w_b
+            rows = tuple_setitem(rows, k, above + below)
+        _store_turned(rows, target, i * LANES)
 
 
 @inline
-def interleave_rows(source, stride, count, target):
-    """`target[i*8 + k] = source[k*stride + i]` for eight rows of `count` >= 8 values, both of the real type."""
+def interleave_rows(source, first, stride, count, target, like):
+    """`target[i*8 + k] = source[first + k*stride + i]` for eight rows of `count` >= 8 values, as vectors of the type of
+    `like`."""
+    rows = copies(like)
     for n in range((count + LANES - 1) // LANES):
         i = min(n * LANES, count - LANES)
-        _store_eight(transpose(_load_eight(source, i, stride)), target, i * LANES)
-
-
-@inline
-def interleave_stored(source, first, stride, count, target, like):
-    """As `interleave_rows`, for values from `source[first]` on that are stored in any type."""
-    for n in range((count + LANES - 1) // LANES):
-        i = min(n * LANES, count - LANES)
-        a, b = first + i, first + i + 4 * stride
-        rows = (
-            load_as(source, a, like),
-            load_as(source, a + stride, like),
-            load_as(source, a + 2 * stride, like),
-            load_as(source, a + 3 * stride, like),
-            load_as(source, b, like),
-            load_as(source, b + stride, like),
-            load_as(source, b + 2 * stride, like),
-            load_as(source, b + 3 * stride, like),
-        )
-        _store_eight(transpose(rows), target, i * LANES)
-
-
-@inline
-def _store_scaled(row, scale, bias, target, at, ahead):
-    prefetch_to_write(target, at + ahead)
-    store(row * scale + bias, target, at)
+        for k in range(LANES):
+            rows = tuple_setitem(rows, k, load_as(source, first + k * stride + i, like))
+        _store_turned(rows, target, i * LANES)
 
 
 @inline
 def store_rows(source, index, count, scale, bias, target, offsets, column, ahead):
     """Back to eight rows: `target[offsets[k] + column + i] = scale source[index + i*8 + k] + bias`, i in 0 .. count
     >= 8."""
-    starts = eight(offsets, 0)
+    columns = copies(full(zero_of(source), LANES))
     for n in range((count + LANES - 1) // LANES):
         i = min(n * LANES, count - LANES)
-        rows, at = transpose(_load_eight(source, index + i * LANES, LANES)), column + i
-        _store_scaled(rows[0], scale, bias, target, starts[0] + at, ahead)
-        _store_scaled(rows[1], scale, bias, target, starts[1] + at, ahead)
-        _store_scaled(rows[2], scale, bias, target, starts[2] + at, ahead)
-        _store_scaled(rows[3], scale, bias, target, starts[3] + at, ahead)
-        _store_scaled(rows[4], scale, bias, target, starts[4] + at, ahead)
-        _store_scaled(rows[5], scale, bias, target, starts[5] + at, ahead)
-        _store_scaled(rows[6], scale, bias, target, starts[6] + at, ahead)
-        _store_scaled(rows[7], scale, bias, target, starts[7] + at, ahead)
+        for k in range(LANES):
+            columns = tuple_setitem(columns, k, load(source, index + (i + k) * LANES, LANES))
+        rows = transpose(columns)
+        for k in range(LANES):
+            at = load(offsets, k, 1) + column + i
+            prefetch_to_write(target, at + ahead)
+            store(rows[k] * scale + bias, target, at)
 
 
 @inline

@@ -255,7 +255,7 @@ def _sum(source, target, real, rows, level, y, x, affine):
                 first = n * tiles.columns
                 _store_lines(tile, step, target, out, first * channels, min(tiles.columns, w - first) * channels)
             else:
-                interleave_rows(lines, length, max(count, LANES), interleaved)
+                interleave_rows(lines, 0, length, max(count, LANES), interleaved, full(real[0], LANES))
                 _sum_columns(interleaved, tiles, n, x, channels, steps, tile)
                 _store_tile(tile, tiles, n, channels, (h, w), affine, target, out, real)
             _clear_tile(tiles, n, channels, (h, w), affine, target, out, empty_rows, real)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from fastwarp.kernels.cpu._memory import clear, integers, numbers, small_integers, zeros
 from fastwarp.kernels.cpu._parallel import inline, parallel
-from fastwarp.kernels.cpu._rows import LANES, sum_rows
+from fastwarp.kernels.cpu._rows import LANES, eight, sum_rows
 from fastwarp.kernels.cpu._separable_taps import hull, make_rows, next_row, pairs_of, runs_of
 from fastwarp.kernels.cpu._vector import (
     elements,
@@ -117,13 +117,6 @@ def _from_pairs(source, a, b, w_a, w_b, x):
 
 
 @inline
-def _pair_places(where, at):
-    a, b, c, d = load(where, at, 1), load(where, at + 1, 1), load(where, at + 2, 1), load(where, at + 3, 1)
-    e, f, g, h = load(where, at + 4, 1), load(where, at + 5, 1), load(where, at + 6, 1), load(where, at + 7, 1)
-    return a, b, c, d, e, f, g, h
-
-
-@inline
 def _prefetch_four(source, a, b, at):
     prefetch(source, a[0] + at)
     prefetch(source, b[0] + at)
@@ -160,7 +153,7 @@ def _blend_blocks(source, length, rows, blocks, scale, bias, target, out, ahead)
             r2 = _from_window(source, a[2] + start, b[2] + start, v[2], w[2], taps)
             r3 = _from_window(source, a[3] + start, b[3] + start, v[3], w[3], taps)
         else:
-            x = _pair_places(where, first)
+            x = eight(where, first)
             if ahead != 0:
                 _prefetch_four(source, a, b, x[0] + ahead)
                 _prefetch_four(source, a, b, x[4] + ahead)
@@ -301,41 +294,20 @@ def _run_blocks(x, begin, real):
 
 
 @inline
-def _term(values, by):
-    """A tap's share; 0 where it has no weight, even of NaN."""
-    return select(by != 0, values * by, 0)
-
-
-@inline
 def _sum_blocks(lines, stride, blocks, target, out):
     """`ROWS` rows of targets from as many lines, `stride` apart: sums of weights times taps."""
-    o, zero = _four(out), full(zero_of(lines), LANES)
-    place, first, where, weights = blocks.place, blocks.first, blocks.taps, blocks.weights
+    zero = full(zero_of(lines), LANES)
     for n in range(blocks.count):
-        at, start = load(place, 2 * n, 1), load(place, 2 * n + 1, 1)
-        a, b, c, d = zero, zero, zero, zero
-        if start >= 0:
-            a_low, a_high = load(lines, start, LANES), load(lines, start + LANES, LANES)
-            b_low, b_high = load(lines, start + stride, LANES), load(lines, start + stride + LANES, LANES)
-            c_low, c_high = load(lines, start + 2 * stride, LANES), load(lines, start + 2 * stride + LANES, LANES)
-            d_low, d_high = load(lines, start + 3 * stride, LANES), load(lines, start + 3 * stride + LANES, LANES)
-            for t in range(load(first, n, 1), load(first, n + 1, 1)):
-                taps, by = load(where, t * LANES, LANES), load(weights, t * LANES, LANES)
-                a = a + _term(pick(a_low, a_high, taps), by)
-                b = b + _term(pick(b_low, b_high, taps), by)
-                c = c + _term(pick(c_low, c_high, taps), by)
-                d = d + _term(pick(d_low, d_high, taps), by)
-        else:
-            for t in range(load(first, n, 1), load(first, n + 1, 1)):
-                taps, by = load(where, t * LANES, LANES), load(weights, t * LANES, LANES)
-                a = a + _term(gather(lines, 0, taps), by)
-                b = b + _term(gather(lines, stride, taps), by)
-                c = c + _term(gather(lines, 2 * stride, taps), by)
-                d = d + _term(gather(lines, 3 * stride, taps), by)
-        store(a, target, o[0] + at)
-        store(b, target, o[1] + at)
-        store(c, target, o[2] + at)
-        store(d, target, o[3] + at)
+        at, start = load(blocks.place, 2 * n, 1), load(blocks.place, 2 * n + 1, 1)
+        begin, end = load(blocks.first, n, 1), load(blocks.first, n + 1, 1)
+        for r in range(ROWS):
+            total, line = zero, max(start, 0) + r * stride
+            low, high = load(lines, line, LANES), load(lines, line + LANES, LANES)
+            for t in range(begin, end):
+                taps, by = load(blocks.taps, t * LANES, LANES), load(blocks.weights, t * LANES, LANES)
+                values = pick(low, high, taps) if start >= 0 else gather(lines, r * stride, taps)
+                total = total + select(by != 0, values * by, 0)  # 0 where there is no weight, even of NaN
+            store(total, target, load(out, r, 1) + at)
 
 
 @inline
