@@ -128,11 +128,11 @@ def steps_of(device: torch.device, dtype: torch.dtype, backward: bool) -> list[S
         return Step(f"{name}, {str(dtype).removeprefix('torch.')}", seconds, run)
 
     steps = [
-        step("boxes", 8, boxes),
-        step("separable warp", 15, lambda: resampling(SeparableWarp)),
-        step("separable warp, channels_last", 3, pixels),
+        step("boxes", 4, boxes),
+        step("separable warp", 9, lambda: resampling(SeparableWarp)),
+        step("separable warp, channels_last", 2, pixels),
         step("separable warp: nearest, points", 2, lambda: others(SeparableWarp)),
-        step("mesh warp", 21, lambda: resampling(MeshWarp)),
+        step("mesh warp", 17, lambda: resampling(MeshWarp)),
         step("mesh warp: nearest, points", 3, lambda: others(MeshWarp)),
     ]
-    return [*steps, step("DownsizeNet", 11, downsized)] if dtype.is_floating_point else steps
+    return [*steps, step("DownsizeNet", 10, downsized)] if dtype.is_floating_point else steps

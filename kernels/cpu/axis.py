@@ -1,4 +1,4 @@
-"""numba kernels of the `axis` family: saliency -> knots, evaluation and inverse of T~, windows.
+"""numba kernels of the `axis` family: evaluation and inverse of T~, windows (saliency -> knots: `_lz`).
 
 All arithmetic is float64 and sequential: the vectors hold tens to thousands of values.
 """
@@ -11,161 +11,13 @@ import torch
 from torch import Tensor
 
 from fastwarp.errors import FastwarpError
+from fastwarp.kernels.cpu._lz import lz_knots, lz_knots_backward
 from fastwarp.kernels.cpu._memory import array, clear, doubles, extent, extents_array
 from fastwarp.kernels.cpu._parallel import inline, jit
 from fastwarp.kernels.cpu._vector import elements, hold, tail
 from fastwarp.kernels.layout import common_batch
 
-_FLOOR = 1e-6  # uniform saliency added to every map, relative to its mean
-_TINY = 2.0**-962  # uniform saliency of an all-zero map
-
-
-# --- saliency -> knots (LZU eq. 3 and 4) ------------------------------------------------------------------------------
-
-
-class Attraction(NamedTuple):
-    """How strongly cells attract each other by their distance, from 0 to `radius`; the sum over both directions; how
-    the axis of n cells is padded."""
-
-    weight: Any
-    radius: Any
-    total: Any
-    n: Any
-    anti_crop: Any
-
-
-@inline
-def attraction(n, radius, fwhm, anti_crop, weight):
-    """The `Attraction` of an axis; `weight` is room for `radius + 1` numbers."""
-    total = 0.0
-    for d in range(radius + 1):
-        weight[d] = math.exp(-4.0 * math.log(2.0) * d * d / (fwhm * fwhm))
-        total += weight[d]
-    return Attraction(weight, radius, 2.0 * total - weight[0], n, anti_crop)
-
-
-@inline
-def _fold(i, axis):
-    """Cell that the padded marginal repeats at position i."""
-    if axis.anti_crop:
-        i = abs(i)
-        return i if i < axis.n else 2 * (axis.n - 1) - i
-    return min(max(i, 0), axis.n - 1)
-
-
-@inline
-def _pull(marginal, i, axis, floor):
-    """Numerator (relative to cell i) and denominator of T at cell i. Paired, so that reflected ends give exactly 0."""
-    weight = axis.weight
-    above, below = 0.0, weight[0] * marginal[i] + floor
-    for d in range(1, axis.radius + 1):
-        right, left = marginal[_fold(i + d, axis)], marginal[_fold(i - d, axis)]
-        above += weight[d] * d * (right - left)
-        below += weight[d] * (right + left)
-    return above, below
-
-
-@inline
-def _sum(values, count):
-    total = 0.0
-    for i in range(count):
-        total += values[i]
-    return total
-
-
-@inline
-def knots_of(marginal, axis, knots):
-    """The knots of one image."""
-    n = axis.n
-    floor = max(_FLOOR * _sum(marginal, n) / n, _TINY) * axis.total
-    for i in range(n):
-        above, below = _pull(marginal, i, axis, floor)
-        t = (i + above / below) / (n - 1)
-        knots[i] = t if math.isnan(t) else min(max(t, 0.0), 1.0)
-
-
-@inline
-def pull_knots(grad, marginal, axis, result):
-    """Gradient of the knots of one image to its marginal."""
-    weight, n = axis.weight, axis.n
-    mean = _sum(marginal, n) / n
-    clear(result, n)
-    if _FLOOR * mean <= _TINY:  # an all-zero map: T has no derivative there
-        return
-    floor, by_floor = _FLOOR * mean * axis.total, 0.0
-    for i in range(n):
-        above, below = _pull(marginal, i, axis, floor)
-        shift = above / below
-        t = (i + shift) / (n - 1)
-        if t < 0 or t > 1:
-            continue
-        g = grad[i] / (below * (n - 1))
-        result[i] -= g * weight[0] * shift
-        by_floor -= g * shift
-        for d in range(1, axis.radius + 1):
-            result[_fold(i + d, axis)] += g * weight[d] * (d - shift)
-            result[_fold(i - d, axis)] += g * weight[d] * (-d - shift)
-    for i in range(n):
-        result[i] += by_floor * axis.total * _FLOOR / n
-
-
-@inline
-def _marginal(saliency, n, cells, marginal):
-    """Sums of the rows of a map `[n, cells]`."""
-    for i in range(n):
-        total = 0.0
-        for r in range(cells):
-            value = np.float64(saliency[i * cells + r])
-            if not value < 0:  # NaN counts
-                total += value
-        marginal[i] = total
-
-
-@jit
-def _lz_knots(saliency, radius, fwhm, anti_crop, knots):
-    _, n, cells = saliency.shape
-    memory = doubles(n + radius + 1)
-    marginal = elements(memory)
-    axis = attraction(n, radius, fwhm, anti_crop, tail(memory, n))
-    for b in range(len(knots)):
-        _marginal(tail(saliency, b * n * cells), n, cells, marginal)
-        knots_of(marginal, axis, tail(knots, b * n))
-    hold(memory)
-
-
-@jit
-def _lz_knots_backward(grad, saliency, radius, fwhm, anti_crop, result):
-    _, n, cells = saliency.shape
-    memory = doubles(2 * n + radius + 1)
-    marginal, row = elements(memory), tail(memory, n)
-    axis = attraction(n, radius, fwhm, anti_crop, tail(row, n))
-    for b in range(len(grad)):
-        _marginal(tail(saliency, b * n * cells), n, cells, marginal)
-        pull_knots(tail(grad, b * n), marginal, axis, row)
-        of_image = tail(result, b * n)
-        for i in range(n):
-            of_image[i] = row[i]
-    hold(memory)
-
-
-def lz_knots(saliency_y: Tensor, saliency_x: Tensor, fwhm: float, anti_crop: bool) -> tuple[Tensor, Tensor]:
-    """Knots `[B, h]`, `[B, w]` from maps `[B, h, R]`, `[B, w, R']` that are summed over their last dimension."""
-    radius = min(saliency_y.shape[1], saliency_x.shape[1]) - 1
-    y, x = (s.new_empty(s.shape[:2]) for s in (saliency_y, saliency_x))
-    for saliency, knots in ((saliency_y, y), (saliency_x, x)):
-        _lz_knots(array(saliency), radius, fwhm, anti_crop, array(knots))
-    return y, x
-
-
-def lz_knots_backward(
-    grad_y: Tensor, grad_x: Tensor, saliency_y: Tensor, saliency_x: Tensor, fwhm: float, anti_crop: bool
-) -> tuple[Tensor, Tensor]:
-    """Gradients to the marginals, `[B, h]` and `[B, w]`."""
-    radius = min(saliency_y.shape[1], saliency_x.shape[1]) - 1
-    y, x = (s.new_empty(s.shape[:2]) for s in (saliency_y, saliency_x))
-    for grad, saliency, result in ((grad_y, saliency_y, y), (grad_x, saliency_x, x)):
-        _lz_knots_backward(array(grad), array(saliency), radius, fwhm, anti_crop, array(result))
-    return y, x
+__all__ = ["axis_map", "axis_map_backward", "axis_windows", "axis_windows_backward", "lz_knots", "lz_knots_backward"]
 
 
 # --- T~ and its inverse (LZU eq. 5 and 7) -----------------------------------------------------------------------------

@@ -10,11 +10,11 @@ import numpy as np
 from torch import Tensor
 
 from fastwarp.errors import FastwarpError
+from fastwarp.kernels.cpu._lz import attraction, knots_of, pull_knots
 from fastwarp.kernels.cpu._memory import array, clear, doubles
 from fastwarp.kernels.cpu._parallel import inline, jit, parallel, run
 from fastwarp.kernels.cpu._vector import elements, exponential, full, hold, load, store, tail
 from fastwarp.kernels.cpu._vector import total as sum_of_lanes
-from fastwarp.kernels.cpu.axis import attraction, knots_of, pull_knots
 
 _LANES = 8
 _SMALLEST = 1e-3  # pixels; thinner boxes count as this thin
