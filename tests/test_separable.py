@@ -396,6 +396,26 @@ def test_padding_is_never_read(dtype, bad, layout, source, antialias):
     assert (by_image[padding.expand_as(by_image)] == 0).all()
 
 
+@pytest.mark.parametrize("valid", [(5, 0), (0, 5), (0, 0), (1, 0), (1, 1)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("antialias", [False, True])
+def test_images_that_are_all_padding_along_an_axis(antialias, layout, valid):
+    """Rows that are read, of which no column is: there is nothing to sum, and its gradient is 0."""
+    for channels in (1, 2, 3, 4, 20):
+        image = torch.full((1, channels, 12, 17), torch.nan).contiguous(memory_format=layout)
+        image[:, :, : valid[0], : valid[1]] = 1
+        leaves = [image, torch.linspace(0, 1, 5)[None], torch.linspace(0, 1, 7)[None]]
+        for leaf in leaves:
+            leaf.requires_grad_()
+        zoomed = separable_zoom(*leaves, (9, 11), antialias=antialias, source_valid=torch.tensor([valid]))
+        grads = torch.autograd.grad(zoomed.sum(), leaves)
+        expected = float(min(valid) > 0)
+        assert zoomed.min() == zoomed.max() == expected
+        assert all(grad.isfinite().all() for grad in grads)
+        assert grads[0].sum().item() == pytest.approx(expected * zoomed.numel())
+        assert grads[0][:, :, valid[0] :].abs().sum() == grads[0][:, :, :, valid[1] :].abs().sum() == 0
+
+
 @BAD
 @LAYOUT
 @pytest.mark.parametrize(("width", "antialias"), [(37, False), (37, True), (5, False)])

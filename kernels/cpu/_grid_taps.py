@@ -259,10 +259,10 @@ def footprints_of(field, which, count, size):
 @inline
 def footprints_from(field, first, count, size):
     """The `Footprints` of targets that follow each other."""
-    numbers = integers(count)
+    which = integers(count)
     for k in range(count):
-        numbers[k] = first + k
-    return footprints_of(field, numbers, count, size)
+        which[k] = first + k
+    return footprints_of(field, which, count, size)
 
 
 class Box(NamedTuple):

@@ -190,8 +190,8 @@ def _sum_many(source, target, real, rows, level, y, x, options):
     stride = level.width * channels
     memory = numbers(stride, real)
     line = elements(memory)
-    low, high = hull(x)  # what no target reads may be NaN, and costs time
-    begin, count = min(low, high) * channels, max(high - low, 0) * channels
+    begin, stop = hull(x)  # what no target reads may be NaN, and costs time
+    begin, count = begin * channels, (stop - begin) * channels
     for r in range(first, end):
         i, out = r % h, (image * planes * h + r) * w * channels
         row = ((image * planes + r // h) * level.height + y.start[i]) * stride + begin

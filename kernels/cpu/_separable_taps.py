@@ -146,13 +146,13 @@ def transposed(taps, size, real):
 
 @inline
 def hull(taps):
-    """The pixels `[begin, end)` that all targets together read; nothing where end is not above begin."""
+    """The pixels `[begin, end)` that all targets together read."""
     begin, end = 1 << 62, 0
     for j in range(taps.count):
         several = taps.offset[j + 1] - taps.offset[j]
         if several > 0:
             begin, end = min(begin, taps.start[j]), max(end, taps.start[j] + several)
-    return begin, end
+    return min(begin, end), end
 
 
 # --- levels -----------------------------------------------------------------------------------------------------------

@@ -172,7 +172,7 @@ def _nearest(table, windows, extents, like, fills, separable, part, parts):
     for level in range(len(table)):
         source_at, target_at, images, planes, sources, height, width, channels, h, w, at = table[level]
         source, target = pointer(source_at, like), pointer(target_at, like)
-        memory = integers(h + 3 * w + 1)
+        memory = integers(h + 3 * w)
         rows, pixels, offset, holes = elements(memory), tail(memory, h), tail(memory, h + w), tail(memory, h + 2 * w)
         found, units, line, made = 0, images * h * planes, -1, -1
         for unit in range(part * units // parts, (part + 1) * units // parts):
