@@ -183,24 +183,16 @@ class Matrices(NamedTuple):
 
 @inline
 def _matrices(n, radius, fwhm, anti_crop, room):
-    """Fills an `Matrices`; `room` is for `4 n n` numbers and `radius + 1`."""
+    """The `Matrices` of an axis; `room` is for `4 n n` numbers and `radius + 1`."""
     size = n * n
-    kernel = tail(room, 4 * size)
-    for d in range(radius + 1):
-        kernel[d] = 2.0 ** (-4 * (d / fwhm) ** 2)
+    axis = attraction(n, radius, fwhm, anti_crop, tail(room, 4 * size))
     weight, pull, weight_by, pull_by = room, tail(room, size), tail(room, 2 * size), tail(room, 3 * size)
-    for k in range(4 * size):
-        room[k] = 0
+    clear(room, 4 * size)
     for i in range(n):
         for d in range(-radius, radius + 1):
-            j = i + d
-            if anti_crop:
-                j = abs(j)
-                j = 2 * (n - 1) - j if j > n - 1 else j
-            else:
-                j = min(max(j, 0), n - 1)
-            weight[i * n + j] += kernel[abs(d)]
-            pull[i * n + j] += d * kernel[abs(d)]
+            j = _fold(i + d, axis)
+            weight[i * n + j] += axis.weight[abs(d)]
+            pull[i * n + j] += d * axis.weight[abs(d)]
     for i in range(n):
         for j in range(n):
             weight_by[j * n + i], pull_by[j * n + i] = weight[i * n + j], pull[i * n + j]
