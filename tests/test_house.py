@@ -59,3 +59,13 @@ def slow_to_compile(path: Path) -> Iterator[str]:
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.parent.name == "cpu"], ids=lambda path: path.stem)
 def test_kernels_have_only_what_compiles_fast(path):
     assert not list(slow_to_compile(path))
+
+
+def test_names_in_kernels_have_one_meaning():
+    """Of compiled functions and of tuples; launchers of two families have the same names on purpose."""
+    places: dict[str, list[str]] = {}
+    for path in (path for path in SOURCES if path.parent.name == "cpu"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) or (isinstance(node, ast.FunctionDef) and node.decorator_list):
+                places.setdefault(node.name, []).append(path.name)
+    assert not {name: files for name, files in places.items() if len(files) > 1}

@@ -326,6 +326,44 @@ def test_lines_powers_and_copies(dtype):
     np.testing.assert_array_equal(powers, 2.0 ** values[:8].astype(np.float64))
 
 
+@jit
+def exponentials(a, single, out):
+    for i in range(0, len(out), 8):
+        v.store(v.exponential(v.load(a, i, 8), single), out, i)
+
+
+@pytest.mark.parametrize("dtype", REALS)
+def test_exponentials_are_right_to_a_unit_in_the_last_place(dtype):
+    least = -87 if dtype == np.float32 else -708
+    values = np.concatenate([np.linspace(least, 0, 4000), [0.0, -0.0, -1e-30, least - 0.5, -np.inf, np.nan, -1, -0.5]])
+    out = np.full(len(values), 7, dtype)
+    exponentials(values.astype(dtype), dtype == np.float32, out)
+    expected = np.exp(values.astype(dtype).astype(np.longdouble))
+    expected[values.astype(dtype) < least] = 0  # below the normal numbers
+    np.testing.assert_allclose(out, expected.astype(np.float64), rtol=2 * np.finfo(dtype).eps, atol=0)
+    assert out[4000] == out[4001] == 1
+
+
+@jit
+def own_memory(a, count, out):
+    memory = v.allocate(count, v.zero_of(a))
+    pointer = v.elements(memory)
+    for i in range(count):
+        pointer[i] = v.zero_of(pointer) + i
+    for i in range(count):
+        out[i] = memory[i]
+    v.hold((memory, a))
+    return len(memory)
+
+
+@pytest.mark.parametrize("dtype", REALS + INTEGERS)
+@pytest.mark.parametrize("count", [0, 1, 1000])
+def test_memory_is_of_the_type_that_is_asked_for(dtype, count):
+    out = np.full(count, 7, np.float64)
+    assert own_memory(numbers(dtype), count, out) == count
+    np.testing.assert_array_equal(out, np.arange(count))
+
+
 def uses_of_llvm(path: Path) -> set[str]:
     """Names of llvmlite and of numba's `intrinsic` in a file."""
     found = set()

@@ -12,22 +12,28 @@ that they can be read around a place that has no gradient: what lies outside the
 
 from typing import Any, NamedTuple
 
-from fastwarp.kernels.cpu._downsize_gradient import ImageAndGradient, Kept, Room, Taps, Targets, first_from, target_row
-from fastwarp.kernels.cpu._downsize_network import add_texture, network, normal
+from fastwarp.kernels.cpu._downsize_gradient import (
+    ImageAndGradient,
+    Kept,
+    PixelTaps,
+    Targets,
+    TargetsRoom,
+    first_from,
+    target_row,
+)
+from fastwarp.kernels.cpu._downsize_network import WHOLE, add_texture, network, normal, whole_vectors
 from fastwarp.kernels.cpu._downsize_rows import (
     COUNTS,
-    WHOLE,
     Back,
+    ImageTile,
     Lines,
     Sums,
-    Tile,
     Wanted,
     activate,
     add_row,
-    clear,
     clear_line,
     fill_rings,
-    find_columns,
+    find_layer_columns,
     halo_of,
     image_row,
     load_row,
@@ -35,7 +41,7 @@ from fastwarp.kernels.cpu._downsize_rows import (
     pull_targets,
     row_near,
 )
-from fastwarp.kernels.cpu._memory import integers, small_integers, zeros
+from fastwarp.kernels.cpu._memory import clear, integers, small_integers, zeros
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._vector import elements, hold, pointer, tail
 
@@ -53,10 +59,10 @@ def _sweep_targets(y, tile, wanted, net, lines, features, images, targets, table
         return
     if layers > 0:
         activate(layers, y, tile, net, lines, features)
-        clear(targets.scores, 0, net.taps * targets.whole)
+        clear(targets.scores, net.taps * targets.whole)
         add_texture(features, n, net, targets.scores, targets.whole)
         if wanted.any:
-            clear(targets.by_anchor, 0, net.taps * lines.length)
+            clear(targets.by_anchor, net.taps * lines.length)
     first = first_from(tile.anchors, 1, tile.anchor_count, y)
     for row in range(first, first_from(tile.anchors, 1, tile.anchor_count, y + 1)):
         target_row(row, tile.top <= y < tile.bottom, images, targets, taps, room, kept, real)
@@ -117,13 +123,13 @@ class Job(NamedTuple):
 
 @inline
 def _tile(job, i, j):
-    """Tile j of row i of the tiles."""
+    """ImageTile j of row i of the tiles."""
     anchors, layers, halo = job.anchors, job.net.layers, job.wanted.halo
     height, width = job.shape[2], job.shape[3]
     top, bottom = i * height // job.tiles[0], (i + 1) * height // job.tiles[0]
     begin, end = j * width // job.tiles[1], (j + 1) * width // job.tiles[1]
     rows = (anchors[0], job.taps.height, top - halo, bottom + halo, height)
-    return Tile(top, bottom, begin, end, begin - halo - layers - 1, *rows)
+    return ImageTile(top, bottom, begin, end, begin - halo - layers - 1, *rows)
 
 
 @inline
@@ -151,8 +157,8 @@ def _sweep(job, sources, to_image, lines, total, targets_room, room, kept, sums,
     for unit in range(part, job.runs * down * across, parts):
         run, i, j = unit // (down * across), unit // across % down, unit % across
         tile = _tile(job, i, j)
-        clear(lines.memory, 0, total)
-        find_columns(job.anchors[1], job.taps.width, tile, job.wanted, job.shape[3], job.net.layers, lines)
+        clear(lines.memory, total)
+        find_layer_columns(job.anchors[1], job.taps.width, tile, job.wanted, job.shape[3], job.net.layers, lines)
         targets = _targets(job, tile, lines, anchor, scores, whole, by_anchor)
         of_unit = Sums(sums.at, sums.recent, tail(sums.total, unit * sums.count), sums.count)
         for image in range(run * batch // job.runs, (run + 1) * batch // job.runs):
@@ -172,13 +178,8 @@ def _room_of_line(net, length):
     most = 0
     for layer in range(net.layers + 1):
         most = max(most, net.strides[layer])
-    wide = _whole_vectors(max(3 * most, 3 * net.widths[0] + WHOLE))
+    wide = whole_vectors(max(3 * most, 3 * net.widths[0] + WHOLE))
     return (length + 2) * wide, wide
-
-
-@inline
-def _whole_vectors(count):
-    return (count + WHOLE - 1) // WHOLE * WHOLE
 
 
 @parallel
@@ -217,20 +218,20 @@ def sweep(
     layers, any_ = net.layers, net.layers > 0 and (to_texture or to_parameters)
     wanted = Wanted(to_texture, to_parameters, any_, halo_of(layers, to_texture, to_parameters))
     length = (shape[3] + tiles[1] - 1) // tiles[1] + 2 * (wanted.halo + layers + 1)
-    whole, step = _whole_vectors(length) if layers > 0 else 0, _whole_vectors(width)
+    whole, step = whole_vectors(length) if layers > 0 else 0, whole_vectors(width)
     counts = integers((6 + COUNTS) * (layers + 1))
     small = small_integers((2 * (layers + 1) + 1) * length + width)
     for i in range(length):
         small[i] = i
     total = fill_rings(layers, net.strides, length, any_, elements(counts))
     (other, none), sum_count = _room_of_line(net, length), sums[0][-1] if to_parameters else 0
-    features, by_anchor = whole * net.strides[layers], _whole_vectors(net.taps * length) if any_ else 0
-    of_lines = _whole_vectors(total) + other + none + WHOLE
+    features, by_anchor = whole * net.strides[layers], whole_vectors(net.taps * length) if any_ else 0
+    of_lines = whole_vectors(total) + other + none + WHOLE
     of_targets = features + net.taps * whole + by_anchor + (3 * net.taps + 1) * step
     memory = zeros(of_lines + of_targets + sum_count, likes[2])
     memory[of_lines - WHOLE] = 1
     line = elements(memory)
-    other_at = tail(line, _whole_vectors(total))
+    other_at = tail(line, whole_vectors(total))
     places = tail(small, length)
     lines = Lines(
         *(line, elements(counts), places, tail(places, (layers + 1) * length), elements(small)),
@@ -240,9 +241,9 @@ def sweep(
     scores = tail(feature_at, features)
     anchor_at = tail(scores, net.taps * whole)
     z = tail(anchor_at, by_anchor)
-    room = Room(z, tail(z, net.taps * step), tail(z, 2 * net.taps * step), tail(z, 3 * net.taps * step), step)
+    room = TargetsRoom(z, tail(z, net.taps * step), tail(z, 2 * net.taps * step), tail(z, 3 * net.taps * step), step)
     pixels = (elements(logits), elements(rows), elements(columns), rows.shape[1], columns.shape[1])
-    taps = Taps(*pixels, height, width, options[0])
+    taps = PixelTaps(*pixels, height, width, options[0])
     turned = Back(elements(back[0]), elements(back[1]), back[2])
     of_rows = (elements(anchors[0]), elements(anchors[1]))
     job = Job(shape, tiles, runs, images, wanted, net, turned, normal(statistics), of_rows, taps)

@@ -13,12 +13,14 @@ from fastwarp.kernels.cpu._downsize_coefficients import PAIRS, add_pairs, coeffi
 from fastwarp.kernels.cpu._downsize_network import (
     SIGMOID,
     SIGNED,
+    WHOLE,
     Matrix,
     Places,
     add_texture,
     convolve,
     network,
     normal,
+    whole_vectors,
 )
 from fastwarp.kernels.cpu._memory import integers, small_integers, zeros
 from fastwarp.kernels.cpu._parallel import inline, parallel
@@ -32,7 +34,6 @@ _LINES = _RING + 1  # of zeros: above and below the image
 _TARGETS = 128  # whose coefficients are made at a time, at most
 _COEFFICIENTS = 1 << 15  # that are made at a time
 _FEW = 4  # channels that fit into the vector of a pixel
-_WHOLE = 16  # values of a vector, at most
 _STRIP = 4096  # values of a line of the last layer, less where channels are few: rings stay in the second cache
 _MOST, _LEAST = 256, 32  # anchors of a strip
 
@@ -40,7 +41,7 @@ _MOST, _LEAST = 256, 32  # anchors of a strip
 # --- where layers are needed ------------------------------------------------------------------------------------------
 
 
-class Axis(NamedTuple):
+class LayerAxis(NamedTuple):
     """Where the layers are needed along rows or columns.
 
     `count[layer]` is the number of positions; layer 0 is the image. `place` `[L + 1][extent]` has them, increasing, and
@@ -58,10 +59,10 @@ class Axis(NamedTuple):
 
 
 @inline
-def _axis(layers, extent, whole, small):
-    """An `Axis` that `_fill` has yet to fill, in working arrays of `_axis_whole` and `_axis_small` numbers."""
+def _layer_axis(layers, extent, whole, small):
+    """An `LayerAxis` that `_fill` has yet to fill, in working arrays of `_axis_whole` and `_axis_small` numbers."""
     left = (layers + 1) * extent
-    return Axis(layers, extent, whole, small, tail(small, left), tail(whole, layers + 1), tail(small, 2 * left))
+    return LayerAxis(layers, extent, whole, small, tail(small, left), tail(whole, layers + 1), tail(small, 2 * left))
 
 
 @inline
@@ -180,12 +181,7 @@ def _place_lines(layers, low, high, strides, at, length):
         at[layer], length[layer] = total, (high[layer] - low[layer] + 2) * strides[layer]
         total += _LINES * length[layer]
     at[layers], length[layers] = total - strides[layers], 0
-    return total + _whole_vectors(high[layers] - low[layers]) * strides[layers]
-
-
-@inline
-def _whole_vectors(count):
-    return (count + _WHOLE - 1) // _WHOLE * _WHOLE
+    return total + whole_vectors(high[layers] - low[layers]) * strides[layers]
 
 
 @inline
@@ -200,7 +196,7 @@ def _load_line(images, y, strip, net, image_normal, at):
         ahead = base + (place[y + 1] - place[y]) * strides[2]
         for c in range(channels if strides[3] == 1 else 1):
             first = ahead + c * strides[1]
-            for i in range(seen.numbers[0] * strides[3], seen.numbers[seen.count - 1] * strides[3] + 1, _WHOLE):
+            for i in range(seen.numbers[0] * strides[3], seen.numbers[seen.count - 1] * strides[3] + 1, WHOLE):
                 prefetch(source, first + i)
     if 2 <= channels <= _FEW and strides[3] == 1:
         interleave(source, base, strides[1], seen, image_normal, strip.lines, at)
@@ -264,7 +260,7 @@ def _make_row(images, strip, net, image_normal, real):
 
 
 @inline
-def _make_coefficients(taps, row, low, high, strip, real):
+def _make_strip_coefficients(taps, row, low, high, strip, real):
     """Coefficients of the targets low .. high of a row."""
     n, count, step, z, scores = high - low, taps.down * taps.across, strip.step, strip.coefficients, strip.scores
     anchor, begin = strip.columns.anchor, strip.low[strip.columns.layers]
@@ -334,7 +330,7 @@ def _fill_strip(images, strip, taps, net, image_normal, begin, end, real):
         for row in range(first_row[u], first_row[u + 1]):
             for low in range(left, right, strip.step):
                 high = min(low + strip.step, right)
-                _make_coefficients(taps, row, low, high, strip, real)
+                _make_strip_coefficients(taps, row, low, high, strip, real)
                 _mix(images, image_normal.channels, taps, row, low, high, strip, real)
 
 
@@ -349,9 +345,9 @@ def _strip(rows, columns, spans, begin, end, net, like):
     low, high, next_ = spans, tail(spans, step), tail(spans, 2 * step)
     at, length = tail(spans, 4 * step), tail(spans, 5 * step)
     _fill_span(columns, begin, end, low, high)
-    total = _whole_vectors(_place_lines(layers, low, high, net.strides, at, length))
-    whole = _whole_vectors(end - begin) if layers > 0 else 0
-    room = min(max(_COEFFICIENTS // net.taps // _WHOLE * _WHOLE, _WHOLE), _TARGETS)
+    total = whole_vectors(_place_lines(layers, low, high, net.strides, at, length))
+    whole = whole_vectors(end - begin) if layers > 0 else 0
+    room = min(max(_COEFFICIENTS // net.taps // WHOLE * WHOLE, WHOLE), _TARGETS)
     memory = zeros(total + net.taps * (whole + room) + room, like)
     lines = elements(memory)
     scores = tail(lines, total)
@@ -371,7 +367,7 @@ def _fill_gaps(columns, across, width, stride, gaps):
 
 
 @inline
-def _fill_images(images, shape, taps, net, image_normal, rows, columns, spans, like, part, parts):
+def _make_images(images, shape, taps, net, image_normal, rows, columns, spans, like, part, parts):
     """What a part does: rows of anchors of all images."""
     batch, real = shape[0], like[0]
     n, across, divisions = rows.count[net.layers], columns.count[net.layers], _strips(columns, net.strides)
@@ -430,8 +426,8 @@ def forward(
     whole_y, whole_x = _axis_whole(layers, shape[2]), _axis_whole(layers, shape[3])
     small = small_integers(small_y + small_x + across * (width + 1))
     whole = integers(whole_y + whole_x + 6 * (layers + 1))
-    y = _axis(layers, shape[2], elements(whole), elements(small))
-    x = _axis(layers, shape[3], tail(whole, whole_y), tail(small, small_y))
+    y = _layer_axis(layers, shape[2], elements(whole), elements(small))
+    x = _layer_axis(layers, shape[3], tail(whole, whole_y), tail(small, small_y))
     gaps = tail(small, small_y + small_x)
     _fill(y, elements(anchors[0]), height)
     _fill(x, elements(anchors[1]), width)
@@ -441,6 +437,6 @@ def forward(
     taps = PaddedTaps(*tables_of_taps, down, across, height, width, stride, normalise)
     source, target = pointer(addresses[0], like), pointer(addresses[1], like)
     images = ImageAndResult(source, 0, strides_image, target, 0, strides_result, shape[2])
-    _fill_images(images, shape, taps, net, normal(statistics), y, x, tail(whole, whole_y + whole_x), real, part, parts)
+    _make_images(images, shape, taps, net, normal(statistics), y, x, tail(whole, whole_y + whole_x), real, part, parts)
     hold(small)
     hold(whole)

@@ -12,7 +12,7 @@ from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._vector import convert, elements, hold, load_as, pointer, store, tail
 
 
-class Taps(NamedTuple):
+class PixelTaps(NamedTuple):
     """Which pixels the targets mix: logits `[down * across, h, w]`, rows `[h, down]`, columns `[w, across]`."""
 
     logits: Any
@@ -25,7 +25,7 @@ class Taps(NamedTuple):
     normalise: Any
 
 
-class Room(NamedTuple):
+class TargetsRoom(NamedTuple):
     """For the targets of a row: z, coefficients and gradients `[K][step]`, and a line of them."""
 
     z: Any
@@ -239,7 +239,9 @@ def pixels_gradient(addresses, shape, grad_strides, strides, values, add, rows, 
         parts: number of parts.
     """
     kept = elements(values)
-    taps = Taps(kept, elements(rows), elements(columns), rows.shape[1], columns.shape[1], len(rows), len(columns), 0)
+    taps = PixelTaps(
+        kept, elements(rows), elements(columns), rows.shape[1], columns.shape[1], len(rows), len(columns), 0
+    )
     total = numbers(shape[1] * shape[3], likes[2])
     args = (addresses, shape, grad_strides, strides, kept, add, taps, likes)
     _pixels_gradient(*args, elements(total), part, parts)

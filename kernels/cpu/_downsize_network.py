@@ -27,6 +27,16 @@ from fastwarp.kernels.cpu._vector import (
 SIGMOID, SOFTMAX, SIGNED = range(3)
 
 
+WHOLE = 16
+"""Values of a vector, at most."""
+
+
+@inline
+def whole_vectors(count):
+    """So many values or more, to whole vectors."""
+    return (count + WHOLE - 1) // WHOLE * WHOLE
+
+
 class Network(NamedTuple):
     """What `packed` made, as pointers, with the number of layers and of taps."""
 

@@ -14,10 +14,10 @@ from fastwarp.kernels.cpu._downsize_network import (
     convolve,
     pass_positive,
 )
+from fastwarp.kernels.cpu._memory import clear
 from fastwarp.kernels.cpu._parallel import inline
 from fastwarp.kernels.cpu._vector import load_as, store, tail
 
-WHOLE = 16  # values of a vector, at most
 COUNTS = 5
 
 
@@ -31,7 +31,7 @@ class Wanted(NamedTuple):
     halo: Any
 
 
-class Tile(NamedTuple):
+class ImageTile(NamedTuple):
     """Its rows and columns `top .. bottom`, `begin .. end`; the column that is place 0 of its lines; the anchors' rows,
     increasing, and which of them count: `low .. high`; rows of the image."""
 
@@ -110,7 +110,7 @@ def halo_of(layer, to_texture, to_parameters):
 
 
 @inline
-def find_columns(anchors, count, tile, wanted, width, layers, lines):
+def find_layer_columns(anchors, count, tile, wanted, width, layers, lines):
     """Fills `places`, `left` and `counts` for a tile."""
     low, high, base = tile.begin - wanted.halo, tile.end + wanted.halo, tile.base
     for layer in range(layers + 1):
@@ -161,14 +161,9 @@ def _three_lines(lines, kind, layer, layers, y):
 
 
 @inline
-def clear(memory, at, count):
-    for i in range(at, at + count):
-        memory[i] = 0
-
-
-@inline
 def clear_line(lines, kind, layer, layers, y):
-    clear(lines.memory, _line(lines, kind, layer, layers, y), lines.rings[3 * (kind * (layers + 1) + layer) + 2])
+    at = _line(lines, kind, layer, layers, y)
+    clear(tail(lines.memory, at), lines.rings[3 * (kind * (layers + 1) + layer) + 2])
 
 
 @inline

@@ -49,7 +49,7 @@ class Band(NamedTuple):
     size: Any
 
 
-class Places(NamedTuple):
+class BandTaps(NamedTuple):
     """Two by two pixels of the targets of a chunk among the sums of a band: of the upper and of the lower left tap, and
     the fractions in y and x. The other taps are one pixel, or none, to the right."""
 
@@ -109,7 +109,7 @@ def _store_places(x, y, bounds, band, width, places, at):
 
 @inline
 def _find_places(field, first, count, band, width, places):
-    """Places of the targets from window `first` on.
+    """BandTaps of the targets from window `first` on.
 
     There is a row more above and below the band, for what lies elsewhere. Targets that read nothing, and lost ones, go
     there.
@@ -245,7 +245,7 @@ def _adjoint(level, add, write, together, windows, extents, like, arrays, bands,
             ranges, known = _row_ranges(field, level.first, level.targets, size[0]), image
         band = Band(number * level.height // bands, (number + 1) * level.height // bands, size)
         right = min(size[1] - 1, 1)
-        places = Places(elements(upper), elements(lower), elements(fraction_y), elements(fraction_x), right)
+        places = BandTaps(elements(upper), elements(lower), elements(fraction_y), elements(fraction_x), right)
         plane, depth = image * level.planes + group * together, level.channels
         if together > 1:
             depth = min(together, level.planes - group * together)

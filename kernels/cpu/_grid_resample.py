@@ -44,7 +44,7 @@ def _prefetch_taps(source, base, taps, i):
 
 
 @inline
-def _blend_values(source, base, taps, first, channels, affine, target, place, one):
+def _blend_targets(source, base, taps, first, channels, affine, target, place, one):
     """The targets from `first` on, one by one.
 
     `place` is where the run begins in `target`, and how far its pixels and their channels are apart.
@@ -113,7 +113,7 @@ def _blend_planes(level, windows, extents, source, target, share, segments, arra
             if taps.count >= LANES and taps.right > 0:
                 _blend_plane(source, base, taps, target, out, one)
             else:
-                _blend_values(source, base, taps, 0, 1, None, target, (out, 1, 1), one)
+                _blend_targets(source, base, taps, 0, 1, None, target, (out, 1, 1), one)
         _fill_holes(taps, 1, real[0], target, (out, 1, 1))
 
 
@@ -235,7 +235,7 @@ def _blend_run(source, base, length, taps, channels, affine, target, place, one)
         else:
             done = taps.count
             _blend_frame(source, base, taps, channels, affine, target, place, one)
-    _blend_values(source, base, taps, done, channels, affine, target, place, one)
+    _blend_targets(source, base, taps, done, channels, affine, target, place, one)
 
 
 @inline
@@ -290,7 +290,7 @@ def _sum_box(source, at, box, y, x, stride, channels, zero):
 
 @inline
 def _sum_boxes(level, source, base, y, x, count, affine, target, place, zero):
-    """Some targets of a plane; `place` as of `_blend_values`."""
+    """Some targets of a plane; `place` as of `_blend_targets`."""
     channels, stride = level.channels, level.width * level.channels
     for k in range(count):
         box, out, done = box_of(y, x, k), place[0] + k * place[1], 0

@@ -222,7 +222,7 @@ def twice(values):
 
 
 @inline
-def _fill_windows(field, axis, which, count, extent, centre, width):
+def _fill_footprints(field, axis, which, count, extent, centre, width):
     """Centres and half-widths of the targets `which` along an axis, 1 for y, as `_separable_taps.runs` takes them."""
     coordinate, half = (field.y, field.width_y) if axis == 1 else (field.x, field.width_x)
     for k in range(count):
@@ -251,8 +251,8 @@ def footprints_of(field, which, count, size):
     """The `Footprints` of the targets `which`."""
     memory = doubles(4 * count)
     y, x = elements(memory), tail(memory, 2 * count)
-    _fill_windows(field, 1, which, count, size[0], y, tail(y, count))
-    _fill_windows(field, 0, which, count, size[1], x, tail(x, count))
+    _fill_footprints(field, 1, which, count, size[0], y, tail(y, count))
+    _fill_footprints(field, 0, which, count, size[1], x, tail(x, count))
     return Footprints(Windows(y, tail(y, count), count, size[0]), Windows(x, tail(x, count), count, size[1]), memory)
 
 
@@ -288,7 +288,7 @@ def box_of(y, x, k):
 
 
 @inline
-def _spacing(values, xs, at, step, place, n):
+def _neighbour_spacing(values, xs, at, step, place, n):
     """Half the distance of both neighbours' values, all of it where only one reads something; and which ones do."""
     low = place > 0 and xs[at - step] >= 0
     high = place < n - 1 and xs[at + step] >= 0
@@ -302,8 +302,8 @@ def _spacings(values, xs, at, shape, extents, alone):
     """Of the neighbours in the column and in the row; a single row or column averages over all of its source."""
     height, width = shape
     y, x = at // width, at % width
-    column = _spacing(values, xs, at, width, y, height)[0] if extents[0] > 1 else alone[0]
-    row = _spacing(values, xs, at, 1, x, width)[0] if extents[1] > 1 else alone[1]
+    column = _neighbour_spacing(values, xs, at, width, y, height)[0] if extents[0] > 1 else alone[0]
+    row = _neighbour_spacing(values, xs, at, 1, x, width)[0] if extents[1] > 1 else alone[1]
     return column, row
 
 
@@ -318,7 +318,7 @@ def _through(values, xs, grads, at, shape, extents, alone, axis):
     if not square >= 1:
         return 0.0
     step, place = (shape[1], at // shape[1]) if axis == 0 else (1, at % shape[1])
-    _, low, high = _spacing(values, xs, at, step, place, shape[axis])
+    _, low, high = _neighbour_spacing(values, xs, at, step, place, shape[axis])
     return grads[at] * spacings[axis] / np.sqrt(square) / (2 if low and high else 1)
 
 
@@ -372,7 +372,7 @@ def widen_windows_backward(grad, centres, sizes, source_sizes, valid, source_val
                     total = np.float64(by_centre[at])
                     for axis in range(2):
                         step, place = (shape[1], at // shape[1]) if axis == 0 else (1, at % shape[1])
-                        _, low, high = _spacing(values, xs, at, step, place, shape[axis])
+                        _, low, high = _neighbour_spacing(values, xs, at, step, place, shape[axis])
                         own = _through(values, xs, by_width, at, shape, extents, alone, axis)
                         total += (0.0 if high else own) - (0.0 if low else own)
                         if xs[at] >= 0:  # then the neighbours' half-widths look at this target

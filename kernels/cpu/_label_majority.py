@@ -15,7 +15,7 @@ _COLUMNS = 16  # that are compared at a time
 
 
 @exact
-def _cell(centre, half_width, extent):
+def _cell_of(centre, half_width, extent):
     """First pixel in (c - s/2, c + s/2], and the one after the last."""
     centre, half = min(max(centre, 0.0), extent - 1.0), max(half_width, 1.0) / 2
     return int(max(np.floor(centre - half) + 1.0, 0.0)), int(min(np.floor(centre + half), extent - 1.0)) + 1
@@ -46,7 +46,7 @@ def _fill_cells(windows, cells):
         if c != c:
             cells.first[i] = -1
             continue
-        cells.first[i], cells.last[i] = _cell(c, s, windows.extent)
+        cells.first[i], cells.last[i] = _cell_of(c, s, windows.extent)
         cells.near[i] = round_to_pixel(c, windows.extent)
 
 
@@ -181,7 +181,7 @@ def _has_several(marks, first, last):
 
 
 @inline
-def _row(source, base, row, columns, w, stride, width, marks, target, out, fill, table):
+def _fill_row_of_cells(source, base, row, columns, w, stride, width, marks, target, out, fill, table):
     """A row of targets that share the rows of their cells. Most of these hold one class alone: pixels are compared for
     all of them at once, and only those of other cells counted."""
     height = row[1] - row[0] if row[0] >= 0 else 0
@@ -200,7 +200,7 @@ def _row(source, base, row, columns, w, stride, width, marks, target, out, fill,
 
 
 @parallel
-def majority(levels, windows, extents, like, fills, separable, part, parts):
+def majority_of_cells(levels, windows, extents, like, fills, separable, part, parts):
     votes = integers(_CLASSES)
     table = elements(votes)
     clear(table, _CLASSES)
@@ -232,7 +232,7 @@ def majority(levels, windows, extents, like, fills, separable, part, parts):
             out = ((image * planes + plane) * h + i) * w * channels
             if together:
                 row = (rows.first[i], rows.last[i], rows.near[i])
-                _row(source, base, row, columns, w, stride, width, marks, target, out, fills[0], table)
+                _fill_row_of_cells(source, base, row, columns, w, stride, width, marks, target, out, fills[0], table)
                 continue
             for j in range(w):
                 k = i if separable else j

@@ -64,7 +64,7 @@ def _pull(marginal, i, axis, floor):
 
 
 @inline
-def _sum(values, count):
+def _total(values, count):
     total = 0.0
     for i in range(count):
         total += values[i]
@@ -75,7 +75,7 @@ def _sum(values, count):
 def knots_of(marginal, axis, knots):
     """The knots of one image."""
     n = axis.n
-    floor = max(_FLOOR * _sum(marginal, n) / n, _TINY) * axis.total
+    floor = max(_FLOOR * _total(marginal, n) / n, _TINY) * axis.total
     for i in range(n):
         above, below = _pull(marginal, i, axis, floor)
         t = (i + above / below) / (n - 1)
@@ -86,7 +86,7 @@ def knots_of(marginal, axis, knots):
 def pull_knots(grad, marginal, axis, result):
     """Gradient of the knots of one image to its marginal."""
     weight, n = axis.weight, axis.n
-    mean = _sum(marginal, n) / n
+    mean = _total(marginal, n) / n
     clear(result, n)
     if _FLOOR * mean <= _TINY:  # an all-zero map: T has no derivative there
         return
@@ -355,7 +355,7 @@ def _lz_mesh_backward(grad, saliency, fwhm, anti_crop, result, part, parts):
     hold(memory)
 
 
-def _work(saliency: Tensor) -> int:
+def _lz_work(saliency: Tensor) -> int:
     """Of all images, in values: what each cell gives to its row and its column, three times."""
     return 3 * saliency.numel() * (saliency.shape[1] + saliency.shape[2])
 
@@ -363,12 +363,12 @@ def _work(saliency: Tensor) -> int:
 def lz_mesh(saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
     """Saliency `[B, h, w]` -> mesh `[B, h, w, 2]`; computed in float64, rounded once."""
     mesh = saliency.new_empty((*saliency.shape, 2))
-    run(_lz_mesh, (array(saliency), fwhm, anti_crop, array(mesh)), _work(saliency))
+    run(_lz_mesh, (array(saliency), fwhm, anti_crop, array(mesh)), _lz_work(saliency))
     return mesh
 
 
 def lz_mesh_backward(grad: Tensor, saliency: Tensor, fwhm: float, anti_crop: bool) -> Tensor:
     """Gradient to the saliency `[B, h, w]`."""
     result = saliency.new_empty(saliency.shape)
-    run(_lz_mesh_backward, (array(grad), array(saliency), fwhm, anti_crop, array(result)), 2 * _work(saliency))
+    run(_lz_mesh_backward, (array(grad), array(saliency), fwhm, anti_crop, array(result)), 2 * _lz_work(saliency))
     return result

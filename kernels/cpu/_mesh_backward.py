@@ -6,8 +6,8 @@ import numpy as np
 
 from fastwarp.kernels.cpu._memory import doubles, integers
 from fastwarp.kernels.cpu._mesh_forward import Columns, blend, find_columns, line, local
-from fastwarp.kernels.cpu._mesh_owners import ROOM, Runs, convex_runs, units, vertices, winding_runs
-from fastwarp.kernels.cpu._mesh_rows import LANES, Patch, Rows, sum_rows
+from fastwarp.kernels.cpu._mesh_owners import ROOM, TileRuns, convex_runs, units, vertices, winding_runs
+from fastwarp.kernels.cpu._mesh_rows import LANES, Patch, Rows, sum_tile_rows
 from fastwarp.kernels.cpu._mesh_tile import (
     UNIT,
     Mesh,
@@ -17,6 +17,7 @@ from fastwarp.kernels.cpu._mesh_tile import (
     load_sums,
     longest,
     mesh_of,
+    mesh_windows_of,
     products,
     pull_inverse,
     quad,
@@ -25,13 +26,12 @@ from fastwarp.kernels.cpu._mesh_tile import (
     to_corners,
     to_vertices,
     value_and_slopes,
-    windows_of,
 )
 from fastwarp.kernels.cpu._parallel import inline, jit, parallel
 from fastwarp.kernels.cpu._vector import elements, hold, tail
 
 
-class Room(NamedTuple):
+class GradientRoom(NamedTuple):
     """Working memory: what a zoom knows of the columns; vertices in target units, what `convex_runs` fills and what
     `winding_runs` needs; the sums of a row of tiles."""
 
@@ -50,7 +50,7 @@ class Grads(NamedTuple):
 
 
 @inline
-def _first_row(i, targets, h):
+def _first_target_row(i, targets, h):
     """First row of targets of a row of tiles of a zoom."""
     low, high = 0, targets
     while low < high:
@@ -90,12 +90,12 @@ def _unzoom_run(grads, windows, number, begin, end, patch, sums):
 
 
 @inline
-def _zoom(grads, mesh, i, homography, level, at, room):
+def _pull_zoom(grads, mesh, i, homography, level, at, room):
     """Adds one level of one image to the sums of a row of tiles."""
     h, w, columns = mesh.h, mesh.w, room.columns
     span = (level.source_x - 1.0, level.source_y - 1.0)
     find_columns(level.extent_x, w, columns)
-    first, last = _first_row(i, level.extent_y, h), _first_row(i + 1, level.extent_y, h)
+    first, last = _first_target_row(i, level.extent_y, h), _first_target_row(i + 1, level.extent_y, h)
     for j in range(w - 1):
         begin, end = columns.first[j], columns.first[j + 1]
         corners = quad(mesh, i, j)
@@ -109,7 +109,7 @@ def _zoom(grads, mesh, i, homography, level, at, room):
 
 
 @inline
-def _unzoom(grads, windows, mesh, i, homography, level, at, room):
+def _pull_unzoom(grads, windows, mesh, i, homography, level, at, room):
     """Adds one level of one image to the sums of a row of tiles."""
     h, w, width, extent = mesh.h, mesh.w, level.width, float(level.extent_x)
     widened, (spans, left, right), runs = room.widened, room.runs, room.winding
@@ -129,7 +129,7 @@ def _unzoom(grads, windows, mesh, i, homography, level, at, room):
         total = load_sums(room.sums, j)
         if run >= 0 and width >= LANES:
             rows = Rows(tail(left, run), tail(right, run), first, last, width, at, number)
-            total = sum_rows(patch, rows, grads.x, grads.y, windows, total)
+            total = sum_tile_rows(patch, rows, grads.x, grads.y, windows, total)
         else:
             for r in range(first, last):
                 row = at + r * width
@@ -151,9 +151,9 @@ def _sum_tiles(grad, meshes, windows, tiles, shapes, options, extents, m, i, roo
             level = level_of(b, n, sizes, source_sizes, valid, source_valid)
             if min(level.extent_y, level.extent_x) > 0 and min(level.source_y, level.source_x) > 0:
                 if inverse:
-                    _unzoom(grads, windows_of(windows, tiles, b), mesh, i, homography, level, at, room)
+                    _pull_unzoom(grads, mesh_windows_of(windows, tiles, b), mesh, i, homography, level, at, room)
                 else:
-                    _zoom(grads, mesh, i, homography, level, at, room)
+                    _pull_zoom(grads, mesh, i, homography, level, at, room)
             at += level.height * level.width
 
 
@@ -187,8 +187,8 @@ def backward(
     widened = tail(fraction, longest_row)
     left = tail(widened, 2 * h * w)
     winding = tail(left, 2 * count)
-    runs = Runs(tail(first, w), left, tail(left, count))
-    room = Room(Columns(fraction, first), Mesh(widened, h, w), runs, winding, tail(winding, ROOM))
+    runs = TileRuns(tail(first, w), left, tail(left, count))
+    room = GradientRoom(Columns(fraction, first), Mesh(widened, h, w), runs, winding, tail(winding, ROOM))
     about = ((sizes, source_sizes), (inverse, homography), (valid, source_valid))
     _sum_meshes(grad, meshes, windows, tiles, *about, room, elements(by_tile), part, parts)
     hold(memory)

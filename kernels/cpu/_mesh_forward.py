@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastwarp.kernels.cpu._memory import doubles, integers
-from fastwarp.kernels.cpu._mesh_tile import is_lost, level_of, longest, mesh_of, perspective, quad, windows_of
+from fastwarp.kernels.cpu._mesh_tile import is_lost, level_of, longest, mesh_of, mesh_windows_of, perspective, quad
 from fastwarp.kernels.cpu._parallel import exact, inline, parallel
 from fastwarp.kernels.cpu._vector import elements, hold
 
@@ -93,7 +93,7 @@ def fill_value(windows, begin, end, value):
 
 
 @inline
-def _fill_level(mesh, lost, homography, level, columns, first, begin, end, windows):
+def _fill_zoom_level(mesh, lost, homography, level, columns, first, begin, end, windows):
     """The rows of a level whose first target is in begin .. end; the level's is `first`."""
     reads = level.extent_x if min(level.source_y, level.source_x) > 0 else 0
     find_columns(reads, mesh.w, columns)
@@ -110,7 +110,7 @@ def _fill_level(mesh, lost, homography, level, columns, first, begin, end, windo
 
 
 @parallel
-def forward(meshes, sizes, source_sizes, homography, valid, source_valid, windows, tiles, part, parts):
+def zoom_positions(meshes, sizes, source_sizes, homography, valid, source_valid, windows, tiles, part, parts):
     """Fills windows `[B, 2, P]` and tiles `[B, P]`. A row belongs to the part that has its first target."""
     count, w = tiles.shape[1], meshes.shape[2]
     begin, end = part * tiles.size // parts, (part + 1) * tiles.size // parts
@@ -125,7 +125,7 @@ def forward(meshes, sizes, source_sizes, homography, valid, source_valid, window
         for n in range(len(sizes) // 2):
             level = level_of(b, n, sizes, source_sizes, valid, source_valid)
             some = (begin - start, end - start)
-            _fill_level(mesh, lost, homography, level, columns, at, *some, windows_of(windows, tiles, b))
+            _fill_zoom_level(mesh, lost, homography, level, columns, at, *some, mesh_windows_of(windows, tiles, b))
             at += level.height * level.width
     hold(fraction)
     hold(first_of_tile)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastwarp.kernels.cpu._memory import doubles, integers
 from fastwarp.kernels.cpu._mesh_forward import fill_value
-from fastwarp.kernels.cpu._mesh_owners import ROOM, Runs, convex_runs, units, vertices, winding_runs
+from fastwarp.kernels.cpu._mesh_owners import ROOM, TileRuns, convex_runs, units, vertices, winding_runs
 from fastwarp.kernels.cpu._mesh_rows import LANES, Rows, fill_rows, inverse_of
 from fastwarp.kernels.cpu._mesh_tile import (
     Mesh,
@@ -19,10 +19,10 @@ from fastwarp.kernels.cpu._mesh_tile import (
     level_of,
     longest,
     mesh_of,
+    mesh_windows_of,
     quad,
     solve,
     tile_of,
-    windows_of,
 )
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._vector import elements, hold, tail
@@ -34,7 +34,7 @@ _GROUP = 8  # segments of the outline that share a bounding box
 
 
 @inline
-def _length(v):
+def _norm(v):
     return abs(v[0]) + abs(v[1])
 
 
@@ -43,7 +43,7 @@ def _precision(tile):
     """Significant bits that a type needs for the inverse of a tile, as 2 to that power; infinity where none will do."""
     _, e, f, g, p, q, has_homography = tile
     area, by_f, by_g = cross(e, f), cross(e, g), cross(g, f)
-    size = max(_length(e), _length(f)) + _length(g)
+    size = max(_norm(e), _norm(f)) + _norm(g)
     if has_homography:
         # Terms of the denominator and of the numerators, relative to the least denominator.
         tilt = 1.0 + max(max(p, q), 0.0)
@@ -72,7 +72,7 @@ class Place(NamedTuple):
     at: Any
 
 
-class Room(NamedTuple):
+class InverseRoom(NamedTuple):
     """Working memory: vertices in target units, what `convex_runs` fills, and what `winding_runs` needs."""
 
     widened: Any
@@ -216,7 +216,7 @@ def _fill_border(mesh, low, high, level, place, windows):
 
 
 @inline
-def _clear(low, high, width, at, windows):
+def _clear_rows(low, high, width, at, windows):
     fill_value(windows, at + low * width, at + high * width, -1.0)
 
 
@@ -237,23 +237,23 @@ def _fill_tiles(mesh, homography, low, high, end, level, place, room, real, wind
         # Rows are cleared when the first tile comes to them: they are still in the cache when they are written.
         needed = int(max(np.floor(top), low)) if top == top else low
         if needed < cleared:
-            _clear(needed, cleared, width, place.at, windows)
+            _clear_rows(needed, cleared, width, place.at, windows)
             cleared = needed
         convex_runs(widened, centre, i, low, end, float(level.extent_x), room.runs)
         _fill_row_of_tiles(mesh, i, homography, centre, level, place, room, real, windows)
     if cleared > low:
-        _clear(low, cleared, width, place.at, windows)
+        _clear_rows(low, cleared, width, place.at, windows)
 
 
 @inline
-def _fill_level(mesh, lost, homography, border, low, high, level, at, room, real, windows):
+def _fill_unzoom_level(mesh, lost, homography, border, low, high, level, at, room, real, windows):
     """The rows low .. high of a level of one image."""
     end = min(high, level.extent_y)
     if level.source_y == 0 or level.source_x == 0 or level.extent_x == 0 or low >= end:
-        _clear(low, high, level.width, at, windows)
+        _clear_rows(low, high, level.width, at, windows)
         return
     if lost:
-        _clear(low, high, level.width, at, windows)
+        _clear_rows(low, high, level.width, at, windows)
         for r in range(low, end):
             begin = at + r * level.width
             fill_value(windows, begin, begin + level.extent_x, math.nan)
@@ -267,7 +267,7 @@ def _fill_level(mesh, lost, homography, border, low, high, level, at, room, real
 
 
 @inline
-def _first_row(cost, of_level, height):
+def _first_row_from(cost, of_level, height):
     """First row of a level that begins at a cost or after it."""
     return min(max(-(-cost * height // of_level), 0), height)
 
@@ -285,14 +285,14 @@ def _fill_images(meshes, shapes, costs, options, extents, room, real, windows, t
         at, mesh = 0, mesh_of(meshes, b)
         for n in range(len(costs)):
             level = level_of(b, n, sizes, source_sizes, valid, source_valid)
-            low = _first_row(begin - cost, costs[n], level.height)
-            high = _first_row(end - cost, costs[n], level.height)
+            low = _first_row_from(begin - cost, costs[n], level.height)
+            high = _first_row_from(end - cost, costs[n], level.height)
             cost += costs[n]
             if low < high:
                 if of_image != b:
                     of_image, lost = b, is_lost(mesh)
-                some = (low, high, level, at, room, real, windows_of(windows, tiles, b))
-                _fill_level(mesh, lost, homography, border, *some)
+                some = (low, high, level, at, room, real, mesh_windows_of(windows, tiles, b))
+                _fill_unzoom_level(mesh, lost, homography, border, *some)
             at += level.height * level.width
 
 
@@ -305,8 +305,8 @@ def inverse(
     count = (w - 1) * longest(sizes, 0)
     numbers, spans = doubles(2 * h * w + 2 * count + ROOM), integers(3 * (w - 1))
     vertices_at, left = elements(numbers), tail(numbers, 2 * h * w)
-    runs = Runs(elements(spans), left, tail(left, count))
-    room = Room(Mesh(vertices_at, h, w), runs, tail(left, 2 * count))
+    runs = TileRuns(elements(spans), left, tail(left, count))
+    room = InverseRoom(Mesh(vertices_at, h, w), runs, tail(left, 2 * count))
     options = ((sizes, source_sizes), costs, (homography, border), (valid, source_valid))
     _fill_images(meshes, *options, room, real, windows, tiles, part, parts)
     hold(numbers)

@@ -72,7 +72,7 @@ def _is_after(k, x, centre):
 
 
 @exact
-def _row(y, centre, low, high):
+def _row_below(y, centre, low, high):
     """The first row below y, within low .. high."""
     return int(min(max(_after(y, centre), low), high))
 
@@ -105,7 +105,7 @@ ROOM = 14
 
 @exact
 def winding_runs(corners, row, centre, extent, runs):
-    """Runs of a row's targets with a winding number that is not 0, for any tile.
+    """TileRuns of a row's targets with a winding number that is not 0, for any tile.
 
     Returns how many there are, up to two. `runs`, room for `ROOM` numbers, begins with three for each: the first
     target, the one after the last, and the sign of det J for a point that a tile turns around that way.
@@ -157,7 +157,7 @@ def _is_convex(a, b, c, d):
     return min(turns) > 0 or max(turns) < 0
 
 
-class Runs(NamedTuple):
+class TileRuns(NamedTuple):
     """The targets that the convex tiles of a row of tiles enclose, as `convex_runs` finds them."""
 
     spans: Any
@@ -190,8 +190,8 @@ def convex_runs(widened, centre, i, low, high, extent, runs):
         # A vertex that is not finite: its tiles own nothing.
         if not (a[1] == a[1] and b[1] == b[1] and c[1] == c[1] and d[1] == d[1]):
             continue
-        ya, yb = _row(a[1], centre[1], low, high), _row(b[1], centre[1], low, high)
-        yc, yd = _row(c[1], centre[1], low, high), _row(d[1], centre[1], low, high)
+        ya, yb = _row_below(a[1], centre[1], low, high), _row_below(b[1], centre[1], low, high)
+        yc, yd = _row_below(c[1], centre[1], low, high), _row_below(d[1], centre[1], low, high)
         first, last = min(min(ya, yb), min(yc, yd)), max(max(ya, yb), max(yc, yd))
         if first == last:
             continue

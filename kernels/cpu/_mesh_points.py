@@ -33,7 +33,7 @@ _SOLVED = 1e-9  # a preimage outside of the mesh may miss its point by this, in 
 
 
 @inline
-def _cell(x, n):
+def _tile_at(x, n):
     """Tile of an axis of n vertices that a position in tiles is in; the end tiles continue."""
     return int(min(max(np.floor(x), 0.0), n - 2.0))
 
@@ -48,7 +48,7 @@ def _bin(x, axis):
 
 
 @inline
-def _axis(widened, axis):
+def _bin_axis(widened, axis):
     """As many bins as tiles between the least and the greatest finite coordinate: start, bins per unit, number."""
     h, w = widened.h, widened.w
     low, high = math.inf, -math.inf
@@ -77,7 +77,7 @@ def _box(corners, x_axis, y_axis):
 def _bins(widened):
     """Tiles by bin, in row-major order: those of bin n are `members[offset[n]:offset[n + 1]]`."""
     h, w = widened.h, widened.w
-    x_axis, y_axis = _axis(widened, 0), _axis(widened, 1)
+    x_axis, y_axis = _bin_axis(widened, 0), _bin_axis(widened, 1)
     bins = (h - 1) * (w - 1) + 2
     offset = integers(bins)
     clear(elements(offset), bins)
@@ -153,7 +153,7 @@ def _nearest_patch(mesh, x, y, homography):
 
 
 @inline
-def _unzoom(mesh, widened, centre, bins, x, y, homography):
+def _unzoom_point(mesh, widened, centre, bins, x, y, homography):
     """Zoomed position of a point and the tile that has it; NaN and -1 where none has."""
     h, w = mesh.h, mesh.w
     if not (abs(x) < math.inf and abs(y) < math.inf):
@@ -168,13 +168,13 @@ def _unzoom(mesh, widened, centre, bins, x, y, homography):
 
 
 @inline
-def _zoom(mesh, u, v, homography):
+def _zoom_point(mesh, u, v, homography):
     """T~ of a zoomed position, and the tile."""
     h, w = mesh.h, mesh.w
     if u != u or v != v:
         return math.nan, math.nan, -1
     f, g = u * (w - 1), v * (h - 1)
-    j, i = _cell(f, w), _cell(g, h)
+    j, i = _tile_at(f, w), _tile_at(g, h)
     tile = tile_of(quad(mesh, i, j), UNIT, UNIT, homography)
     value, _, _ = value_and_slopes(tile, f - j, g - i)
     return tile.a[0] + value[0], tile.a[1] + value[1], i * (w - 1) + j
@@ -200,11 +200,11 @@ def _map_image(mesh, inverse, homography, points, low, high, widened):
         bins = _bins(widened)
         for n in range(low, high):
             x, y = np.float64(given[2 * n]), np.float64(given[2 * n + 1])
-            x, y, tile = _unzoom(mesh, widened, centre, bins, x, y, homography)
+            x, y, tile = _unzoom_point(mesh, widened, centre, bins, x, y, homography)
             mapped[2 * n], mapped[2 * n + 1], tiles[n] = x, y, tile
     else:
         for n in range(low, high):
-            x, y, tile = _zoom(mesh, np.float64(given[2 * n]), np.float64(given[2 * n + 1]), homography)
+            x, y, tile = _zoom_point(mesh, np.float64(given[2 * n]), np.float64(given[2 * n + 1]), homography)
             mapped[2 * n], mapped[2 * n + 1], tiles[n] = x, y, tile
 
 

@@ -100,7 +100,7 @@ def _limited(value, low, high):
 
 
 @inline
-def _windows(tile, k, starts):
+def _inverse_windows(tile, k, starts):
     """What the targets k, k + 1, ... of a row read; `starts` has the linear functions at the tile's column."""
     real = tile.area
     offset = full(convert(k - tile.column, real), LANES) + lane_numbers(full(real, LANES))
@@ -136,7 +136,7 @@ def fill_rows(tile, rows, windows):
         if end - begin >= LANES:
             for block in range((end - begin + LANES - 1) // LANES):
                 k = min(begin + block * LANES, end - LANES)
-                to_x, to_y = _windows(tile, k, starts)
+                to_x, to_y = _inverse_windows(tile, k, starts)
                 store(to_x, x, line + k)
                 store(to_y, y, line + k)
                 store(owner, tiles, line + k)
@@ -145,7 +145,7 @@ def fill_rows(tile, rows, windows):
             k = min(begin, width - LANES)
             every = full(k, LANES) + lane_numbers(full(k, LANES))
             inside = (every >= begin) & (every < end)
-            to_x, to_y = _windows(tile, k, starts)
+            to_x, to_y = _inverse_windows(tile, k, starts)
             old_x, old_y = load(x, line + k, LANES), load(y, line + k, LANES)
             store(select(inside, convert(to_x, old_x), old_x), x, line + k)
             store(select(inside, convert(to_y, old_y), old_y), y, line + k)
@@ -204,7 +204,7 @@ def _sum_rows(kind, patch, rows, grad_x, grad_y, windows, sums):
 
 
 @inline
-def sum_rows(patch, *of_tile):
+def sum_tile_rows(patch, *of_tile):
     """Adds the products of the targets of the rows that a tile owns to its eight sums. Arguments: the rows, gradients
     to x and y, the windows, the sums."""
     # The kind of tile is a type, so that there are two loops: one that asks in each round takes a third longer.

@@ -60,7 +60,7 @@ class Level(NamedTuple):
     source_x: Any
 
 
-class Windows(NamedTuple):
+class MeshWindows(NamedTuple):
     """What the targets of an image read, x and y, and their tiles, as pointers."""
 
     x: Any
@@ -85,10 +85,10 @@ def level_of(b, level, sizes, source_sizes, valid, source_valid):
 
 
 @inline
-def windows_of(windows, tiles, b):
-    """The `Windows` of entry b of a batch: `[B, 2, P]` and `[B, P]`."""
+def mesh_windows_of(windows, tiles, b):
+    """The `MeshWindows` of entry b of a batch: `[B, 2, P]` and `[B, P]`."""
     count = tiles.shape[1]
-    return Windows(tail(windows, 2 * b * count), tail(windows, (2 * b + 1) * count), tail(tiles, b * count))
+    return MeshWindows(tail(windows, 2 * b * count), tail(windows, (2 * b + 1) * count), tail(tiles, b * count))
 
 
 @inline

@@ -18,7 +18,7 @@ CHUNKS = 16  # partial sums: a fixed number, so that the result does not depend 
 
 
 @inline
-def _add_products(values, rises, grads, x, channels, by_column):
+def _add_slopes(values, rises, grads, x, channels, by_column):
     """Adds the products of the eight interleaved rows of gradients with the slopes of both axes.
 
     To `by_column` `[column][8]`, gradient times difference of the taps; returned for the rows, the sum over the columns
@@ -79,7 +79,7 @@ def _add_units(source, grad, real, units, image, level, y, x, by_y, by_x):
             if target[k] < 0:
                 for q in range(grad_stride):
                     grads[q * LANES + k] = 0
-        by_row = _add_products(values, rises, grads, x, channels, by_column)
+        by_row = _add_slopes(values, rises, grads, x, channels, by_column)
         for k in range(LANES):
             if target[k] >= 0:
                 by_y[target[k]] += lane(by_row, k)

@@ -168,7 +168,7 @@ def _clear_tile(tiles, n, channels, size, affine, target, offsets, empty_rows, r
 
 
 @inline
-def _blend(source, target, real, rows, level, y, x, affine):
+def _blend_row_groups(source, target, real, rows, level, y, x, affine):
     first_row, end, image = rows
     channels, planes, h, w = level.channels, level.planes, level.rows, level.columns
     stride = level.width * channels
@@ -206,7 +206,7 @@ def _blend(source, target, real, rows, level, y, x, affine):
 @parallel
 def blend_interleaved(table, windows, extents, like, like_out, real, affine, part, parts):
     """Two taps along each axis, for rows of at least eight values."""
-    make_rows(_blend, pairs_of, table, windows, extents, like, like_out, real, affine, part, parts)
+    make_rows(_blend_row_groups, pairs_of, table, windows, extents, like, like_out, real, affine, part, parts)
 
 
 @inline
@@ -224,7 +224,7 @@ def _sum_into(source, at, stride, y, i, line, target, count, zero):
 
 
 @inline
-def _sum(source, target, real, rows, level, y, x, affine):
+def _sum_row_groups(source, target, real, rows, level, y, x, affine):
     first_row, end, image = rows
     channels, planes, height, width = level.channels, level.planes, level.height, level.width
     h, w = level.rows, level.columns
@@ -266,4 +266,4 @@ def _sum(source, target, real, rows, level, y, x, affine):
 @parallel
 def sum_interleaved(table, windows, extents, like, like_out, real, affine, part, parts):
     """Any number of taps along each axis."""
-    make_rows(_sum, runs_of, table, windows, extents, like, like_out, real, affine, part, parts)
+    make_rows(_sum_row_groups, runs_of, table, windows, extents, like, like_out, real, affine, part, parts)

@@ -69,7 +69,7 @@ def _vectors(x, count, channels, room):
 
 
 @inline
-def _clear(real, target, x, row_is_empty, channels, out, across, between):
+def _clear_row(real, target, x, row_is_empty, channels, out, across, between):
     for j in range(x.count):
         if row_is_empty or x.first[j] < 0:
             for c in range(channels):
@@ -101,7 +101,7 @@ def _blend_row(source, row, x, channels, affine, target, place, vectors, step, l
 
 
 @inline
-def _blend_rows(source, target, real, rows, level, y, x, affine):
+def _blend_pixel_rows(source, target, real, rows, level, y, x, affine):
     first, end, image = rows
     length = level.images * level.planes * level.height * level.width * level.channels
     channels, planes, h, w = level.channels, level.planes, level.rows, level.columns
@@ -131,14 +131,14 @@ def _blend_rows(source, target, real, rows, level, y, x, affine):
             place = (out, across, between)
             _blend_row(source, row, taps, channels, affine, target, place, vectors, step, line, ahead)
         if any_empty or y.first[i] < 0:
-            _clear(real, target, x, y.first[i] < 0, channels, out, across, between)
+            _clear_row(real, target, x, y.first[i] < 0, channels, out, across, between)
     hold(memory)
 
 
 @parallel
 def blend_pixels(table, windows, extents, like, like_out, real, affine, part, parts):
     """Pixels of a few channels. `affine` are scales and biases of the channels, which then come apart, or None."""
-    make_rows(_blend_rows, pairs_of, table, windows, extents, like, like_out, real, affine, part, parts)
+    make_rows(_blend_pixel_rows, pairs_of, table, windows, extents, like, like_out, real, affine, part, parts)
 
 
 # --- many channels ----------------------------------------------------------------------------------------------------

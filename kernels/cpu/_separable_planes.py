@@ -169,7 +169,7 @@ def _blend_blocks(source, length, rows, blocks, scale, bias, target, out, ahead)
 
 
 @inline
-def _finish(few, zero, target, out, empty_rows, x):
+def _complete_rows(few, zero, target, out, empty_rows, x):
     """Brings narrow rows to their places; what reads nothing, `empty_rows` or columns, becomes 0."""
     for k in range(ROWS):
         for j in range(x.count):
@@ -180,7 +180,7 @@ def _finish(few, zero, target, out, empty_rows, x):
 
 
 @inline
-def _blend_rows(source, target, real, rows, level, y, x, affine):
+def _blend_plane_rows(source, target, real, rows, level, y, x, affine):
     first, end, image = rows
     height, width, planes, h, w = level.height, level.width, level.planes, level.rows, level.columns
     length = level.images * planes * height * width
@@ -208,14 +208,14 @@ def _blend_rows(source, target, real, rows, level, y, x, affine):
         else:
             _blend_blocks(source, length, of_rows, blocks, affine[0], affine[1], elements(few), few_out, ahead)
         if some:
-            _finish(few, real[0], target, out, empty_rows, x)
+            _complete_rows(few, real[0], target, out, empty_rows, x)
     hold(few)
     hold(places)
 
 
 @inline
 def _blend_narrow_rows(source, target, real, rows, level, y, x, affine):
-    """As `_blend_rows` where all targets of a row read the same pixel: there is none beside it."""
+    """As `_blend_plane_rows` where all targets of a row read the same pixel: there is none beside it."""
     first, end, image = rows
     width, h, w = level.width, level.rows, level.columns
     for r in range(first, end):
@@ -231,12 +231,12 @@ def _blend_narrow_rows(source, target, real, rows, level, y, x, affine):
 
 
 @inline
-def _blend(source, target, real, rows, level, y, x, affine):
+def _blend_wide_or_narrow(source, target, real, rows, level, y, x, affine):
     pixels = 0
     for j in range(x.count):
         pixels = max(pixels, x.second[j] + 1)
     if pixels > 1:
-        _blend_rows(source, target, real, rows, level, y, x, affine)
+        _blend_plane_rows(source, target, real, rows, level, y, x, affine)
     else:
         _blend_narrow_rows(source, target, real, rows, level, y, x, affine)
 
@@ -245,7 +245,9 @@ def _blend(source, target, real, rows, level, y, x, affine):
 def blend_planes(table, windows, extents, like, like_out, real, affine, part, parts):
     """Two taps along each axis. `affine` are scale and bias of the only channel, or None."""
     scale_and_bias = (real[1], real[0]) if affine is None else (affine[0][0], affine[1][0])
-    make_rows(_blend, pairs_of, table, windows, extents, like, like_out, real, scale_and_bias, part, parts)
+    make_rows(
+        _blend_wide_or_narrow, pairs_of, table, windows, extents, like, like_out, real, scale_and_bias, part, parts
+    )
 
 
 # --- any number of taps -----------------------------------------------------------------------------------------------
@@ -311,7 +313,7 @@ def _sum_blocks(lines, stride, blocks, target, out):
 
 
 @inline
-def _sum(source, target, real, rows, level, y, x, options):
+def _sum_plane_rows(source, target, real, rows, level, y, x, options):
     """Sums of rows, then sums of their values. Sums of nothing are 0."""
     first, end, image = rows
     planes, height, width, h, w = level.planes, level.height, level.width, level.rows, level.columns
@@ -343,4 +345,4 @@ def _sum(source, target, real, rows, level, y, x, options):
 @parallel
 def adjoint_planes(table, windows, extents, like, real, part, parts):
     """The adjoint for planes of gradients of at least eight columns."""
-    make_rows(_sum, runs_of, table, windows, extents, like, like, real, None, part, parts)
+    make_rows(_sum_plane_rows, runs_of, table, windows, extents, like, like, real, None, part, parts)

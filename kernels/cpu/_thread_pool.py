@@ -203,7 +203,7 @@ def _offer(typingctx, function):
 
 
 @intrinsic
-def _address(typingctx, kernel):
+def _entry(typingctx, kernel):
     """Address of a C function (number) that calls `kernel(number)`."""
     called = kernel.get_call_type(typingctx, (_int64,), {})
 
@@ -403,7 +403,7 @@ def _send_away(pool, workers):
 @_kept
 def _worker():
     """Address of the C function that a worker runs, with the address of its line of words."""
-    return _address(_serve)
+    return _entry(_serve)
 
 
 # --- the memory and the threads ---------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ def _number_to_vector(context, builder, from_type, to_type, value):
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def _memory(type_: Any) -> Any:
+def _as_memory(type_: Any) -> Any:
     """Checks that a type is that of memory that can be counted through."""
     if isinstance(type_, types.CPointer) or (isinstance(type_, types.Array) and type_.layout in "CF"):
         return type_
@@ -155,7 +155,7 @@ def _align(element: ir.Type) -> int:
     return {ir.DoubleType(): 8, ir.FloatType(): 4}.get(element) or max(element.width // 8, 1)
 
 
-def _load(builder: Any, address: Any, lanes: int) -> Any:
+def _load_at(builder: Any, address: Any, lanes: int) -> Any:
     element = address.type.pointee
     return builder.load(builder.bitcast(address, _wide(element, lanes).as_pointer()), align=_align(element))
 
@@ -233,7 +233,7 @@ def elements(typingctx, array):
     def codegen(context, builder, signature, args):
         return context.make_array(signature.args[0])(context, builder, args[0]).data
 
-    return types.CPointer(_memory(array).dtype)(array), codegen
+    return types.CPointer(_as_memory(array).dtype)(array), codegen
 
 
 @intrinsic
@@ -253,7 +253,7 @@ def tail(typingctx, memory, index):
     def codegen(context, builder, signature, args):
         return _address(context, builder, signature.args[0], *args)
 
-    return types.CPointer(_memory(memory).dtype)(memory, types.int64), codegen
+    return types.CPointer(_as_memory(memory).dtype)(memory, types.int64), codegen
 
 
 @intrinsic
@@ -262,9 +262,9 @@ def load(typingctx, memory, index, lanes):
     count = _lanes(lanes)
 
     def codegen(context, builder, signature, args):
-        return _load(builder, _address(context, builder, signature.args[0], *args[:2]), count)
+        return _load_at(builder, _address(context, builder, signature.args[0], *args[:2]), count)
 
-    return _of(_memory(memory).dtype, count)(memory, types.int64, lanes), codegen
+    return _of(_as_memory(memory).dtype, count)(memory, types.int64, lanes), codegen
 
 
 @intrinsic
@@ -273,11 +273,11 @@ def load_as(typingctx, memory, index, like):
     result, count = _of(_dtype(like), _count(like)), _count(like)
 
     def codegen(context, builder, signature, args):
-        value = _load(builder, _address(context, builder, signature.args[0], *args[:2]), count)
+        value = _load_at(builder, _address(context, builder, signature.args[0], *args[:2]), count)
         real = context.get_value_type(_dtype(result))
         return _widened(builder, signature.args[0].dtype, value, real, count)
 
-    return result(_memory(memory), types.int64, result), codegen
+    return result(_as_memory(memory), types.int64, result), codegen
 
 
 @intrinsic
@@ -295,7 +295,7 @@ def widen(typingctx, values, like):
 @intrinsic
 def store(typingctx, value, memory, index):
     """`memory[index : index + lanes] = value`, rounded to the memory's type: half to even, uint8 clamped."""
-    storage, count = _memory(memory).dtype, _count(value)
+    storage, count = _as_memory(memory).dtype, _count(value)
     dtype = _dtype(value)
     if not isinstance(dtype, types.Float) and dtype != storage:
         raise errors.TypingError(f"expected {storage} or a floating-point type, got {value}")
@@ -328,7 +328,7 @@ def gather(typingctx, memory, start, index):
             result = builder.insert_element(result, builder.load(address), lane)
         return result
 
-    return Vector(_memory(memory).dtype, count)(memory, types.int64, index), codegen
+    return Vector(_as_memory(memory).dtype, count)(memory, types.int64, index), codegen
 
 
 def _prefetch(write: bool) -> Any:
@@ -342,7 +342,7 @@ def _prefetch(write: bool) -> Any:
             builder.call(function, [builder.bitcast(address, byte), *flags])
             return context.get_dummy_value()
 
-        return types.void(_memory(memory), types.int64), codegen
+        return types.void(_as_memory(memory), types.int64), codegen
 
     return intrinsic(prefetch)
 
@@ -473,7 +473,7 @@ def full_line(typingctx, value):
 @intrinsic
 def zero_of(typingctx, memory):
     """0 of the memory's type."""
-    dtype = _memory(memory).dtype
+    dtype = _as_memory(memory).dtype
 
     def codegen(context, builder, signature, args):
         return ir.Constant(context.get_value_type(dtype), 0)
@@ -484,7 +484,7 @@ def zero_of(typingctx, memory):
 @intrinsic
 def zero_line(typingctx, memory):
     """0 in every lane of a vector of 64 bytes, of the memory's type."""
-    dtype = _memory(memory).dtype
+    dtype = _as_memory(memory).dtype
     result = Vector(dtype, 64 * 8 // dtype.bitwidth)
 
     def codegen(context, builder, signature, args):

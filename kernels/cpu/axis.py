@@ -260,7 +260,7 @@ def _lose(row, knots):
 
 
 @inline
-def _axis(b, i, shapes, options, extents):
+def _axis_of(b, i, shapes, options, extents):
     """Axis i of entry b of a batch: y and x of the levels in turn."""
     (sizes, source_sizes), (inverse, antialias, border), (valid, source_valid) = shapes, options, extents
     targets = extent(valid, b, i // 2, i % 2, sizes[i])
@@ -281,7 +281,7 @@ def _windows(knots_y, knots_x, sizes, source_sizes, inverse, antialias, border, 
             of_axis = x if i % 2 else y
             knots = Knots(of_axis.values, of_axis.n, is_lost)
             _fill_windows(
-                knots, _axis(b, i, *about), elements(room), tail(windows, first), tail(windows, first + count)
+                knots, _axis_of(b, i, *about), elements(room), tail(windows, first), tail(windows, first + count)
             )
             first += sizes[i]
     hold(room)
@@ -305,7 +305,7 @@ def _windows_backward(
             of_axis, row = (x if i % 2 else y), tail(memory, row_x if i % 2 else row_y)
             knots = Knots(of_axis.values, of_axis.n, is_lost)
             by_centre, by_width = tail(grad, first), tail(grad, first + count)
-            _pull_windows(by_centre, by_width, knots, _axis(b, i, *about), room, row)
+            _pull_windows(by_centre, by_width, knots, _axis_of(b, i, *about), room, row)
             _lose(row, knots)
             first += sizes[i]
     to_y, to_x = elements(grad_y), elements(grad_x)

@@ -340,7 +340,7 @@ def _knots_backward(
 # --- launchers --------------------------------------------------------------------------------------------------------
 
 
-def _number(tensor: Tensor | None, value: float) -> np.ndarray:
+def _as_numbers(tensor: Tensor | None, value: float) -> np.ndarray:
     return np.array([value]) if tensor is None else array(tensor.double())
 
 
@@ -348,7 +348,7 @@ def _arguments(
     boxes: Tensor, counts: Tensor | None, amplitude: Tensor | None, bandwidth: Tensor | None, a: float, b: float
 ) -> tuple[np.ndarray, ...]:
     number = _ALL if counts is None else array(counts.long())
-    arguments = (array(boxes), number, _number(amplitude, a), _number(bandwidth, b))
+    arguments = (array(boxes), number, _as_numbers(amplitude, a), _as_numbers(bandwidth, b))
     wrong = _first_wrong(*arguments)
     if wrong >= 0:
         raise FastwarpError(_WRONG[wrong % 4].format(wrong // 4))

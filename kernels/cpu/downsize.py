@@ -39,7 +39,7 @@ _COEFFICIENTS = 1 << 23  # kept at a time, of as many images as this allows
 _VALUE = 16  # multiplications and additions that take as long as a value that is read or written
 
 
-def _work(image: Tensor, widths: np.ndarray, anchors: int) -> int:
+def _downsize_work(image: Tensor, widths: np.ndarray, anchors: int) -> int:
     """Size of the job in values, as `run` counts them: at most, as where layers are needed is not looked at."""
     last = len(widths) - 1
     pixels = [min(image.shape[2] * image.shape[3], anchors * (2 * (last - n) + 1) ** 2) for n in range(last + 1)]
@@ -96,7 +96,7 @@ def downsize(
         (array(anchor_rows), array(anchor_columns)),
         *(_MODES[normalise], like(image.dtype), real),
     )
-    run(forward, args, _work(image, net[0], math.prod(size)) + (len(logits) + 1) * result.numel())
+    run(forward, args, _downsize_work(image, net[0], math.prod(size)) + (len(logits) + 1) * result.numel())
     return result
 
 
@@ -184,7 +184,7 @@ def downsize_backward(
         *(net, transposed_weights(weights, real), (np.array(mean, real.dtype), np.array(scale, real.dtype))),
         *(tables, (array(anchor_rows), array(anchor_columns)), (_MODES[normalise], to_texture, need_parameters)),
     )
-    work = _work(image, widths, math.prod(size)) * (3 if need_parameters or to_texture else 1)
+    work = _downsize_work(image, widths, math.prod(size)) * (3 if need_parameters or to_texture else 1)
     work += (len(logits) + 1) * grad.numel()
     for first in range(0, len(image), division.images):
         last = min(first + division.images, len(image))
@@ -234,7 +234,7 @@ def _forward(distances, weight, bias, result, part, parts):
 
 
 @inline
-def _dot(a, b, count):
+def _dot_by_vectors(a, b, count):
     """Sum of products, in as many parts as two vectors have."""
     zero = full(convert(0, a[0]), _LANES)
     first, second = zero, zero
@@ -269,9 +269,9 @@ def _backward(grad, distances, weight, ones, by_distances, partial, part, parts)
                 _add_scaled(row, factors[k * others + j], tail(grads, k * count + low), n)
         for k in range(taps):
             by, row = tail(grads, k * count + low), tail(sums, (block * taps + k) * (others + 1))
-            row[others] = _dot(by, units, n)
+            row[others] = _dot_by_vectors(by, units, n)
             for j in range(others):
-                row[j] = _dot(by, tail(sources, j * count + low), n)
+                row[j] = _dot_by_vectors(by, tail(sources, j * count + low), n)
 
 
 def logits(distances: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

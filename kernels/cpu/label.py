@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastwarp.kernels.cpu._grid_taps import field_of
-from fastwarp.kernels.cpu._label_majority import majority as majority_kernel
+from fastwarp.kernels.cpu._label_majority import majority_of_cells
 from fastwarp.kernels.cpu._memory import (
     array,
     dense,
@@ -50,7 +50,7 @@ def nearest(
         source_valid: int64 `[1 or B, levels, 2]` or None; pixels from there on are never read.
         fill: what targets that read nothing get, and integers where a window is NaN; other numbers are NaN there.
     """
-    return _launch(_nearest, images, windows, separable, sizes, source_valid, fill)
+    return _launch(_nearest_pixels, images, windows, separable, sizes, source_valid, fill)
 
 
 def majority(
@@ -66,7 +66,7 @@ def majority(
         source_valid: likewise.
         fill: what targets that read nothing get, and those of windows that are NaN.
     """
-    return _launch(majority_kernel, labels, windows, separable, sizes, source_valid, fill)
+    return _launch(majority_of_cells, labels, windows, separable, sizes, source_valid, fill)
 
 
 def _launch(kernel, images, windows, separable, sizes, source_valid, fill):
@@ -80,7 +80,7 @@ def _launch(kernel, images, windows, separable, sizes, source_valid, fill):
     if count:
         table = _table(images, results, formats, separable, shares_windows(windows, source_valid))
         stored, fills = like(as_integers(images[0].dtype)), _fills(images[0].dtype, fill)
-        read = values(images) if kernel is majority_kernel else min(values(images), 4 * count)
+        read = values(images) if kernel is majority_of_cells else min(values(images), 4 * count)
         run(kernel, (table, array(windows), extents_array(source_valid), stored, fills, separable), count + read)
     return results
 
@@ -167,7 +167,7 @@ def _gather(source, base, offset, count, channels, target, out):
 
 
 @parallel
-def _nearest(table, windows, extents, like, fills, separable, part, parts):
+def _nearest_pixels(table, windows, extents, like, fills, separable, part, parts):
     """`fills` are what targets that read nothing get, and lost ones."""
     for level in range(len(table)):
         source_at, target_at, images, planes, sources, height, width, channels, h, w, at = table[level]

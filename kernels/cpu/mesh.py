@@ -54,7 +54,7 @@ def positions(
         options = (costs, homography, border, *extents, _real(mesh.dtype))
         run(unzoom.inverse, (array(mesh), *shapes, *options, *results), batch * int(costs.sum()))
     else:
-        run(zoom.forward, (array(mesh), *shapes, homography, *extents, *results), _WORK * tiles.numel())
+        run(zoom.zoom_positions, (array(mesh), *shapes, homography, *extents, *results), _WORK * tiles.numel())
     return windows, tiles
 
 

@@ -125,7 +125,7 @@ def resample(
         empty((*image.shape[:2], *sizes[2 * i : 2 * i + 2]), image.dtype, format_)
         for i, (image, format_) in enumerate(zip(images, formats, strict=True))
     ]
-    if work := _work(images, results):
+    if work := _resampling_work(images, results):
         shared = shares_windows(windows, source_valid)
         levels = _levels(images, results, [i.shape for i in images], sizes, formats, shared)
         choose = _chooser(images[0].dtype, images[0].dtype, None, antialias)
@@ -133,7 +133,7 @@ def resample(
     return results
 
 
-def _work(sources: list[Tensor], results: list[Tensor]) -> int:
+def _resampling_work(sources: list[Tensor], results: list[Tensor]) -> int:
     written = values(results)
     return written + min(values(sources), 4 * written)
 
@@ -161,7 +161,7 @@ def resample_adjoint(
 
     shared = shares_windows(windows, source_valid)
     levels = _levels(grads, results, [g.shape for g in grads], source_sizes, formats, shared, is_adjoint=True)
-    _run(levels, windows, source_valid, choose, _work(grads, results))
+    _run(levels, windows, source_valid, choose, _resampling_work(grads, results))
     return results
 
 
@@ -207,5 +207,5 @@ def camera(
         levels = _levels([image], [result], [image.shape], size, [torch.channels_last], shared)
         kind = real(dtype).dtype
         choose = _chooser(frame.dtype, dtype, (np.array(scale, kind), np.array(bias, kind)), antialias)
-        _run(levels, windows, source_valid, choose, _work([image], [result]))
+        _run(levels, windows, source_valid, choose, _resampling_work([image], [result]))
     return result
