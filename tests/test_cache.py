@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numba
 import pytest
+from helpers import run_python
 from numba.core.caching import NullCache
 from numba.core.dispatcher import Dispatcher
 
@@ -275,3 +276,24 @@ def test_what_others_may_have_written_is_not_run(trapped, tmp_path, expose):
     assert library.use() == [2, 1, 0]
     if expose is _foreign_directory:
         assert library.use() == [2, 1, 2]  # in a directory of one's own
+
+
+KEPT = """
+import fastwarp
+from fastwarp.kernels.cpu._cache import KernelCache
+
+save = KernelCache.save_overload
+
+def note(self, sig, data):
+    if data.library.has_dynamic_globals:
+        print(self._name)
+    save(self, sig, data)
+
+KernelCache.save_overload = note
+fastwarp.warmup()
+"""
+
+
+def test_no_kernel_is_compiled_again_by_the_next_process():
+    """None has an address of this process in its code, as that of a function that it passes on as an argument."""
+    assert not run_python(KEPT)

@@ -13,6 +13,8 @@ from typing import Any
 from numba.core import codegen, compiler, compiler_lock, compiler_machinery, registry, sigutils, types
 from numba.core import typed_passes as typed
 from numba.core import untyped_passes as untyped
+from numba.core.imputils import lower_constant
+from numba.extending import models, register_model
 
 
 @contextlib.contextmanager
@@ -68,6 +70,19 @@ class Kernel(registry.CPUDispatcher):
             return super().compile(sig)
 
 
+class _HelperType(types.Dispatcher):
+    """A helper as a value. numba's own has the address of the function in this process, and a kernel that passes it on
+    could not be kept on disk."""
+
+
+register_model(_HelperType)(models.OpaqueModel)
+
+
+@lower_constant(_HelperType)
+def _nothing(context: Any, builder: Any, type_: Any, value: Any) -> Any:
+    return context.get_dummy_value()
+
+
 class _Library(codegen.JITCodeLibrary):
     """LLVM's code of a function, which is optimised and translated with its callers alone."""
 
@@ -92,6 +107,10 @@ class Helper(registry.CPUDispatcher):
     def __init__(self, function: Any, **options: Any) -> None:
         options |= {"nopython": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
         super().__init__(function, targetoptions=options, pipeline_class=_HelperCompiler)
+
+    @property
+    def _numba_type_(self) -> Any:
+        return _HelperType(self)
 
     def add_overload(self, cres: Any) -> None:
         """Makes a version known to callers: by its descriptor, where others have the function that Python calls."""
