@@ -333,59 +333,64 @@ def _geometry(b, level, component, sizes, source_sizes, valid, source_valid):
     return (height, width), extents, alone
 
 
-@parallel
-def widen_windows(centres, sizes, source_sizes, valid, source_valid, windows, part, parts):
-    """Fills windows `[B, 4, P]` from centres `[1 or B, 2, P]`."""
-    all_ = windows.shape[2]
+@inline
+def _row_of_batch(rows, b, i, first):
+    """Row i of entry b of a batch `[B, rows, P]`, from a window on."""
+    return tail(rows, (b * rows.shape[1] + i) * rows.shape[2] + first)
+
+
+@inline
+def _for_axes(work, centres, sizes, source_sizes, valid, source_valid, windows, result, part, parts):
+    """Does `work(values, xs, about, some, b, component, first, windows, result)` for the x and for the y of each level
+    of each image: centres along the axis, and along x; the `_geometry`; the part's targets; and where they lie."""
     for b in range(len(windows)):
         first = 0
         for level in range(len(sizes) // 2):
             count = sizes[2 * level] * sizes[2 * level + 1]
-            xs, ys = _rows_of(centres, b if len(centres) > 1 else 0, first)
+            some, entry = (part * count // parts, (part + 1) * count // parts), b if len(centres) > 1 else 0
             for component in range(2):
-                shape, extents, alone = _geometry(b, level, component, sizes, source_sizes, valid, source_valid)
-                values, centre = (ys if component == 1 else xs), tail(windows, (4 * b + component) * all_ + first)
-                width = tail(centre, 2 * all_)
-                for at in range(part * count // parts, (part + 1) * count // parts):
-                    column, row = _spacings(values, xs, at, shape, extents, alone)
-                    square = column**2 + row**2
-                    centre[at] = values[at]
-                    width[at] = 1.0 if square < 1 else np.sqrt(square)
+                about = _geometry(b, level, component, sizes, source_sizes, valid, source_valid)
+                values, xs = _row_of_batch(centres, entry, component, first), _row_of_batch(centres, entry, 0, first)
+                work(values, xs, about, some, b, component, first, windows, result)
             first += count
+
+
+@inline
+def _widen_axis(values, xs, about, some, b, component, first, windows, result):
+    centre, width = _row_of_batch(windows, b, component, first), _row_of_batch(windows, b, 2 + component, first)
+    for at in range(some[0], some[1]):
+        column, row = _spacings(values, xs, at, *about)
+        square = column**2 + row**2
+        centre[at] = values[at]
+        width[at] = 1.0 if square < 1 else np.sqrt(square)
+
+
+@inline
+def _pull_axis(values, xs, about, some, b, component, first, grad, result):
+    shape, to_centre = about[0], _row_of_batch(result, b, component, first)
+    by_centre, by_width = _row_of_batch(grad, b, component, first), _row_of_batch(grad, b, 2 + component, first)
+    for at in range(some[0], some[1]):
+        total = np.float64(by_centre[at])
+        for axis in range(2):
+            step, place = (shape[1], at // shape[1]) if axis == 0 else (1, at % shape[1])
+            _, low, high = _neighbour_spacing(values, xs, at, step, place, shape[axis])
+            own = _through(values, xs, by_width, at, *about, axis)
+            total += (0.0 if high else own) - (0.0 if low else own)
+            if xs[at] >= 0:  # then the neighbours' half-widths look at this target
+                if place > 0:
+                    total += _through(values, xs, by_width, at - step, *about, axis)
+                if place < shape[axis] - 1:
+                    total -= _through(values, xs, by_width, at + step, *about, axis)
+        to_centre[at] = total
+
+
+@parallel
+def widen_windows(centres, sizes, source_sizes, valid, source_valid, windows, part, parts):
+    """Fills windows `[B, 4, P]` from centres `[1 or B, 2, P]`."""
+    _for_axes(_widen_axis, centres, sizes, source_sizes, valid, source_valid, windows, None, part, parts)
 
 
 @parallel
 def widen_windows_backward(grad, centres, sizes, source_sizes, valid, source_valid, result, part, parts):
     """Fills the gradient `[B, 2, P]` to the centres from that of the windows `[B, 4, P]`."""
-    all_ = grad.shape[2]
-    for b in range(len(result)):
-        first = 0
-        for level in range(len(sizes) // 2):
-            count = sizes[2 * level] * sizes[2 * level + 1]
-            xs, ys = _rows_of(centres, b if len(centres) > 1 else 0, first)
-            for component in range(2):
-                shape, extents, alone = _geometry(b, level, component, sizes, source_sizes, valid, source_valid)
-                values, to_centre = (ys if component == 1 else xs), _rows_of(result, b, first)[component]
-                by_centre = tail(grad, (4 * b + component) * all_ + first)
-                by_width = tail(by_centre, 2 * all_)
-                for at in range(part * count // parts, (part + 1) * count // parts):
-                    total = np.float64(by_centre[at])
-                    for axis in range(2):
-                        step, place = (shape[1], at // shape[1]) if axis == 0 else (1, at % shape[1])
-                        _, low, high = _neighbour_spacing(values, xs, at, step, place, shape[axis])
-                        own = _through(values, xs, by_width, at, shape, extents, alone, axis)
-                        total += (0.0 if high else own) - (0.0 if low else own)
-                        if xs[at] >= 0:  # then the neighbours' half-widths look at this target
-                            if place > 0:
-                                total += _through(values, xs, by_width, at - step, shape, extents, alone, axis)
-                            if place < shape[axis] - 1:
-                                total -= _through(values, xs, by_width, at + step, shape, extents, alone, axis)
-                    to_centre[at] = total
-            first += count
-
-
-@inline
-def _rows_of(centres, b, first):
-    """The x and the y of entry b of a batch `[B, 2, P]`, from a window on."""
-    count = centres.shape[2]
-    return tail(centres, 2 * b * count + first), tail(centres, (2 * b + 1) * count + first)
+    _for_axes(_pull_axis, centres, sizes, source_sizes, valid, source_valid, grad, result, part, parts)
