@@ -72,6 +72,12 @@ def field_of(windows, image):
     return Field(x, tail(x, count), tail(x, first), tail(x, first + count), rows > 2)
 
 
+@inline
+def row_of_batch(rows, b, i, first):
+    """Row i of entry b of a batch `[B, rows, P]`, from a window on."""
+    return tail(rows, (b * rows.shape[1] + i) * rows.shape[2] + first)
+
+
 # --- two by two pixels ------------------------------------------------------------------------------------------------
 
 
@@ -334,12 +340,6 @@ def _geometry(b, level, component, sizes, source_sizes, valid, source_valid):
 
 
 @inline
-def _row_of_batch(rows, b, i, first):
-    """Row i of entry b of a batch `[B, rows, P]`, from a window on."""
-    return tail(rows, (b * rows.shape[1] + i) * rows.shape[2] + first)
-
-
-@inline
 def _for_axes(work, centres, sizes, source_sizes, valid, source_valid, windows, result, part, parts):
     """Does `work(values, xs, about, some, b, component, first, windows, result)` for the x and for the y of each level
     of each image: centres along the axis, and along x; the `_geometry`; the part's targets; and where they lie."""
@@ -350,14 +350,14 @@ def _for_axes(work, centres, sizes, source_sizes, valid, source_valid, windows, 
             some, entry = (part * count // parts, (part + 1) * count // parts), b if len(centres) > 1 else 0
             for component in range(2):
                 about = _geometry(b, level, component, sizes, source_sizes, valid, source_valid)
-                values, xs = _row_of_batch(centres, entry, component, first), _row_of_batch(centres, entry, 0, first)
+                values, xs = row_of_batch(centres, entry, component, first), row_of_batch(centres, entry, 0, first)
                 work(values, xs, about, some, b, component, first, windows, result)
             first += count
 
 
 @inline
 def _widen_axis(values, xs, about, some, b, component, first, windows, result):
-    centre, width = _row_of_batch(windows, b, component, first), _row_of_batch(windows, b, 2 + component, first)
+    centre, width = row_of_batch(windows, b, component, first), row_of_batch(windows, b, 2 + component, first)
     for at in range(some[0], some[1]):
         column, row = _spacings(values, xs, at, *about)
         square = column**2 + row**2
@@ -367,8 +367,8 @@ def _widen_axis(values, xs, about, some, b, component, first, windows, result):
 
 @inline
 def _pull_axis(values, xs, about, some, b, component, first, grad, result):
-    shape, to_centre = about[0], _row_of_batch(result, b, component, first)
-    by_centre, by_width = _row_of_batch(grad, b, component, first), _row_of_batch(grad, b, 2 + component, first)
+    shape, to_centre = about[0], row_of_batch(result, b, component, first)
+    by_centre, by_width = row_of_batch(grad, b, component, first), row_of_batch(grad, b, 2 + component, first)
     for at in range(some[0], some[1]):
         total = np.float64(by_centre[at])
         for axis in range(2):

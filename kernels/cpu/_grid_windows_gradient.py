@@ -16,6 +16,7 @@ from fastwarp.kernels.cpu._grid_taps import (
     offsets_of,
     pairs_at,
     rights,
+    row_of_batch,
     size_of,
     taps_of,
     twice,
@@ -163,12 +164,6 @@ def _add_windows(field, first, taps, size, products, to_x, to_y):
 
 
 @inline
-def _row_of(result, owner, row, first):
-    """A row of the gradient `[1 or B, 2 or 4, P]`, from window `first` on."""
-    return tail(result, (owner * result.shape[1] + row) * result.shape[2] + first)
-
-
-@inline
 def _gradient_of_run(level, add, windows, extents, source, grad, result, owner, lo, hi, memory):
     """The gradient to the windows `lo .. hi` that belong to `result[owner]`."""
     taps_memory, sums, products = memory
@@ -181,7 +176,7 @@ def _gradient_of_run(level, add, windows, extents, source, grad, result, owner, 
         base = (image if level.sources > 1 else 0) * level.planes * level.height * level.width * level.channels
         at = (image * level.planes * level.targets + lo) * level.channels
         _multiply(level, add, source, base, grad, at, taps, sums, products)
-        to_x, to_y = _row_of(result, owner, 0, first), _row_of(result, owner, 1, first)
+        to_x, to_y = row_of_batch(result, owner, 0, first), row_of_batch(result, owner, 1, first)
         _add_windows(field, first, taps, size, products, to_x, to_y)
 
 
@@ -266,7 +261,10 @@ def gradient_of_footprints(table, windows, extents, like, real, result, part, pa
                 chain_to_windows(of.x, x, by_x, to_x, tail(to_x, 2 * count))
                 chain_to_windows(of.y, y, by_y, to_y, tail(to_y, 2 * count))
                 for i in range(result.shape[1]):
-                    out, of_row = _row_of(result, image if len(result) > 1 else 0, i, first), tail(by_window, i * count)
+                    out, of_row = (
+                        row_of_batch(result, image if len(result) > 1 else 0, i, first),
+                        tail(by_window, i * count),
+                    )
                     for k in range(count):
                         out[k] += of_row[k]
                 hold(memory)
