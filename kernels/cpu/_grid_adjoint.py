@@ -14,8 +14,8 @@ from fastwarp.kernels.cpu._grid_taps import (
     field_of,
     first_pixels,
     footprints_of,
-    size_of,
 )
+from fastwarp.kernels.cpu._levels import size_of
 from fastwarp.kernels.cpu._memory import clear, integers, numbers
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._rows import LANES, interleave_rows, store_rows
@@ -235,7 +235,7 @@ def _sum_band(level, add, field, band, ranges, grad, plane, depth, places, total
 @inline
 def _adjoint(level, add, write, together, windows, extents, like, arrays, bands, share):
     """The units of a level: image, band, then a plane of several channels or up to eight planes of one."""
-    result, grad, pixels = pointer(level.image, like), pointer(level.values, like), level.height * level.width
+    result, grad, pixels = pointer(level.source, like), pointer(level.target, like), level.height * level.width
     groups, known = (level.planes + together - 1) // together, -1
     upper, lower, fraction_y, fraction_x, total, buffer = arrays
     for unit in range(share[0], share[1]):
@@ -326,7 +326,7 @@ def spread_footprints(table, windows, extents, like, real, part, parts):
     """The adjoint of `resample_footprints`."""
     for number in range(len(table)):
         level = table[number]
-        result, grad = pointer(level.image, like), pointer(level.values, like)
+        result, grad = pointer(level.source, like), pointer(level.target, like)
         bands = min(max((level.targets + _FOOTPRINTS - 1) // _FOOTPRINTS, parts), level.height)
         units = level.images * bands
         for unit in range(part * units // parts, (part + 1) * units // parts):

@@ -9,10 +9,10 @@ from fastwarp.kernels.cpu._grid_taps import (
     offsets_of,
     pairs_at,
     rights,
-    size_of,
     taps_of,
     twice,
 )
+from fastwarp.kernels.cpu._levels import size_of, source_plane
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._rows import LANES, PIXEL
 from fastwarp.kernels.cpu._separable_taps import runs
@@ -107,7 +107,7 @@ def _blend_planes(level, windows, extents, source, target, share, segments, arra
         if unit // planes != run:
             taps = taps_of(level, field_of(windows, image), size_of(level, extents, image), lo, hi, arrays)
             run = unit // planes
-        base = ((image if level.sources > 1 else 0) * planes + unit % planes) * level.height * level.width
+        base = source_plane(level, image, unit % planes) * level.height * level.width
         out = (image * planes + unit % planes) * level.targets + lo
         if taps.empty < taps.count:
             if taps.count >= LANES and taps.right > 0:
@@ -122,7 +122,7 @@ def resample_planes(table, windows, extents, like, real, part, parts):
     """Two by two taps in images of one channel."""
     for number in range(len(table)):
         level = table[number]
-        source, target = pointer(level.image, like), pointer(level.values, like)
+        source, target = pointer(level.source, like), pointer(level.target, like)
         segments = max(level.targets // _RUN, 1)
         units = level.images * segments * level.planes
         arrays = arrays_of_taps((level.targets + segments - 1) // segments, real)
@@ -253,7 +253,7 @@ def _blend_planes_of_pixels(level, windows, extents, source, target, share, segm
         else:
             place = out + lo, 1, level.targets
         if taps.empty < taps.count:
-            base = ((image if level.sources > 1 else 0) * planes + unit % planes) * plane_size
+            base = source_plane(level, image, unit % planes) * plane_size
             length = level.sources * planes * plane_size
             _blend_run(source, base, length, taps, channels, affine, target, place, real[1])
         _fill_holes(taps, channels, real[0], target, place)
@@ -265,7 +265,7 @@ def resample_pixels(table, windows, extents, like, like_out, real, affine, part,
     apart, or None."""
     for number in range(len(table)):
         level = table[number]
-        source, target = pointer(level.image, like), pointer(level.values, like_out)
+        source, target = pointer(level.source, like), pointer(level.target, like_out)
         segments = max(level.targets * level.channels // _RUN, 1)
         units = level.images * segments * level.planes
         arrays = arrays_of_taps((level.targets + segments - 1) // segments, real)
@@ -315,7 +315,7 @@ def _sum_planes(level, image, source, target, lo, hi, taps, affine, zero):
     y, x = taps
     channels, planes = level.channels, level.planes
     for plane in range(planes):
-        base = ((image if level.sources > 1 else 0) * planes + plane) * level.height * level.width * channels
+        base = source_plane(level, image, plane) * level.height * level.width * channels
         out = (image * planes + plane) * level.targets * channels
         place = (out + lo * channels, channels, 1) if affine is None else (out + lo, 1, level.targets)
         _sum_boxes(level, source, base, y, x, hi - lo, affine, target, place, zero)
@@ -326,7 +326,7 @@ def resample_footprints(table, windows, extents, like, like_out, real, affine, p
     """Any footprints. `affine` as of `resample_pixels`."""
     for number in range(len(table)):
         level = table[number]
-        source, target = pointer(level.image, like), pointer(level.values, like_out)
+        source, target = pointer(level.source, like), pointer(level.target, like_out)
         segments = (level.targets + _FOOTPRINTS - 1) // _FOOTPRINTS
         units = level.images * segments
         for unit in range(part * units // parts, (part + 1) * units // parts):

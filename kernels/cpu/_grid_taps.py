@@ -26,33 +26,6 @@ from fastwarp.kernels.cpu._vector import (
     zero_of,
 )
 
-GRID_LEVEL = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            "image",  # address of the images that the windows point into
-            "values",  # address of what has a value for each target: results, or their gradients
-            "number",  # of the level, among all of the call
-            "images",  # how many there are of `values`
-            "planes",  # of an image
-            "sources",  # images to read: 1, or as many
-            "height",
-            "width",
-            "channels",
-            "targets",  # of an image
-            "first",  # window
-        )
-    ]
-)
-"""A level as kernels get it. Images are `[images, planes, height, width, channels]`: contiguous has one channel,
-channels_last one plane."""
-
-
-@inline
-def size_of(level, extents, image):
-    """Rows and columns of an image that are not padding."""
-    return extent(extents, image, level.number, 0, level.height), extent(extents, image, level.number, 1, level.width)
-
 
 class Field(NamedTuple):
     """The windows of an image: coordinates and half-widths, as pointers, and whether there are half-widths."""

@@ -17,10 +17,10 @@ from fastwarp.kernels.cpu._grid_taps import (
     pairs_at,
     rights,
     row_of_batch,
-    size_of,
     taps_of,
     twice,
 )
+from fastwarp.kernels.cpu._levels import size_of, source_plane
 from fastwarp.kernels.cpu._memory import clear, doubles, numbers
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._rows import LANES
@@ -173,7 +173,7 @@ def _gradient_of_run(level, add, windows, extents, source, grad, result, owner, 
             continue
         field, first = field_of(windows, image), level.first + lo
         taps = taps_of(level, field, size, lo, hi, taps_memory)
-        base = (image if level.sources > 1 else 0) * level.planes * level.height * level.width * level.channels
+        base = source_plane(level, image, 0) * level.height * level.width * level.channels
         at = (image * level.planes * level.targets + lo) * level.channels
         _multiply(level, add, source, base, grad, at, taps, sums, products)
         to_x, to_y = row_of_batch(result, owner, 0, first), row_of_batch(result, owner, 1, first)
@@ -183,7 +183,7 @@ def _gradient_of_run(level, add, windows, extents, source, grad, result, owner, 
 @inline
 def _gradient(level, add, windows, extents, like, real, result, part, parts):
     """The part of a thread; `add` is how products are added."""
-    source, grad, owners = pointer(level.image, like), pointer(level.values, like), len(result)
+    source, grad, owners = pointer(level.source, like), pointer(level.target, like), len(result)
     runs = max(level.targets * min(level.channels, 64) // _RUN, 1)
     most = (level.targets + runs - 1) // runs
     memory = arrays_of_taps(most, real), numbers(4 * most, real), doubles(4 * most)
@@ -232,7 +232,7 @@ def _multiply_targets(level, image, source, grad, lo, hi, taps, by_weights):
     """Adds the gradients of the weights of the targets `lo .. hi` over all planes of an image."""
     (y, x), (by_y, by_x), channels = taps, by_weights, level.channels
     for plane in range(level.planes):
-        base = ((image if level.sources > 1 else 0) * level.planes + plane) * level.height * level.width * channels
+        base = source_plane(level, image, plane) * level.height * level.width * channels
         first = ((image * level.planes + plane) * level.targets + lo) * channels
         for k in range(hi - lo):
             at = first + k * channels
@@ -244,7 +244,7 @@ def gradient_of_footprints(table, windows, extents, like, real, result, part, pa
     """Of `resample_footprints`."""
     for number in range(len(table)):
         level = table[number]
-        source, grad = pointer(level.image, like), pointer(level.values, like)
+        source, grad = pointer(level.source, like), pointer(level.target, like)
         segments = (level.targets + _FOOTPRINTS - 1) // _FOOTPRINTS
         for segment in range(part * segments // parts, (part + 1) * segments // parts):
             lo, hi = segment * level.targets // segments, (segment + 1) * level.targets // segments

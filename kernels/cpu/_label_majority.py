@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastwarp.kernels.cpu._grid_taps import field_of, footprints_from
-from fastwarp.kernels.cpu._memory import clear, extent, integers
+from fastwarp.kernels.cpu._levels import size_of, source_plane
+from fastwarp.kernels.cpu._memory import clear, integers
 from fastwarp.kernels.cpu._parallel import exact, inline, parallel
 from fastwarp.kernels.cpu._separable_taps import round_to_pixel, windows_at
 from fastwarp.kernels.cpu._vector import elements, hold, load, mask_bits, pointer, store, tail
@@ -200,13 +201,15 @@ def _fill_row_of_cells(source, base, row, columns, w, stride, width, marks, targ
 
 
 @parallel
-def majority_of_cells(levels, windows, extents, like, fills, separable, part, parts):
-    votes = integers(_CLASSES)
-    table = elements(votes)
-    clear(table, _CLASSES)
-    for level in range(len(levels)):
-        source_at, target_at, images, planes, sources, height, width, channels, h, w, at = levels[level]
-        source, target = pointer(source_at, like), pointer(target_at, like)
+def majority_of_cells(table, windows, extents, like, fills, separable, part, parts):
+    memory_of_votes = integers(_CLASSES)
+    votes = elements(memory_of_votes)
+    clear(votes, _CLASSES)
+    for number in range(len(table)):
+        level = table[number]
+        source, target = pointer(level.source, like), pointer(level.target, like)
+        planes, width, channels = level.planes, level.width, level.channels
+        h, w, at = level.rows, level.columns, level.first
         stride, together = width * channels, separable and channels == 1
         bits = width // 32 + 2 if together else 0  # words for the bits of all columns, and one after them
         high = h if separable else w
@@ -214,11 +217,11 @@ def majority_of_cells(levels, windows, extents, like, fills, separable, part, pa
         marks = elements(memory), tail(memory, bits)
         clear(marks[0], 2 * bits)
         rows, columns = _cells(high, tail(memory, 2 * bits)), _cells(w, tail(memory, 2 * bits + 3 * high))
-        units, line, made = images * h * planes, -1, -1
+        units, line, made = level.images * h * planes, -1, -1
         for unit in range(part * units // parts, (part + 1) * units // parts):
             image, i, plane = unit // planes // h, unit // planes % h, unit % planes
             if unit // planes != line:
-                size = (extent(extents, image, level, 0, height), extent(extents, image, level, 1, width))
+                size = size_of(level, extents, image)
                 if not separable:
                     of = footprints_from(field_of(windows, image), at + i * w, w, size)
                     _fill_cells(of.y, rows)
@@ -228,11 +231,11 @@ def majority_of_cells(levels, windows, extents, like, fills, separable, part, pa
                     _fill_cells(windows_at(windows, image, at, h, size[0]), rows)
                     _fill_cells(windows_at(windows, image, at + h, w, size[1]), columns)
                 line, made = unit // planes, image
-            base = ((image if sources > 1 else 0) * planes + plane) * height * stride
+            base = source_plane(level, image, plane) * level.height * stride
             out = ((image * planes + plane) * h + i) * w * channels
             if together:
                 row = (rows.first[i], rows.last[i], rows.near[i])
-                _fill_row_of_cells(source, base, row, columns, w, stride, width, marks, target, out, fills[0], table)
+                _fill_row_of_cells(source, base, row, columns, w, stride, width, marks, target, out, fills[0], votes)
                 continue
             for j in range(w):
                 k = i if separable else j
@@ -242,7 +245,7 @@ def majority_of_cells(levels, windows, extents, like, fills, separable, part, pa
                 for c in range(channels):
                     value = fills[0]
                     if reads:
-                        value = _winner(source, base + c, cell, stride, channels, load(source, near + c, 1), table)
+                        value = _winner(source, base + c, cell, stride, channels, load(source, near + c, 1), votes)
                     store(value, target, out + j * channels + c)
         hold(memory)
-    hold(votes)
+    hold(memory_of_votes)

@@ -85,14 +85,6 @@ def real(dtype: torch.dtype) -> np.ndarray:
     return np.array([0, 1], np.float64 if dtype == torch.float64 else np.float32)
 
 
-def dense(tensors: list[Tensor], formats: list[torch.memory_format]) -> list[Tensor]:
-    """Tensors without gaps, in their memory formats."""
-    return [
-        t if t.is_contiguous(memory_format=f) else t.detach().contiguous(memory_format=f)
-        for t, f in zip(tensors, formats, strict=True)
-    ]
-
-
 def shares_windows(windows: Tensor, source_valid: Tensor | None) -> bool:
     """Whether all images have the same windows, so that their planes are one long list."""
     return windows.shape[0] == 1 and (source_valid is None or source_valid.shape[0] == 1)

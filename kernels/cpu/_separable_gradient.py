@@ -111,7 +111,7 @@ def bilinear_gradient(table, windows, extents, like, real, double, partial, part
         memory, units = numbers(h + w, double), (level.planes * h + LANES - 1) // LANES
         by_y, by_x = elements(memory), tail(memory, h)
         for image in range(level.images):
-            of_y, of_x = windows_of(level, number, image, windows, extents)
+            of_y, of_x = windows_of(level, image, windows, extents)
             y, x = pairs(of_y, real), pairs(of_x, real)
             for chunk in range(part * CHUNKS // parts, (part + 1) * CHUNKS // parts):
                 some = (chunk * units // CHUNKS, (chunk + 1) * units // CHUNKS)
@@ -167,7 +167,7 @@ def triangle_gradient(table, windows, extents, like, real, double, partial, part
         h, first = level.rows, level.first
         lines = numbers(2 * level.width * level.channels, real)
         for image in range(level.images):
-            of_y, of_x = windows_of(level, number, image, windows, extents)
+            of_y, of_x = windows_of(level, image, windows, extents)
             y, x = runs(of_y, real), runs(of_x, real)
             taps = y.offset[y.count] + x.offset[x.count]
             by_taps = numbers(taps, double)

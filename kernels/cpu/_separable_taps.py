@@ -1,8 +1,7 @@
 """What each target of an axis reads: windows -> taps, and the gradient back from the weights to the windows; and how
 the rows of a level are shared out.
 
-An image is seen as `[images, planes, height, width, channels]`: contiguous has one channel and many planes,
-channels_last one plane. Rows of all planes of an image are counted through.
+Rows of all planes of an image (see `_levels`) are counted through.
 """
 
 import math
@@ -155,26 +154,7 @@ def hull(taps):
     return min(begin, end), end
 
 
-# --- levels -----------------------------------------------------------------------------------------------------------
-
-LEVEL = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            "source",  # address of what is read
-            "target",  # address of what is written, or compared with
-            "images",
-            "planes",
-            "height",  # of what is read
-            "width",
-            "channels",
-            "rows",  # of what is written, or compared with
-            "columns",
-            "first",  # window of the rows; those of the columns follow
-            "is_adjoint",  # the windows belong to what is read, and point into what is written
-        )
-    ]
-)
+# --- the rows of a level ----------------------------------------------------------------------------------------------
 
 
 @inline
@@ -197,27 +177,26 @@ def next_row(plane, i, planes, rows):
 
 
 @inline
-def windows_of(level, number, image, windows, extents):
-    """The `Windows` of the rows and of the columns of an image. Those of an adjoint belong to what is read, and point
-    into what is written."""
+def windows_of(level, image, windows, extents):
+    """The `Windows` of the rows and of the columns of an image."""
     h, w, height, width = level.rows, level.columns, level.height, level.width
     if level.is_adjoint:
         h, w, height, width = height, width, h, w
-    y = windows_at(windows, image, level.first, h, extent(extents, image, number, 0, height))
-    return y, windows_at(windows, image, level.first + h, w, extent(extents, image, number, 1, width))
+    y = windows_at(windows, image, level.first, h, extent(extents, image, level.number, 0, height))
+    return y, windows_at(windows, image, level.first + h, w, extent(extents, image, level.number, 1, width))
 
 
 @inline
-def pairs_of(level, number, image, windows, extents, real):
+def pairs_of(level, image, windows, extents, real):
     """Their `pairs`."""
-    y, x = windows_of(level, number, image, windows, extents)
+    y, x = windows_of(level, image, windows, extents)
     return pairs(y, real), pairs(x, real)
 
 
 @inline
-def runs_of(level, number, image, windows, extents, real):
+def runs_of(level, image, windows, extents, real):
     """Their `runs`, of an adjoint the transposed matrices."""
-    windows_y, windows_x = windows_of(level, number, image, windows, extents)
+    windows_y, windows_x = windows_of(level, image, windows, extents)
     y, x = runs(windows_y, real), runs(windows_x, real)
     if level.is_adjoint:
         y, x = transposed(y, level.rows, real), transposed(x, level.columns, real)
@@ -236,7 +215,7 @@ def make_rows(make, taps_of, table, windows, extents, like, like_out, real, opti
         for image in range(level.images):
             lo, hi = share_of(image, level.images, (count + LANES - 1) // LANES, part, parts)
             if lo < hi:
-                y, x = taps_of(level, number, image, windows, extents, real)
+                y, x = taps_of(level, image, windows, extents, real)
                 make(source, target, real, (lo * LANES, min(hi * LANES, count), image), level, y, x, options)
 
 

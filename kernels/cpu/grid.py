@@ -1,11 +1,8 @@
 """Launchers of the `grid` family: resampling at windows, its adjoint, its gradient to the windows, the camera.
 
-Images are seen as `_grid_taps.GRID_LEVEL` says. Which kernel a level takes follows from its memory format and from the
-rows of the windows, so that a program compiles the kernels that it needs.
+Which kernel a level takes follows from its memory format and from the rows of the windows, so that a program compiles
+the kernels that it needs.
 """
-
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,66 +10,20 @@ from torch import Tensor
 
 from fastwarp.kernels.cpu._grid_adjoint import spread_footprints, spread_pixels, spread_planes
 from fastwarp.kernels.cpu._grid_resample import resample_footprints, resample_pixels, resample_planes
-from fastwarp.kernels.cpu._grid_taps import GRID_LEVEL, widen_windows, widen_windows_backward
+from fastwarp.kernels.cpu._grid_taps import widen_windows, widen_windows_backward
 from fastwarp.kernels.cpu._grid_windows_gradient import gradient_of_footprints, gradient_of_pixels, gradient_of_planes
-from fastwarp.kernels.cpu._memory import array, dense, empty, extents_array, like, real, shares_windows, tensor, values
+from fastwarp.kernels.cpu._levels import Call, Formats, dense, run_levels, with_results
+from fastwarp.kernels.cpu._memory import array, empty, extents_array, like, real, tensor, values
 from fastwarp.kernels.cpu._parallel import run
 from fastwarp.kernels.layout import common_batch, memory_format
 
 _WIDEN_WORK = 16  # of a target, in values
 
-Kernel = Callable[..., Any]
-Call = tuple[Kernel, tuple[Any, ...]]
-"""A kernel, and what it takes beside levels, windows and extents."""
-
-
-def _run(
-    images: list[Tensor],
-    others: list[Tensor],
-    formats: list[torch.memory_format],
-    windows: Tensor,
-    source_valid: Tensor | None,
-    choose: Callable[[int], Call],
-    work: int,
-) -> None:
-    """Runs the kernels that the levels of a call take; levels of the same kernel are one parallel region.
-
-    Args:
-        images: what the windows point into, dense in its memory format.
-        others: what has a value for each target, likewise.
-        formats: memory format of each level.
-        windows: as of `resample`.
-        source_valid: as of `resample`.
-        choose: the kernel for a level with so many channels.
-        work: size of the whole job in values.
-    """
-    shared = shares_windows(windows, source_valid)
-    chosen: dict[Kernel, tuple[tuple[Any, ...], list[tuple[int, ...]]]] = {}
-    first = 0
-    for number, (image, other, format_) in enumerate(zip(images, others, formats, strict=True)):
-        sources, all_channels, height, width = image.shape
-        channels = all_channels if format_ == torch.channels_last else 1
-        planes = all_channels // channels if all_channels else 0
-        batch = max(sources, len(other)) if min(sources, len(other)) else 0
-        # Where all images have the same windows, their planes are one long list.
-        groups = (1, batch * planes, 1) if shared and sources == batch else (batch, planes, sources)
-        targets = other.shape[2] * other.shape[3]
-        kernel, args = choose(channels)
-        level = (image.data_ptr(), other.data_ptr(), number, *groups, height, width, channels, targets, first)
-        chosen.setdefault(kernel, (args, []))[1].append(level)
-        first += targets
-    for kernel, (args, levels) in chosen.items():
-        run(kernel, (np.array(levels, GRID_LEVEL), array(windows), extents_array(source_valid), *args), work)
-
-
-def _sides(sizes: list[int]) -> list[tuple[int, int]]:
-    return list(zip(sizes[::2], sizes[1::2], strict=True))
-
 
 def _resample(
     images: list[Tensor],
     results: list[Tensor],
-    formats: list[torch.memory_format],
+    formats: Formats,
     windows: Tensor,
     source_valid: Tensor | None,
     affine: tuple[np.ndarray, np.ndarray] | None,
@@ -80,13 +31,13 @@ def _resample(
     of_planes = (like(images[0].dtype), real(results[0].dtype))
     of_pixels = (like(images[0].dtype), like(results[0].dtype), real(results[0].dtype), affine)
 
-    def choose(channels: int) -> Call:
+    def choose(channels: int, _width: int, _columns: int) -> Call:
         if windows.shape[1] == 4:
             return resample_footprints, of_pixels
         return (resample_planes, of_planes) if channels == 1 and affine is None else (resample_pixels, of_pixels)
 
     work = values(results) + min(values(images), 4 * values(results))
-    _run(images, results, formats, windows, source_valid, choose, work)
+    run_levels(images, results, formats, windows, source_valid, choose, work, separable=False)
 
 
 def resample(images: list[Tensor], windows: Tensor, sizes: list[int], source_valid: Tensor | None) -> list[Tensor]:
@@ -98,12 +49,7 @@ def resample(images: list[Tensor], windows: Tensor, sizes: list[int], source_val
         sizes: target sizes `[h1, w1, ...]`; P is the sum of their products.
         source_valid: int64 `[1 or B, levels, 2]` or None; pixels from there on are never read.
     """
-    formats = [memory_format(i) for i in images]
-    images = dense(images, formats)
-    results = [
-        empty((common_batch(i, windows), i.shape[1], *size), i.dtype, format_)
-        for i, size, format_ in zip(images, _sides(sizes), formats, strict=True)
-    ]
+    images, results, formats = with_results(images, sizes, windows)
     if values(results):
         _resample(images, results, formats, windows, source_valid, None)
     return results
@@ -137,21 +83,17 @@ def resample_adjoint(
     grads: list[Tensor], windows: Tensor, source_sizes: list[int], source_valid: Tensor | None
 ) -> list[Tensor]:
     """Gradients `[B, C, H, W]` to the images of `resample`, from those of the results, in their memory formats."""
-    formats = [memory_format(g) for g in grads]
-    grads = dense(_for_each_image(grads, windows), formats)
-    results = [
-        empty((*g.shape[:2], *size), g.dtype, format_)
-        for g, size, format_ in zip(grads, _sides(source_sizes), formats, strict=True)
-    ]
+    grads, results, formats = with_results(_for_each_image(grads, windows), source_sizes)
     if values(results):
         args = (like(grads[0].dtype), real(grads[0].dtype))
 
-        def choose(channels: int) -> Call:
+        def choose(channels: int, _width: int, _columns: int) -> Call:
             if windows.shape[1] == 4:
                 return spread_footprints, args
             return spread_planes if channels == 1 else spread_pixels, args
 
-        _run(results, grads, formats, windows, source_valid, choose, values(results) + 4 * values(grads))
+        work = values(results) + 4 * values(grads)
+        run_levels(results, grads, formats, windows, source_valid, choose, work, separable=False)
     return results
 
 
@@ -163,12 +105,12 @@ def windows_gradient(grads: list[Tensor], images: list[Tensor], windows: Tensor,
     if values(grads):
         args = (like(images[0].dtype), real(images[0].dtype), result)
 
-        def choose(channels: int) -> Call:
+        def choose(channels: int, _width: int, _columns: int) -> Call:
             if windows.shape[1] == 4:
                 return gradient_of_footprints, args
             return gradient_of_planes if channels == 1 else gradient_of_pixels, args
 
-        _run(images, grads, formats, windows, source_valid, choose, 4 * values(grads))
+        run_levels(images, grads, formats, windows, source_valid, choose, 4 * values(grads), separable=False)
     return tensor(result, windows.dtype)
 
 

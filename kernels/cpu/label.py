@@ -1,7 +1,6 @@
 """Launchers of the `label` family: the nearest pixel of each target, and the class of most of the pixels it covers.
 
-An image is seen as in `grid`: `[images, planes, H, W, K]`. Values are moved by their size alone; only the majority
-compares them.
+Values are moved by their size alone; only the majority compares them.
 """
 
 import functools
@@ -12,21 +11,12 @@ from torch import Tensor
 
 from fastwarp.kernels.cpu._grid_taps import field_of
 from fastwarp.kernels.cpu._label_majority import majority_of_cells
-from fastwarp.kernels.cpu._memory import (
-    array,
-    dense,
-    empty,
-    extent,
-    extents_array,
-    integers,
-    like,
-    shares_windows,
-    values,
-)
-from fastwarp.kernels.cpu._parallel import inline, parallel, run
+from fastwarp.kernels.cpu._levels import run_levels, size_of, source_plane, with_results
+from fastwarp.kernels.cpu._memory import integers, like, values
+from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._separable_taps import round_to_pixel, windows_at
 from fastwarp.kernels.cpu._vector import elements, gather, hold, load, pointer, store, tail
-from fastwarp.kernels.layout import as_integers, bits, common_batch, memory_format
+from fastwarp.kernels.layout import as_integers, bits
 
 
 @functools.cache
@@ -70,43 +60,12 @@ def majority(
 
 
 def _launch(kernel, images, windows, separable, sizes, source_valid, fill):
-    formats = [memory_format(i) for i in images]
-    images = dense(images, formats)
-    results = [
-        empty((common_batch(i, windows), i.shape[1], *sizes[2 * n : 2 * n + 2]), i.dtype, format_)
-        for n, (i, format_) in enumerate(zip(images, formats, strict=True))
-    ]
-    count = values(results)
-    if count:
-        table = _table(images, results, formats, separable, shares_windows(windows, source_valid))
-        stored, fills = like(as_integers(images[0].dtype)), _fills(images[0].dtype, fill)
-        read = values(images) if kernel is majority_of_cells else min(values(images), 4 * count)
-        run(kernel, (table, array(windows), extents_array(source_valid), stored, fills, separable), count + read)
+    images, results, formats = with_results(images, sizes, windows)
+    if count := values(results):
+        call = kernel, (like(as_integers(images[0].dtype)), _fills(images[0].dtype, fill), separable)
+        work = count + (values(images) if kernel is majority_of_cells else min(values(images), 4 * count))
+        run_levels(images, results, formats, windows, source_valid, lambda *_: call, work, separable=separable)
     return results
-
-
-def _table(
-    images: list[Tensor], results: list[Tensor], formats: list[torch.memory_format], separable: bool, alike: bool
-) -> np.ndarray:
-    """A row of addresses and sizes for each level.
-
-    Args:
-        images: dense in their memory formats.
-        results: likewise.
-        formats: of each level.
-        separable: windows are of rows and columns.
-        alike: all images have the same windows, so that their planes are one long list.
-    """
-    rows, first = [], 0
-    for image, result, format_ in zip(images, results, formats, strict=True):
-        sources, channels, height, width = image.shape
-        batch, _, h, w = result.shape
-        inner = channels if format_ == torch.channels_last else 1
-        planes = channels // inner if channels else 0
-        groups = (1, batch * planes, 1) if alike and sources == batch else (batch, planes, sources)
-        rows.append((image.data_ptr(), result.data_ptr(), *groups, height, width, inner, h, w, first))
-        first += h + w if separable else h * w
-    return np.array(rows, np.int64)
 
 
 # --- the nearest pixel ------------------------------------------------------------------------------------------------
@@ -169,16 +128,18 @@ def _gather(source, base, offset, count, channels, target, out):
 @parallel
 def _nearest_pixels(table, windows, extents, like, fills, separable, part, parts):
     """`fills` are what targets that read nothing get, and lost ones."""
-    for level in range(len(table)):
-        source_at, target_at, images, planes, sources, height, width, channels, h, w, at = table[level]
-        source, target = pointer(source_at, like), pointer(target_at, like)
+    for number in range(len(table)):
+        level = table[number]
+        source, target = pointer(level.source, like), pointer(level.target, like)
+        planes, width, channels = level.planes, level.width, level.channels
+        h, w, at = level.rows, level.columns, level.first
         memory = integers(h + 3 * w)
         rows, pixels, offset, holes = elements(memory), tail(memory, h), tail(memory, h + w), tail(memory, h + 2 * w)
-        found, units, line, made = 0, images * h * planes, -1, -1
+        found, units, line, made = 0, level.images * h * planes, -1, -1
         for unit in range(part * units // parts, (part + 1) * units // parts):
             image, i, plane = unit // planes // h, unit // planes % h, unit % planes
             if unit // planes != line:
-                size = (extent(extents, image, level, 0, height), extent(extents, image, level, 1, width))
+                size = size_of(level, extents, image)
                 if not separable:
                     _fill_pixels(field_of(windows, image), at + i * w, w, size, width, channels, pixels)
                     found = _list_holes(pixels, w, offset, holes)
@@ -188,7 +149,7 @@ def _nearest_pixels(table, windows, extents, like, fills, separable, part, parts
                     found = _list_holes(pixels, w, offset, holes)
                 line, made = unit // planes, image
             row, out = rows[i] if separable else 0, ((image * planes + plane) * h + i) * w * channels
-            base = ((image if sources > 1 else 0) * planes + plane) * height * width * channels
+            base = source_plane(level, image, plane) * level.height * width * channels
             if row >= 0:
                 _gather(source, base + row, offset, w, channels, target, out)
             for k in range(found if row >= 0 else w):
