@@ -36,6 +36,12 @@ def observed(observer: Observer) -> Iterator[None]:
         _observers.remove(observer)
 
 
+def tell(kernel: str, seconds: float | None) -> None:
+    """Tells all observers of a kernel."""
+    for observer in list(_observers):
+        observer(kernel, seconds)
+
+
 class Tally:
     """An observer that counts: kernels compiled, and seconds that took."""
 
@@ -88,19 +94,18 @@ def watch() -> None:
 
         def on_start(self, it: Any) -> None:
             self.started.append(None)
-            self.tell(it, None)
+            self.hear(it, None)
             self.started[-1] = time.perf_counter()
 
         def on_end(self, it: Any) -> None:
             if self.started[-1] is not None:  # not refused
-                self.tell(it, time.perf_counter() - self.started[-1])
+                self.hear(it, time.perf_counter() - self.started[-1])
             self.started.pop()
 
-        def tell(self, it: Any, seconds: float | None) -> None:
+        def hear(self, it: Any, seconds: float | None) -> None:
             function = it.data["dispatcher"].py_func
             if len(self.started) == 1 and function.__module__.startswith("fastwarp.kernels."):
-                for observer in list(_observers):
-                    observer(function.__name__, seconds)
+                tell(function.__name__, seconds)
 
     _observers.append(_Log())
     event.register("numba:compile", Listener())

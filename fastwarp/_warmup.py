@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -10,6 +14,7 @@ from torch import Tensor
 
 from fastwarp import _compiling
 from fastwarp import saliency as saliency_sources
+from fastwarp._checks import check_count
 from fastwarp.functional import downsize
 from fastwarp.warp import MeshWarp, SeparableWarp
 
@@ -19,6 +24,8 @@ class Step(NamedTuple):
 
     name: str
     """For people."""
+    family: str
+    """Steps of a family share kernels."""
     seconds: float
     """Of a CPU to compile its kernels, forward and backward, in float32, after the steps before it: measured once, on
     an AMD EPYC virtual machine. Says how long, roughly, a wait will be."""
@@ -31,6 +38,7 @@ def warmup(
     *,
     backward: bool = True,
     progress: Callable[[str, int, int], object] | None = None,
+    processes: int = 1,
 ) -> None:
     """Compiles (or loads from the disk cache) every kernel that the given dtypes use, so that no first call waits for
     it. GPUs compile `downsize` for each number of channels and taps: here for those of `nn.DownsizeNet()`.
@@ -42,33 +50,110 @@ def warmup(
         backward: also the kernels of the backward pass.
         progress: called before each step with its name, the number of steps done, and that of all; at the end once
             more, with an empty name.
+        processes: how many compile for CPUs at a time: this one and others, which it starts by `sys.executable`.
+
+    Raises:
+        FastwarpError: fewer than one process.
+        TypeError: dtypes that images cannot have; a number of processes that is no integer.
 
     Examples:
         >>> import fastwarp
         >>> fastwarp.warmup(backward=False)
     """
-    steps = [step for dtype in dtypes for step in steps_of(torch.device(device), dtype, backward)]
-    for done, step in enumerate(steps):
-        if progress is not None:
-            progress(step.name, done, len(steps))
-        step.run()
+    check_count("warmup", "processes", processes, 1)
+    device = torch.device(device)
+    steps = [step for dtype in dtypes for step in steps_of(device, dtype, backward)]
+    several = processes > 1 and device.type == "cpu"
+    own, *others = _shares(steps, missing(steps), processes) if several else [list(range(len(steps)))]
+    done = 0
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(_compiling_elsewhere(dtypes, backward, share)) for share in others]
+        for share, wait in zip([own, *others], [lambda: None, *started], strict=True):
+            for number in share:
+                if progress is not None:
+                    progress(steps[number].name, done, len(steps))
+                wait()  # then the kernels are on disk
+                steps[number].run()
+                done += 1
     if progress is not None:
         progress("", len(steps), len(steps))
+
+
+def _shares(steps: list[Step], to_compile: list[Step], processes: int) -> list[list[int]]:
+    """The numbers of the steps for each process: the longest families first, each to the process that has the least to
+    do. What is on disk is for the first one."""
+    seconds = {step.family: 0.0 for step in to_compile}
+    for step in to_compile:
+        seconds[step.family] += step.seconds
+    families: list[list[str]] = [[] for _ in range(max(min(processes, len(seconds)), 1))]
+    for family in sorted(seconds, key=lambda family: -seconds[family]):
+        min(families, key=lambda some: sum(map(seconds.__getitem__, some))).append(family)
+    of = {family: process for process, some in enumerate(families) for family in some}
+    return [
+        [n for n, step in enumerate(steps) if of.get(step.family, 0) == process] for process in range(len(families))
+    ]
+
+
+_ELSEWHERE = """
+import json, sys
+sys.path[:], *call = json.loads(sys.argv[1])
+from fastwarp import _warmup
+_warmup.run_steps(*call)
+"""
+
+
+@contextlib.contextmanager
+def _compiling_elsewhere(
+    dtypes: Sequence[torch.dtype], backward: bool, numbers: list[int]
+) -> Iterator[Callable[[], None]]:
+    """Another process that runs these steps of a warm-up; gives a function that waits for it. Whatever goes wrong there
+    is left to compile here."""
+    names = [str(dtype).removeprefix("torch.") for dtype in dtypes]
+    command = [sys.executable, "-c", _ELSEWHERE, json.dumps([sys.path, names, backward, numbers])]
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    except OSError:  # no interpreter, no memory
+        yield lambda: None
+        return
+
+    def wait() -> None:
+        for line in process.stdout or ():
+            kernel, seconds = line.split()
+            _compiling.tell(kernel, float(seconds))
+
+    with process:
+        try:
+            yield wait
+        finally:
+            process.kill()
+
+
+def run_steps(dtypes: list[str], backward: bool, numbers: list[int]) -> None:
+    """Runs steps of a warm-up for CPUs, by their numbers, and prints the kernels that it compiles, with the seconds."""
+
+    def show(kernel: str, seconds: float | None) -> None:
+        if seconds is not None:
+            sys.stdout.write(f"{kernel} {seconds}\n")
+
+    steps = [s for name in dtypes for s in steps_of(torch.device("cpu"), getattr(torch, name), backward)]
+    with _compiling.observed(show):
+        for number in numbers:
+            steps[number].run()
 
 
 class _WouldCompileError(Exception):
     """Ends a call that needs a kernel which is neither loaded nor on disk."""
 
 
-def missing(dtype: torch.dtype = torch.float32) -> list[Step]:
-    """The steps of a warm-up for CPUs whose kernels are not all on disk. Compiles nothing."""
+def missing(steps: list[Step]) -> list[Step]:
+    """The steps, of a warm-up for CPUs, whose kernels are not all on disk. Compiles nothing."""
 
     def refuse(kernel: str, seconds: float | None) -> None:
         if seconds is None:
             raise _WouldCompileError(kernel)
 
     found = []
-    for step in steps_of(torch.device("cpu"), dtype, True):
+    for step in steps:
         try:
             with _compiling.observed(refuse):
                 step.run()
@@ -119,20 +204,21 @@ def steps_of(device: torch.device, dtype: torch.dtype, backward: bool) -> list[S
         image = tensor(2, 3, 16, 16, dtype=dtype)
         yield downsize(image, parameters[:3], parameters[3:6], parameters[6], parameters[7], (8, 8))
 
-    def step(name: str, seconds: float, results: Callable[[], Iterator[Tensor]]) -> Step:
+    def step(name: str, seconds: float, results: Callable[[], Iterator[Tensor]], more: str = "") -> Step:
         def run() -> None:
             for result in results():
                 if trainable:
                     result.float().sum().backward()
 
-        return Step(f"{name}, {str(dtype).removeprefix('torch.')}", seconds, run)
+        kind = str(dtype).removeprefix("torch.")
+        return Step(f"{name}{more}, {kind}", f"{name}, {kind}", seconds, run)
 
     steps = [
         step("boxes", 4, boxes),
         step("separable warp", 9, lambda: resampling(SeparableWarp)),
-        step("separable warp, channels_last", 2, pixels),
-        step("separable warp: nearest, points", 2, lambda: others(SeparableWarp)),
+        step("separable warp", 2, pixels, ", channels_last"),
+        step("separable warp", 2, lambda: others(SeparableWarp), ": nearest, points"),
         step("mesh warp", 17, lambda: resampling(MeshWarp)),
-        step("mesh warp: nearest, points", 3, lambda: others(MeshWarp)),
+        step("mesh warp", 3, lambda: others(MeshWarp), ": nearest, points"),
     ]
     return [*steps, step("DownsizeNet", 10, downsized)] if dtype.is_floating_point else steps

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -164,6 +165,9 @@ def _add_warmup(commands: argparse._SubParsersAction) -> None:
     warmup.add_argument("--dtype", choices=dtypes, nargs="+", default=["float32"], help="of images (default: float32)")
     warmup.add_argument("--forward", action="store_true", help="leave out the kernels of the backward pass")
     warmup.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    warmup.add_argument(
+        "--processes", type=int, metavar="N", help="that compile for CPUs at a time (default: as torch has threads)"
+    )
     warmup.set_defaults(run=_warmup)
 
 
@@ -333,20 +337,22 @@ def _warmup(arguments: argparse.Namespace) -> int:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise FastwarpError("--device cuda: torch sees no GPU")
     dtypes = [getattr(torch, name) for name in arguments.dtype]
-    tally = _compiling.Tally()
+    tally, began = _compiling.Tally(), time.perf_counter()
     with _compile_line() as say, _compiling.observed(tally):
         fastwarp.warmup(
             arguments.device,
             dtypes,
             backward=not arguments.forward,
             progress=lambda name, done, steps: say(f"{done} of {steps} done; {name}: " if name else ""),
+            processes=torch.get_num_threads() if arguments.processes is None else arguments.processes,
         )
     if arguments.device == "cuda":
         print("compiled, or found on disk, in Triton's cache")
         return 0
     place = doctor.cache()["directory"]
     kept = f"kept in {shown(place)}" if place else "not kept: no folder can be written to; set NUMBA_CACHE_DIR"
-    done = f"{tally.kernels} kernels compiled in {tally.seconds:.0f} s" if tally.kernels else "nothing to compile"
+    seconds = time.perf_counter() - began
+    done = f"{tally.kernels} kernels compiled in {seconds:.0f} s" if tally.kernels else "nothing to compile"
     print(f"{', '.join(arguments.dtype)}: {done}; {kept}")
     return 0
 

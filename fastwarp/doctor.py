@@ -180,7 +180,8 @@ def _to_compile() -> list[dict[str, Any]] | None:
     try:
         if backend_for(torch.device("cpu")) != "numba":
             return None
-        return [{"name": step.name, "seconds": step.seconds} for step in _warmup.missing()]
+        steps = _warmup.steps_of(torch.device("cpu"), torch.float32, True)
+        return [{"name": step.name, "seconds": step.seconds} for step in _warmup.missing(steps)]
     except Exception:  # the self-check has said what is broken
         return None
 

@@ -129,9 +129,10 @@ import fastwarp
 from fastwarp import _compiling, _warmup, doctor
 tally = _compiling.Tally()
 with _compiling.observed(tally):
-    found = [step.name for step in _warmup.missing()]
+    steps = _warmup.steps_of(torch.device("cpu"), torch.float32, True)
+    found = [step.name for step in _warmup.missing(steps)]
     report = doctor._to_compile()
-names = [step.name for step in _warmup.steps_of(torch.device("cpu"), torch.float32, True)]
+names = [step.name for step in steps]
 print(json.dumps([found, names, report, tally.kernels, os.listdir(sys.argv[1])]))
 """
 
@@ -146,9 +147,9 @@ def test_what_is_missing_is_found_without_compiling(tmp_path):
 
 
 def test_doctor_says_what_is_to_be_compiled(monkeypatch):
-    step = _warmup.Step("mesh warp, float32", 21.0, lambda: None)
+    step = _warmup.Step("mesh warp, float32", "mesh warp", 21.0, lambda: None)
     for steps, expected in (([step, step], r"about 42 s in all .*mesh warp, float32 \(21 s\)"), ([], "nothing to do")):
-        monkeypatch.setattr(_warmup, "missing", lambda steps=steps: steps)
+        monkeypatch.setattr(_warmup, "missing", lambda _, steps=steps: steps)
         monkeypatch.setattr(doctor, "_exercise", lambda device: [torch.ones(1)])
         text = doctor.text(doctor.examine())
         assert re.search("^compiler +" + expected, text, re.MULTILINE)
@@ -157,7 +158,7 @@ def test_doctor_says_what_is_to_be_compiled(monkeypatch):
 
 
 def test_doctor_says_what_it_compiled_itself(monkeypatch):
-    monkeypatch.setattr(_warmup, "missing", list)
+    monkeypatch.setattr(_warmup, "missing", lambda _: [])
 
     def exercise(device: torch.device) -> list[torch.Tensor]:
         if doctor.backend_for(device) == "numba":
@@ -172,7 +173,9 @@ def test_doctor_says_what_it_compiled_itself(monkeypatch):
 
 def few_steps(monkeypatch, run=lambda: None) -> None:
     monkeypatch.setattr(
-        _warmup, "steps_of", lambda device, dtype, backward: [_warmup.Step(str(dtype), 1.0, run) for _ in range(2)]
+        _warmup,
+        "steps_of",
+        lambda device, dtype, backward: [_warmup.Step(str(dtype), "any", 1.0, run) for _ in range(2)],
     )
 
 
@@ -187,7 +190,7 @@ def test_warmup_tells_its_progress(monkeypatch):
 
 def test_the_command_compiles(capsys, monkeypatch):
     few_steps(monkeypatch, lambda: kernel()(1))
-    assert main(["warmup"]) == 0
+    assert main(["warmup", "--processes", "1"]) == 0
     out, err = capsys.readouterr()
     assert re.fullmatch(r"float32: 2 kernels compiled in \d+ s; kept in /.*\n", out)
     assert err == ""  # no terminal
@@ -196,10 +199,50 @@ def test_the_command_compiles(capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("float16, uint8: nothing to compile; kept in ")
 
 
+def test_processes_share_the_families_of_steps():
+    seconds = {"boxes": 4.0, "separable": 9.0, "mesh": 17.0, "downsize": 10.0}
+    steps = [_warmup.Step(f"{family} {n}", family, s, lambda: None) for n in range(2) for family, s in seconds.items()]
+    assert _warmup._shares(steps, steps, 1) == [list(range(8))]
+    assert _warmup._shares(steps, steps, 2) == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert _warmup._shares(steps, steps, 9) == [[2, 6], [3, 7], [1, 5], [0, 4]]
+    # What is on disk already is for this process.
+    assert _warmup._shares(steps, [steps[1], steps[2]], 9) == [[0, 2, 3, 4, 6, 7], [1, 5]]
+    assert _warmup._shares(steps, [], 9) == [list(range(8))]
+
+
+ELSEWHERE = """
+import json, os, sys, torch
+from fastwarp import _compiling, _warmup
+tally = _compiling.Tally()
+boxes = _warmup.steps_of(torch.device("cpu"), torch.uint8, False)[0]
+with _compiling.observed(tally), _warmup._compiling_elsewhere([torch.uint8], False, [0]) as wait:
+    wait()
+print(json.dumps([tally.kernels, len(os.listdir(sys.argv[1])), _warmup.missing([boxes])]))
+"""
+
+
+def test_another_process_compiles(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", ELSEWHERE, tmp_path], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    compiled, folders, missing = json.loads(done.stdout)
+    assert (compiled >= 2, folders, missing) == (True, 1, [])
+
+
+@pytest.mark.parametrize("interpreter", ["/bin/false", "/nowhere/python"])
+def test_without_another_process_all_is_compiled_here(interpreter, monkeypatch):
+    ran = []
+    few_steps(monkeypatch, lambda: ran.append(1))
+    monkeypatch.setattr(sys, "executable", interpreter)
+    monkeypatch.setattr(_warmup, "_shares", lambda steps, to_compile, processes: [[0], [1]])
+    fastwarp.warmup(processes=2)
+    assert len(ran) == 4  # once each to see what is missing
+
+
 def test_a_terminal_sees_which_kernel_is_compiled(capsys, monkeypatch):
     monkeypatch.setattr(cli.sys.stderr, "isatty", lambda: True)
     few_steps(monkeypatch, lambda: kernel()(1))
-    assert main(["warmup"]) == 0
+    assert main(["warmup", "--processes", "1"]) == 0
     lines = capsys.readouterr().err.split("\r\x1b[2K")
     shown = re.compile(r"1 of 2 done; torch\.float32: compiling invented \(1 kernels so far, \d+ s\)")
     assert any(shown.fullmatch(line) for line in lines)
