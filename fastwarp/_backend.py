@@ -59,9 +59,10 @@ def backend_for(device: torch.device) -> str:
         FastwarpError: the chosen backend does not serve the device.
     """
     if _active == "auto":
-        if device.type not in _NATIVE:
+        native = _NATIVE.get(device.type)
+        if native is None:
             raise FastwarpError(f"fastwarp has kernels for cpu and cuda, got tensors on {device}")
-        return _NATIVE[device.type]
+        return native
     name = _checked(_active)
     if name == "numba" and device.type != "cpu":
         raise FastwarpError(f"the numba backend serves CPU tensors, got tensors on {device}")

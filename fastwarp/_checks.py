@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from fastwarp import _forward_mode
-from fastwarp.errors import as_integer, as_real, check_batches, check_devices, check_size, check_tensor, fail
+from fastwarp.errors import as_integer, as_real, check_devices, check_size, check_tensor, check_together, fail
 
 IMAGE_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+GEOMETRY_DTYPES = (torch.float32, torch.float64)
 LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 MODES = ("bilinear", "nearest")
@@ -25,12 +26,12 @@ _CHECKS = os.environ.get("FASTWARP_CHECKS", "0") == "1"
 
 def as_geometry(tensor: Tensor) -> Tensor:
     """Geometry is at least float32, whatever the dtype it comes in."""
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+    return tensor if tensor.dtype in GEOMETRY_DTYPES else tensor.float()
 
 
 def check_axis(function: str, argument: str, knots: Tensor) -> None:
     """Raises unless the knots of one axis are fit for the kernels; their values only with `FASTWARP_CHECKS=1`."""
-    check_tensor(function, argument, knots, "[B, n]", dtypes=(torch.float32, torch.float64))
+    check_tensor(function, argument, knots, "[B, n]", dtypes=GEOMETRY_DTYPES)
     if knots.shape[1] < 2:
         raise fail(function, argument, f"of shape {list(knots.shape)}", "at least 2 knots")
     if _CHECKS:
@@ -46,8 +47,7 @@ def check_knots(
     check_axis(function, "knots_x", knots_x)
     if knots_y.dtype != knots_x.dtype:
         raise TypeError(f"{function}: knots_y is {knots_y.dtype}, knots_x is {knots_x.dtype}, expected one dtype")
-    check_devices(function, **beside, knots_y=knots_y, knots_x=knots_x)
-    check_batches(function, batch=batch, **beside, knots_y=knots_y, knots_x=knots_x)
+    check_together(function, batch=batch, **beside, knots_y=knots_y, knots_x=knots_x)
 
 
 def check_knot_values(function: str, **axes: Tensor) -> None:
@@ -72,11 +72,10 @@ def check_knot_values(function: str, **axes: Tensor) -> None:
 def check_mesh(function: str, mesh: Tensor, batch: int | None = None, **beside: Tensor | None) -> None:
     """Raises unless the mesh is fit for the kernels, for a `batch` of images, and for the tensors `beside` it, by the
     names of their arguments; its values only with `FASTWARP_CHECKS=1`."""
-    check_tensor(function, "mesh", mesh, "[B, h, w, 2]", dtypes=(torch.float32, torch.float64))
+    check_tensor(function, "mesh", mesh, "[B, h, w, 2]", dtypes=GEOMETRY_DTYPES)
     if mesh.shape[3] != 2 or min(mesh.shape[1:3]) < 2:
         raise fail(function, "mesh", f"of shape {list(mesh.shape)}", "[B, h, w, 2], (x, y), with h, w >= 2")
-    check_devices(function, **beside, mesh=mesh)
-    check_batches(function, batch=batch, **beside, mesh=mesh)
+    check_together(function, batch=batch, **beside, mesh=mesh)
     if _CHECKS and not torch.isfinite(mesh).all():
         image, row, column, _ = (~torch.isfinite(mesh)).nonzero()[0].tolist()
         raise fail(function, f"mesh[{image}, {row}, {column}]", mesh[image, row, column].tolist(), "finite values")
@@ -125,7 +124,7 @@ def extents(
         if part.shape[1] != 2:
             raise fail(function, argument, f"of shape {list(part.shape)}", "[B, 2], (height, width) of each image")
         check_devices(function, **{argument: part, "images": like})
-        check_batches(function, batch=batch, **{argument: part})
+        check_together(function, batch=batch, **{argument: part})
     if batch == 0:
         return None
     widest = max(part.shape[0] for part in parts)
@@ -134,6 +133,8 @@ def extents(
 
 def as_list(function: str, argument: str, value: Any, structure: Any) -> list[Any]:
     """Values that follow the structure of the levels: mappings by their keys, sequences in order, or a single one."""
+    if isinstance(structure, Tensor):  # asked first, because what follows takes longer
+        return [value]
     if isinstance(structure, Mapping):
         if not isinstance(value, Mapping) or set(value) != set(structure):
             got = list(value) if isinstance(value, Mapping) else type(value).__name__
@@ -149,6 +150,8 @@ def as_list(function: str, argument: str, value: Any, structure: Any) -> list[An
 
 def rebuild(structure: Any, values: list[Tensor]) -> Any:
     """`values` in a container of the type that `as_list` took apart, and with whatever else it holds."""
+    if isinstance(structure, Tensor):
+        return values[0]
     kind = type(structure)
     if kind in (list, tuple):
         return kind(values)
@@ -222,11 +225,12 @@ def check_images(
     """Raises unless the images, the levels of an argument, are fit for the kernels and belong together."""
     if not images:
         raise fail(function, argument, "empty", "at least one level")
+    first = images[0]
     for image in images:
         check_tensor(function, argument, image, "[B, C, H, W]", dtypes=dtypes)
-        if 0 in image.shape[2:]:
+        _, _, height, width = image.shape
+        if height == 0 or width == 0:
             raise fail(function, argument, f"of shape {list(image.shape)}", "a height and a width of at least 1")
-        first = images[0]
         if image.dtype != first.dtype:
             raise TypeError(f"{function}: levels are {first.dtype} and {image.dtype}, expected one dtype")
         if image.shape[0] != first.shape[0]:

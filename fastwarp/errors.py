@@ -95,25 +95,38 @@ def check_devices(function: str, **tensors: Tensor | None) -> None:
         if device is None:
             first, device = name, tensor.device
         elif tensor.device != device:
-            got = f"{first} on {device}, {name} on {tensor.device}"
-            raise FastwarpError(f"{function}: got {got}, expected all on one device")
+            raise _on_devices(function, first, device, name, tensor)
 
 
-def check_batches(function: str, *, batch: int | None = None, **tensors: Tensor | None) -> None:
-    """Raises FastwarpError unless all leading dimensions are `batch`, or 1 where a warp or an extent is shared.
+def _on_devices(function: str, first: str, device: torch.device, name: str, tensor: Tensor) -> FastwarpError:
+    got = f"{first} on {device}, {name} on {tensor.device}"
+    return FastwarpError(f"{function}: got {got}, expected all on one device")
+
+
+def check_together(function: str, *, batch: int | None = None, **tensors: Tensor | None) -> None:
+    """Raises FastwarpError unless all tensors are on one device, and all leading dimensions are `batch`, or 1 where a
+    warp or an extent is shared.
 
     Args:
         function: public name of the caller.
         batch: what the images say; None: any, but one.
         tensors: by the names of the arguments.
     """
+    first, device = "", None
     for name, tensor in tensors.items():
-        size = 1 if tensor is None else tensor.shape[0]
-        if batch is None and size != 1:
-            batch = size
-        if size != 1 and size != batch:  # torch.compile takes no symbol for a number that is `in` a tuple
-            expected = "a batch of 1" if batch == 1 else f"a batch of 1 or {batch}"
-            raise fail(function, name, f"a batch of {size}", expected)
+        if tensor is None:
+            continue
+        if device is None:
+            first, device = name, tensor.device
+        elif tensor.device != device:
+            raise _on_devices(function, first, device, name, tensor)
+        size = tensor.shape[0]
+        if size != 1:
+            if batch is None:
+                batch = size
+            elif size != batch:
+                expected = "a batch of 1" if batch == 1 else f"a batch of 1 or {batch}"
+                raise fail(function, name, f"a batch of {size}", expected)
 
 
 without_derivative: dict[Callable[..., Any], Callable[..., Any]] = {}

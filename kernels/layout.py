@@ -1,12 +1,17 @@
 """The batch and the memory format of a result, decided once for kernels and fakes."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 
-def common_batch(*tensors: Tensor | None) -> int:
-    """The batch of tensors that are shared by all of it where they have one image."""
-    return next((t.shape[0] for t in tensors if t is not None and t.shape[0] != 1), 1)
+def common_batch(*tensors: Any) -> int:
+    """The batch of tensors (or arrays, or None) that are shared by all of it where they have one image."""
+    for tensor in tensors:
+        if tensor is not None and tensor.shape[0] != 1:
+            return tensor.shape[0]
+    return 1
 
 
 def memory_format(image: Tensor) -> torch.memory_format:

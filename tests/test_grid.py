@@ -492,15 +492,3 @@ def test_nothing_to_do(rows, layout, shape):
         by_windows = kernels.windows_gradient([result], [image], windows, None)
         assert by_windows.shape == windows.shape
         assert (by_windows == 0).all()
-    assert kernels.resample([], torch.zeros(1, rows, 0), [], None) == []
-
-
-@both_layouts
-def test_a_result_without_targets(layout):
-    image = own.laid_out(own.values(1, (2, 3, 6, 9), torch.float32), layout)
-    windows = torch.zeros(1, 2, 0)
-    (result,) = kernels.resample([image], windows, [0, 5], None)
-    assert result.shape == (2, 3, 0, 5)
-    (by_image,) = kernels.resample_adjoint([result], windows, [6, 9], None)
-    assert (by_image == 0).all()
-    assert kernels.windows_gradient([result], [image], windows, None).shape == windows.shape

@@ -6,7 +6,7 @@ from torch import Tensor
 
 import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
 from fastwarp._checks import as_geometry, check_axis, check_fwhm, check_saliency, check_saliency_values
-from fastwarp.errors import FastwarpError, as_integer, as_real, call, check_batches, check_devices, check_tensor, fail
+from fastwarp.errors import FastwarpError, as_integer, as_real, call, check_devices, check_tensor, check_together, fail
 
 _ops = torch.ops.fastwarp
 
@@ -159,8 +159,7 @@ def axis_map(knots: Tensor, positions: Tensor, *, inverse: bool = False) -> Tens
     """
     check_tensor("axis_map", "positions", positions, "[B, m]", dtypes=(torch.float32, torch.float64))
     check_axis("axis_map", "knots", knots)
-    check_devices("axis_map", knots=knots, positions=positions)
-    check_batches("axis_map", knots=knots, positions=positions)
+    check_together("axis_map", knots=knots, positions=positions)
     return mapped("axis_map", knots, positions, inverse)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastwarp._checks import as_geometry
 from fastwarp._constants import constant
-from fastwarp.errors import check_batches, check_devices, check_size, check_tensor, fail
+from fastwarp.errors import check_size, check_tensor, check_together, fail
 from fastwarp.functional.separable import Size
 
 
@@ -139,8 +139,7 @@ def control_point_mesh(zoomed: Tensor, source: Tensor, shape: Size = (31, 51)) -
             raise fail(name, argument, f"of shape {list(points.shape)}", "[B, N, 2], (x, y), with N >= 3")
     if zoomed.shape[1] != source.shape[1]:
         raise fail(name, "source", f"{source.shape[1]} points", f"{zoomed.shape[1]}, one for each zoomed point")
-    check_devices(name, zoomed=zoomed, source=source)
-    check_batches(name, zoomed=zoomed, source=source)
+    check_together(name, zoomed=zoomed, source=source)
     height, width = _mesh_shape(name, shape)
     dtype = torch.promote_types(as_geometry(zoomed).dtype, as_geometry(source).dtype)
     with torch.autocast(zoomed.device.type, enabled=False):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import fastwarp.ops  # noqa: F401  (registers torch.ops.fastwarp)
 from fastwarp._checks import as_geometry, check_mesh, check_option
-from fastwarp.errors import call, check_batches, check_devices, check_size
+from fastwarp.errors import call, check_size, check_together
 from fastwarp.functional.geometry import check_points, from_pixels, image_sizes, to_pixels
 from fastwarp.functional.mesh import TILES, Tile
 from fastwarp.functional.separable import Size
@@ -121,8 +121,7 @@ def mesh_map(mesh: Tensor, positions: Tensor, *, inverse: bool = False, tile: Ti
     check_mesh("mesh_map", mesh)
     check_option("mesh_map", "tile", tile, TILES)
     check_points("mesh_map", "positions", positions, dtypes=(mesh.dtype,))
-    check_devices("mesh_map", mesh=mesh, positions=positions)
-    check_batches("mesh_map", mesh=mesh, positions=positions)
+    check_together("mesh_map", mesh=mesh, positions=positions)
     return call("mesh_map", _ops.mesh_map, mesh, positions, bool(inverse), tile == "homography")[0]
 
 

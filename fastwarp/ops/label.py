@@ -182,7 +182,7 @@ def _sample(
 ) -> list[Tensor]:
     backend = backend_for(knots_y.device)
     options = (inverse, False, border, valid, source_valid)
-    windows = launchers(backend, "axis").axis_windows(knots_y, knots_x, sizes, sides(labels), *options)
+    windows = launchers(backend, "axis").windows_to_resample(knots_y, knots_x, sizes, sides(labels), *options)
     return launchers(backend, "label").nearest(labels, windows, True, sizes, source_valid, fill)
 
 

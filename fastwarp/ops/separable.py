@@ -84,7 +84,7 @@ def _sample(
 ) -> list[Tensor]:
     options = (inverse, antialias, border, valid, source_valid)
     backend = backend_for(knots_y.device)
-    windows = launchers(backend, "axis").axis_windows(knots_y, knots_x, sizes, sides(images), *options)
+    windows = launchers(backend, "axis").windows_to_resample(knots_y, knots_x, sizes, sides(images), *options)
     return launchers(backend, "separable").resample(images, windows, sizes, source_valid, antialias)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastwarp._checks import check_images, check_option, level_arguments, rebuild
 from fastwarp._precision import keeping_precision
-from fastwarp.errors import FastwarpError, call, check_batches, check_size
+from fastwarp.errors import FastwarpError, call, check_size, check_together
 from fastwarp.functional._registration import check_unregistered, keep_padding, places, registration
 from fastwarp.functional.separable import Levels, Size
 
@@ -88,7 +88,7 @@ class FrozenWarp(nn.Module):
         """
         check_images("FrozenWarp.zoom", "image", [image])
         self._check("zoom", [image], [self.source_size])
-        check_batches("FrozenWarp.zoom", batch=len(image), warps=self.zoom_windows)
+        check_together("FrozenWarp.zoom", batch=len(image), warps=self.zoom_windows)
         return self._call("zoom", [image], self.zoom_windows, list(self.size), None)[0]
 
     def unzoom(self, features: Levels) -> Levels:
@@ -100,7 +100,7 @@ class FrozenWarp(nn.Module):
         """
         maps, _ = level_arguments("FrozenWarp.unzoom", features, None)
         self._check("unzoom", maps, self.feature_sizes)
-        check_batches("FrozenWarp.unzoom", batch=len(maps[0]), warps=self.unzoom_windows)
+        check_together("FrozenWarp.unzoom", batch=len(maps[0]), warps=self.unzoom_windows)
         sizes = [side for pair in self.feature_sizes for side in pair]
         results = self._call("unzoom", maps, self.unzoom_windows, sizes, self.cells)
         return rebuild(features, keep_padding(self.cells, maps, results))

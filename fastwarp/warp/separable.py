@@ -200,7 +200,7 @@ class SeparableWarp(Points):
             "valid": valid,
             "source_valid": source_valid,
         }
-        return F.separable_zoom(image, self.knots_y, self.knots_x, size, **options)
+        return F.separable_zoom(image, *self._knots, size, **options)
 
     def unzoom(
         self,
@@ -234,7 +234,7 @@ class SeparableWarp(Points):
             "phase": phase,
             "outside": outside,
         }
-        return F.separable_unzoom(features, self.knots_y, self.knots_x, size, **options)
+        return F.separable_unzoom(features, *self._knots, size, **options)
 
     def zoom_labels(
         self,
@@ -249,7 +249,7 @@ class SeparableWarp(Points):
         """Zooms class ids `[B, H, W]`, `[H, W]` or `[B, C, H, W]`: the nearest pixel's, or that of most pixels; see
         `fastwarp.functional.separable_zoom_labels`."""
         extents = {"valid": valid, "source_valid": source_valid}
-        return F.separable_zoom_labels(labels, self.knots_y, self.knots_x, size, ignore_index, reduce, **extents)
+        return F.separable_zoom_labels(labels, *self._knots, size, ignore_index, reduce, **extents)
 
     def unzoom_labels(
         self,
@@ -277,7 +277,7 @@ class SeparableWarp(Points):
             "strides": strides,
             "phase": phase,
         }
-        return F.separable_unzoom_labels(labels, self.knots_y, self.knots_x, size, ignore_index, reduce, **options)
+        return F.separable_unzoom_labels(labels, *self._knots, size, ignore_index, reduce, **options)
 
     def zoom_soft_labels(
         self, labels: Tensor, size: Size, *, valid: Tensor | None = None, source_valid: Tensor | None = None
@@ -285,7 +285,7 @@ class SeparableWarp(Points):
         """Zooms probabilities of classes `[B, K, H, W]`, averaged, so that they still sum to one; see
         `fastwarp.functional.separable_zoom_soft_labels`."""
         extents = {"valid": valid, "source_valid": source_valid}
-        return F.separable_zoom_soft_labels(labels, self.knots_y, self.knots_x, size, **extents)
+        return F.separable_zoom_soft_labels(labels, *self._knots, size, **extents)
 
     def unzoom_soft_labels(
         self,
@@ -307,31 +307,31 @@ class SeparableWarp(Points):
             "strides": strides,
             "phase": phase,
         }
-        return F.separable_unzoom_soft_labels(labels, self.knots_y, self.knots_x, size, **options)
+        return F.separable_unzoom_soft_labels(labels, *self._knots, size, **options)
 
     def zoom_frame(self, frame: Tensor, size: Size, **options: Any) -> Tensor:
         """Zooms and normalises uint8 `[H, W, C]` or `[B, H, W, C]` in one pass; see
         `fastwarp.functional.separable_zoom_frame`."""
-        return F.separable_zoom_frame(frame, self.knots_y, self.knots_x, size, **options)
+        return F.separable_zoom_frame(frame, *self._knots, size, **options)
 
     # --- geometry -----------------------------------------------------------------------------------------------------
 
     def grid(self, size: Size) -> Tensor:
         """Grid of the zoom `[B, *size, 2]` for `F.grid_sample(..., align_corners=True)`."""
-        return F.separable_grid(self.knots_y, self.knots_x, size)
+        return F.separable_grid(*self._knots, size)
 
     def inverse_grid(self, size: Size) -> Tensor:
         """Grid of the unzoom `[B, *size, 2]` for `F.grid_sample(..., align_corners=True)`; -3 outside the range of
         T~."""
-        return F.separable_grid(self.knots_y, self.knots_x, size, inverse=True)
+        return F.separable_grid(*self._knots, size, inverse=True)
 
     def inside(self, size: Size) -> Tensor:
         """Bool `[B, *size]`: where an unzoom has something to read."""
-        return F.separable_inside(self.knots_y, self.knots_x, size)
+        return F.separable_inside(*self._knots, size)
 
     def magnification(self, size: Size) -> Tensor:
         """Area magnification `[B, *size]` over the source, relative to uniform resizing."""
-        return F.separable_magnification(self.knots_y, self.knots_x, size)
+        return F.separable_magnification(*self._knots, size)
 
     def _tiles(self) -> tuple[int, int]:
         return self.knots_y.shape[1] - 1, self.knots_x.shape[1] - 1

@@ -5,6 +5,7 @@ An image is seen as `[images, planes, height, width, channels]`: contiguous has 
 channels_last one plane.
 """
 
+from array import array as packed
 from collections.abc import Callable
 from typing import Any
 
@@ -43,12 +44,14 @@ Call = tuple[Callable[..., Any], tuple[Any, ...]]
 """A kernel, and what it takes beside levels, windows and extents."""
 
 
+def _dense(tensor: Tensor, format_: torch.memory_format) -> Tensor:
+    is_dense = tensor.is_contiguous(memory_format=format_)
+    return tensor if is_dense else tensor.detach().contiguous(memory_format=format_)
+
+
 def dense(tensors: list[Tensor], formats: Formats) -> list[Tensor]:
     """Tensors without gaps, in their memory formats."""
-    return [
-        t if t.is_contiguous(memory_format=f) else t.detach().contiguous(memory_format=f)
-        for t, f in zip(tensors, formats, strict=True)
-    ]
+    return list(map(_dense, tensors, formats))
 
 
 def with_results(images: list[Tensor], sizes: list[int], *shared: Tensor) -> tuple[list[Tensor], list[Tensor], Formats]:
@@ -56,11 +59,13 @@ def with_results(images: list[Tensor], sizes: list[int], *shared: Tensor) -> tup
 
     Where there is one image, there are as many results as of what is `shared`.
     """
-    formats = [memory_format(i) for i in images]
+    formats = list(map(memory_format, images))
     results = []
     for number, image in enumerate(images):
         batch, channels, _, _ = image.shape
-        shape = (common_batch(image, *shared) if shared else batch, channels, *sizes[2 * number : 2 * number + 2])
+        if shared:
+            batch = common_batch(image, *shared)
+        shape = (batch, channels, sizes[2 * number], sizes[2 * number + 1])
         results.append(empty(shape, image.dtype, formats[number]))
     return dense(images, formats), results, formats
 
@@ -69,16 +74,15 @@ def run_levels(
     sources: list[Tensor],
     targets: list[Tensor],
     formats: Formats,
-    windows: Tensor,
+    windows: Tensor | np.ndarray,
     source_valid: Tensor | None,
     choose: Callable[[int, int, int], Call],
-    work: int,
     *,
     separable: bool,
     is_adjoint: bool = False,
 ) -> None:
     """Runs for each level the kernel that `choose(channels, width, columns)` returns, width that of the source, columns
-    those of the target. Levels of the same kernel are one parallel region.
+    those of the target. Levels of the same kernel are one parallel region. Nothing is run for targets of no values.
 
     Args:
         sources: images of each level, dense in their memory formats, see `LEVEL`.
@@ -87,28 +91,33 @@ def run_levels(
         windows: `[1 or B, 2, sum(sizes)]` of rows and columns, or `[1 or B, 2 or 4, P]` of pixels.
         source_valid: int64 `[1 or B, levels, 2]` or None; pixels of the sources from there on are never read.
         choose: chooses.
-        work: size of the whole job in values.
         separable: windows are of rows and columns.
         is_adjoint: the windows are those of the sources, and the extents those of the targets.
     """
-    shared, first = shares_windows(windows, source_valid), 0
-    chosen: dict[Callable[..., Any], tuple[tuple[Any, ...], list[tuple[int, ...]]]] = {}
-    for number, (source, target, format_) in enumerate(zip(sources, targets, formats, strict=True)):
+    shared, first, read, written = shares_windows(windows, source_valid), 0, 0, 0
+    chosen: dict[Callable[..., Any], tuple[tuple[Any, ...], list[int]]] = {}
+    for number, source in enumerate(sources):
+        target = targets[number]
         images, all_channels, height, width = source.shape
         batch, _, rows, columns = target.shape
-        channels = all_channels if format_ == torch.channels_last else 1
+        channels = all_channels if formats[number] == torch.channels_last else 1
         planes = all_channels // channels if all_channels else 0
         # Where all images have the same windows, their planes are one long list.
         groups = (1, batch * planes, 1) if shared and images == batch else (batch, planes, images)
         sizes = (height, width, channels, rows, columns, rows * columns)
         kernel, args = choose(channels, width, columns)
         level = (source.data_ptr(), target.data_ptr(), number, *groups, *sizes, first, is_adjoint)
-        chosen.setdefault(kernel, (args, []))[1].append(level)
+        chosen.setdefault(kernel, (args, []))[1].extend(level)
         h, w = (height, width) if is_adjoint else (rows, columns)
         first += h + w if separable else h * w
-    of_all = array(windows), extents_array(source_valid)
-    for kernel, (args, levels) in chosen.items():
-        run(kernel, (np.array(levels, LEVEL), *of_all, *args), work)
+        read += images * all_channels * height * width
+        written += batch * all_channels * rows * columns
+    if written == 0:
+        return
+    of_all = windows if isinstance(windows, np.ndarray) else array(windows), extents_array(source_valid)
+    for kernel, (args, numbers) in chosen.items():
+        # `np.array` of tuples takes twice as long.
+        run(kernel, (np.frombuffer(packed("q", numbers), LEVEL), *of_all, *args), written + min(read, 4 * written))
 
 
 @inline

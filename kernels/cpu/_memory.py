@@ -85,14 +85,9 @@ def real(dtype: torch.dtype) -> np.ndarray:
     return np.array([0, 1], np.float64 if dtype == torch.float64 else np.float32)
 
 
-def shares_windows(windows: Tensor, source_valid: Tensor | None) -> bool:
+def shares_windows(windows: Tensor | np.ndarray, source_valid: Tensor | None) -> bool:
     """Whether all images have the same windows, so that their planes are one long list."""
     return windows.shape[0] == 1 and (source_valid is None or source_valid.shape[0] == 1)
-
-
-def values(tensors: list[Tensor]) -> int:
-    """How many numbers there are in all."""
-    return sum(map(Tensor.numel, tensors))
 
 
 @inline

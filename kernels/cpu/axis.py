@@ -17,7 +17,15 @@ from fastwarp.kernels.cpu._parallel import inline, jit
 from fastwarp.kernels.cpu._vector import elements, hold, tail
 from fastwarp.kernels.layout import common_batch
 
-__all__ = ["axis_map", "axis_map_backward", "axis_windows", "axis_windows_backward", "lz_knots", "lz_knots_backward"]
+__all__ = [
+    "axis_map",
+    "axis_map_backward",
+    "axis_windows",
+    "axis_windows_backward",
+    "lz_knots",
+    "lz_knots_backward",
+    "windows_to_resample",
+]
 
 
 # --- T~ and its inverse (LZU eq. 5 and 7) -----------------------------------------------------------------------------
@@ -261,23 +269,24 @@ def _lose(row, knots):
 
 @inline
 def _axis_of(b, i, shapes, options, extents):
-    """Axis i of entry b of a batch: y and x of the levels in turn."""
-    (sizes, source_sizes), (inverse, antialias, border), (valid, source_valid) = shapes, options, extents
-    targets = extent(valid, b, i // 2, i % 2, sizes[i])
-    source = extent(source_valid, b, i // 2, i % 2, source_sizes[i])
-    return Axis(sizes[i], targets, source, inverse, antialias, border)
+    """Axis i of entry b of a batch: y and x of the levels in turn. `shapes` are the sizes of targets and of sources."""
+    (inverse, antialias, border), (valid, source_valid) = options, extents
+    size, source_size = elements(shapes)[i], tail(shapes, shapes.shape[1])[i]
+    targets, source = extent(valid, b, i // 2, i % 2, size), extent(source_valid, b, i // 2, i % 2, source_size)
+    return Axis(size, targets, source, inverse, antialias, border)
 
 
 @jit
-def _windows(knots_y, knots_x, sizes, source_sizes, inverse, antialias, border, valid, source_valid, windows):
+def _windows(knots_y, knots_x, shapes, inverse, antialias, border, valid, source_valid, windows):
     if _decreases(knots_y) or _decreases(knots_x):
         return True
-    count, about = windows.shape[2], ((sizes, source_sizes), (inverse, antialias, border), (valid, source_valid))
+    sizes, about = elements(shapes), (shapes, (inverse, antialias, border), (valid, source_valid))
+    count = windows.shape[2]
     room = doubles(count)
     for b in range(len(windows)):
         y, x = _knots_of(knots_y, b), _knots_of(knots_x, b)
         is_lost, first = y.is_lost or x.is_lost, 2 * b * count
-        for i in range(len(sizes)):
+        for i in range(shapes.shape[1]):
             of_axis = x if i % 2 else y
             knots = Knots(of_axis.values, of_axis.n, is_lost)
             _fill_windows(
@@ -289,10 +298,9 @@ def _windows(knots_y, knots_x, sizes, source_sizes, inverse, antialias, border, 
 
 
 @jit
-def _windows_backward(
-    grad, knots_y, knots_x, sizes, source_sizes, inverse, antialias, border, valid, source_valid, grad_y, grad_x
-):
-    count, about = grad.shape[2], ((sizes, source_sizes), (inverse, antialias, border), (valid, source_valid))
+def _windows_backward(grad, knots_y, knots_x, shapes, inverse, antialias, border, valid, source_valid, grad_y, grad_x):
+    sizes, about = elements(shapes), (shapes, (inverse, antialias, border), (valid, source_valid))
+    count = grad.shape[2]
     of_y, of_x = grad_y.size, grad_x.size
     memory = doubles(of_y + of_x + 2 * count)
     clear(memory, of_y + of_x)
@@ -301,7 +309,7 @@ def _windows_backward(
         y, x = _knots_of(knots_y, b), _knots_of(knots_x, b)
         row_y, row_x = y.n * (b if len(grad_y) > 1 else 0), of_y + x.n * (b if len(grad_x) > 1 else 0)
         is_lost, first = y.is_lost or x.is_lost, 2 * b * count
-        for i in range(len(sizes)):
+        for i in range(shapes.shape[1]):
             of_axis, row = (x if i % 2 else y), tail(memory, row_x if i % 2 else row_y)
             knots = Knots(of_axis.values, of_axis.n, is_lost)
             by_centre, by_width = tail(grad, first), tail(grad, first + count)
@@ -316,7 +324,7 @@ def _windows_backward(
     hold(memory)
 
 
-def axis_windows(
+def windows_to_resample(
     knots_y: Tensor,
     knots_x: Tensor,
     sizes: list[int],
@@ -326,16 +334,24 @@ def axis_windows(
     border: bool,
     valid: Tensor | None,
     source_valid: Tensor | None,
-) -> Tensor:
-    """Centres and half-widths `[B, 2, sum(sizes)]` in source pixels, for every row and column of every level."""
-    arrays = (array(knots_y), array(knots_x), np.array(sizes), np.array(source_sizes))
-    extents = (extents_array(valid), extents_array(source_valid))
+) -> np.ndarray:
+    """Centres and half-widths `[B, 2, sum(sizes)]` in source pixels, for every row and column of every level.
+
+    An array, which `resample` takes: to become a tensor and an array again would take as long as a small level.
+    """
+    arrays = array(knots_y), array(knots_x), np.array((sizes, source_sizes), np.int64)
     batch = common_batch(knots_y, knots_x, valid, source_valid)
-    if batch == 0:
-        return knots_y.new_empty((0, 2, sum(sizes)))
-    windows = np.empty((batch, 2, sum(sizes)), arrays[0].dtype)  # becoming a tensor is faster than becoming an array
-    _require_order(_windows(*arrays, inverse, antialias, border, *extents, windows))
-    return torch.from_numpy(windows)
+    windows = np.empty((batch, 2, sum(sizes)), arrays[0].dtype)
+    if batch:
+        extents = (extents_array(valid), extents_array(source_valid))
+        _require_order(_windows(*arrays, inverse, antialias, border, *extents, windows))
+    return windows
+
+
+def axis_windows(knots_y: Tensor, knots_x: Tensor, *about: Any) -> Tensor:
+    """`windows_to_resample` as a tensor."""
+    windows = windows_to_resample(knots_y, knots_x, *about)
+    return torch.from_numpy(windows) if len(windows) else knots_y.new_empty(windows.shape)
 
 
 def axis_windows_backward(
@@ -352,7 +368,7 @@ def axis_windows_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients to the knots of both axes."""
     grad_y, grad_x = grad.new_empty(knots_y.shape), grad.new_empty(knots_x.shape)
-    arrays = (array(grad), array(knots_y), array(knots_x), np.array(sizes), np.array(source_sizes))
+    arrays = array(grad), array(knots_y), array(knots_x), np.array((sizes, source_sizes), np.int64)
     options = (inverse, antialias, border, extents_array(valid), extents_array(source_valid))
     _windows_backward(*arrays, *options, array(grad_y), array(grad_x))
     return grad_y, grad_x

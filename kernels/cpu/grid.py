@@ -13,7 +13,7 @@ from fastwarp.kernels.cpu._grid_resample import resample_footprints, resample_pi
 from fastwarp.kernels.cpu._grid_taps import widen_windows, widen_windows_backward
 from fastwarp.kernels.cpu._grid_windows_gradient import gradient_of_footprints, gradient_of_pixels, gradient_of_planes
 from fastwarp.kernels.cpu._levels import Call, Formats, dense, run_levels, with_results
-from fastwarp.kernels.cpu._memory import array, empty, extents_array, like, real, tensor, values
+from fastwarp.kernels.cpu._memory import array, empty, extents_array, like, real, tensor
 from fastwarp.kernels.cpu._parallel import run
 from fastwarp.kernels.layout import common_batch, memory_format
 
@@ -36,8 +36,7 @@ def _resample(
             return resample_footprints, of_pixels
         return (resample_planes, of_planes) if channels == 1 and affine is None else (resample_pixels, of_pixels)
 
-    work = values(results) + min(values(images), 4 * values(results))
-    run_levels(images, results, formats, windows, source_valid, choose, work, separable=False)
+    run_levels(images, results, formats, windows, source_valid, choose, separable=False)
 
 
 def resample(images: list[Tensor], windows: Tensor, sizes: list[int], source_valid: Tensor | None) -> list[Tensor]:
@@ -50,8 +49,7 @@ def resample(images: list[Tensor], windows: Tensor, sizes: list[int], source_val
         source_valid: int64 `[1 or B, levels, 2]` or None; pixels from there on are never read.
     """
     images, results, formats = with_results(images, sizes, windows)
-    if values(results):
-        _resample(images, results, formats, windows, source_valid, None)
+    _resample(images, results, formats, windows, source_valid, None)
     return results
 
 
@@ -67,10 +65,9 @@ def camera(
     """uint8 frames `[B, H, W, C]` -> resampled, `value * scale + bias`, `[B, C, *size]`, in one pass."""
     image = frame.contiguous().permute(0, 3, 1, 2)
     result = empty((common_batch(image, windows), image.shape[1], *size), dtype, torch.contiguous_format)
-    if result.numel():
-        number = real(dtype).dtype
-        affine = (np.array(scale, number), np.array(bias, number))
-        _resample([image], [result], [torch.channels_last], windows, source_valid, affine)
+    number = real(dtype).dtype
+    affine = (np.array(scale, number), np.array(bias, number))
+    _resample([image], [result], [torch.channels_last], windows, source_valid, affine)
     return result
 
 
@@ -83,17 +80,16 @@ def resample_adjoint(
     grads: list[Tensor], windows: Tensor, source_sizes: list[int], source_valid: Tensor | None
 ) -> list[Tensor]:
     """Gradients `[B, C, H, W]` to the images of `resample`, from those of the results, in their memory formats."""
-    grads, results, formats = with_results(_for_each_image(grads, windows), source_sizes)
-    if values(results):
-        args = (like(grads[0].dtype), real(grads[0].dtype))
+    grads, results, formats = with_results(grads, source_sizes, windows)
+    grads = dense(_for_each_image(grads, windows), formats)
+    args = (like(grads[0].dtype), real(grads[0].dtype))
 
-        def choose(channels: int, _width: int, _columns: int) -> Call:
-            if windows.shape[1] == 4:
-                return spread_footprints, args
-            return spread_planes if channels == 1 else spread_pixels, args
+    def choose(channels: int, _width: int, _columns: int) -> Call:
+        if windows.shape[1] == 4:
+            return spread_footprints, args
+        return spread_planes if channels == 1 else spread_pixels, args
 
-        work = values(results) + 4 * values(grads)
-        run_levels(results, grads, formats, windows, source_valid, choose, work, separable=False)
+    run_levels(results, grads, formats, windows, source_valid, choose, separable=False)
     return results
 
 
@@ -102,15 +98,14 @@ def windows_gradient(grads: list[Tensor], images: list[Tensor], windows: Tensor,
     formats = [memory_format(i) for i in images]
     grads, images = dense(_for_each_image(grads, images[0], windows), formats), dense(images, formats)
     result = np.zeros(windows.shape)
-    if values(grads):
-        args = (like(images[0].dtype), real(images[0].dtype), result)
+    args = (like(images[0].dtype), real(images[0].dtype), result)
 
-        def choose(channels: int, _width: int, _columns: int) -> Call:
-            if windows.shape[1] == 4:
-                return gradient_of_footprints, args
-            return gradient_of_planes if channels == 1 else gradient_of_pixels, args
+    def choose(channels: int, _width: int, _columns: int) -> Call:
+        if windows.shape[1] == 4:
+            return gradient_of_footprints, args
+        return gradient_of_planes if channels == 1 else gradient_of_pixels, args
 
-        run_levels(images, grads, formats, windows, source_valid, choose, 4 * values(grads), separable=False)
+    run_levels(images, grads, formats, windows, source_valid, choose, separable=False)
     return tensor(result, windows.dtype)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastwarp.kernels.cpu._grid_taps import field_of
 from fastwarp.kernels.cpu._label_majority import majority_of_cells
 from fastwarp.kernels.cpu._levels import run_levels, size_of, source_plane, with_results
-from fastwarp.kernels.cpu._memory import integers, like, values
+from fastwarp.kernels.cpu._memory import integers, like
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._separable_taps import round_to_pixel, windows_at
 from fastwarp.kernels.cpu._vector import elements, gather, hold, load, pointer, store, tail
@@ -27,7 +27,12 @@ def _fills(dtype: torch.dtype, fill: int) -> np.ndarray:
 
 
 def nearest(
-    images: list[Tensor], windows: Tensor, separable: bool, sizes: list[int], source_valid: Tensor | None, fill: int
+    images: list[Tensor],
+    windows: Tensor | np.ndarray,
+    separable: bool,
+    sizes: list[int],
+    source_valid: Tensor | None,
+    fill: int,
 ) -> list[Tensor]:
     """The nearest pixel of every target of levels `[1 or B, C, H, W]`; one parallel region for all of them.
 
@@ -61,10 +66,8 @@ def majority(
 
 def _launch(kernel, images, windows, separable, sizes, source_valid, fill):
     images, results, formats = with_results(images, sizes, windows)
-    if count := values(results):
-        call = kernel, (like(as_integers(images[0].dtype)), _fills(images[0].dtype, fill), separable)
-        work = count + (values(images) if kernel is majority_of_cells else min(values(images), 4 * count))
-        run_levels(images, results, formats, windows, source_valid, lambda *_: call, work, separable=separable)
+    call = kernel, (like(as_integers(images[0].dtype)), _fills(images[0].dtype, fill), separable)
+    run_levels(images, results, formats, windows, source_valid, lambda *_: call, separable=separable)
     return results
 
 

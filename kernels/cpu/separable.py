@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastwarp.kernels.cpu._levels import Call, dense, run_levels, with_results
-from fastwarp.kernels.cpu._memory import array, empty, like, real, shares_windows, values
+from fastwarp.kernels.cpu._memory import array, empty, like, real, shares_windows
 from fastwarp.kernels.cpu._rows import LANES
 from fastwarp.kernels.cpu._separable_gradient import CHUNKS, bilinear_gradient, reduce_partial, triangle_gradient
 from fastwarp.kernels.cpu._separable_interleaved import blend_interleaved, sum_interleaved
@@ -46,27 +46,21 @@ def _chooser(source: torch.dtype, result: torch.dtype, affine: Any, antialias: b
 
 
 def resample(
-    images: list[Tensor], windows: Tensor, sizes: list[int], source_valid: Tensor | None, antialias: bool
+    images: list[Tensor], windows: Tensor | np.ndarray, sizes: list[int], source_valid: Tensor | None, antialias: bool
 ) -> list[Tensor]:
     """Resamples levels `[B, C, H, W]` by windows `[1 or B, 2, sum(sizes)]`.
 
     Args:
         images: any strides, one dtype: uint8, fp16, bf16, fp32, fp64.
-        windows: as `axis.axis_windows` returns.
+        windows: as `axis.axis_windows` or `axis.windows_to_resample` returns.
         sizes: target sizes `[h1, w1, ...]`.
         source_valid: int64 `[1 or B, levels, 2]` or None; pixels from there on are never read.
         antialias: half-widths can be above 1.
     """
     images, results, formats = with_results(images, sizes)
-    if work := _resampling_work(images, results):
-        choose = _chooser(images[0].dtype, images[0].dtype, None, antialias)
-        run_levels(images, results, formats, windows, source_valid, choose, work, separable=True)
+    choose = _chooser(images[0].dtype, images[0].dtype, None, antialias)
+    run_levels(images, results, formats, windows, source_valid, choose, separable=True)
     return results
-
-
-def _resampling_work(sources: list[Tensor], results: list[Tensor]) -> int:
-    written = values(results)
-    return written + min(values(sources), 4 * written)
 
 
 def resample_adjoint(
@@ -74,8 +68,6 @@ def resample_adjoint(
 ) -> list[Tensor]:
     """Gradients `[B, C, H, W]` to the images of `resample`, from those of the results, in their memory formats."""
     grads, results, formats = with_results(grads, source_sizes)
-    if not values(results):
-        return results
     stored, number = like(grads[0].dtype), real(grads[0].dtype)
 
     def choose(channels: int, width: int, columns: int) -> Call:
@@ -85,8 +77,7 @@ def resample_adjoint(
             return adjoint_planes, (stored, number)
         return sum_interleaved, (stored, stored, number, None)
 
-    work = _resampling_work(grads, results)
-    run_levels(grads, results, formats, windows, source_valid, choose, work, separable=True, is_adjoint=True)
+    run_levels(grads, results, formats, windows, source_valid, choose, separable=True, is_adjoint=True)
     return results
 
 
@@ -98,15 +89,14 @@ def windows_gradient(
     grads, images = dense(grads, formats), dense(images, formats)
     shared = shares_windows(windows, source_valid)
     partial = np.zeros((CHUNKS, 1 if shared else max(len(i) for i in images), *windows.shape[1:]))
-    if values(grads):
-        dtype = images[0].dtype
-        args = (like(dtype), real(dtype), real(torch.float64), partial)
+    dtype = images[0].dtype
+    args = (like(dtype), real(dtype), real(torch.float64), partial)
 
-        def choose(channels: int, width: int, columns: int) -> Call:
-            has_pairs = not antialias and width * channels >= LANES and columns * channels >= LANES
-            return bilinear_gradient if has_pairs else triangle_gradient, args
+    def choose(channels: int, width: int, columns: int) -> Call:
+        has_pairs = not antialias and width * channels >= LANES and columns * channels >= LANES
+        return bilinear_gradient if has_pairs else triangle_gradient, args
 
-        run_levels(images, grads, formats, windows, source_valid, choose, 4 * values(grads), separable=True)
+    run_levels(images, grads, formats, windows, source_valid, choose, separable=True)
     result = torch.empty(windows.shape, dtype=windows.dtype, device="cpu")
     reduce_partial(partial, array(result))
     return result
@@ -125,9 +115,7 @@ def camera(
     """uint8 frames `[B, H, W, C]` -> resampled, `value * scale + bias`, `[B, C, *size]`, in one pass."""
     image = frame.contiguous().permute(0, 3, 1, 2)
     result = empty((*image.shape[:2], *size), dtype, torch.contiguous_format)
-    if result.numel():
-        kind = real(dtype).dtype
-        choose = _chooser(frame.dtype, dtype, (np.array(scale, kind), np.array(bias, kind)), antialias)
-        work = _resampling_work([image], [result])
-        run_levels([image], [result], [torch.channels_last], windows, source_valid, choose, work, separable=True)
+    kind = real(dtype).dtype
+    choose = _chooser(frame.dtype, dtype, (np.array(scale, kind), np.array(bias, kind)), antialias)
+    run_levels([image], [result], [torch.channels_last], windows, source_valid, choose, separable=True)
     return result

@@ -14,7 +14,17 @@ from fastwarp.kernels.gpu._lz import lz_knots, lz_knots_backward
 from fastwarp.kernels.gpu._pieces import BLOCKS, batch_stride, locate, nan_of, slope, store_shares, sum_shares, value
 from fastwarp.kernels.gpu._windows import axis_windows, axis_windows_backward
 
-__all__ = ["axis_map", "axis_map_backward", "axis_windows", "axis_windows_backward", "lz_knots", "lz_knots_backward"]
+__all__ = [
+    "axis_map",
+    "axis_map_backward",
+    "axis_windows",
+    "axis_windows_backward",
+    "lz_knots",
+    "lz_knots_backward",
+    "windows_to_resample",
+]
+
+windows_to_resample = axis_windows
 
 
 @triton.jit(do_not_specialize=["stride_kb", "n", "m"])

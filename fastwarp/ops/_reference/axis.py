@@ -49,3 +49,6 @@ def axis_windows(knots_y: Tensor, knots_x: Tensor, *args: Any) -> Tensor:
 def axis_windows_backward(grad: Tensor, knots_y: Tensor, knots_x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     """Gradients to the knots."""
     return _pair(call(axis.axis_windows_backward, grad, knots_y, knots_x, *args), knots_y, knots_x)
+
+
+windows_to_resample = axis_windows
