@@ -224,13 +224,16 @@ class MeshWarp(Points):
         source_valid: Tensor | None = None,
     ) -> Tensor:
         """Zooms `[B, C, H, W]` to `[B, C, *size]`; see `fastwarp.functional.mesh_zoom`."""
-        options: dict[str, Any] = {
-            "mode": mode,
-            "antialias": antialias,
-            "valid": valid,
-            "source_valid": source_valid,
-        }
-        return F.mesh_zoom(image, self.mesh, size, tile=self.tile, **options)
+        return F.mesh_zoom(
+            image,
+            self.mesh,
+            size,
+            tile=self.tile,
+            mode=mode,
+            antialias=antialias,
+            valid=valid,
+            source_valid=source_valid,
+        )
 
     def unzoom(
         self,
@@ -253,18 +256,21 @@ class MeshWarp(Points):
         says otherwise. Give `image_size`, that of the network's input, for maps of a strided network: they are then
         registered exactly.
         """
-        options: dict[str, Any] = {
-            "mode": mode,
-            "antialias": antialias,
-            "padding_mode": padding_mode,
-            "valid": valid,
-            "source_valid": source_valid,
-            "image_size": image_size,
-            "strides": strides,
-            "phase": phase,
-            "outside": outside,
-        }
-        return F.mesh_unzoom(features, self.mesh, size, tile=self.tile, **options)
+        return F.mesh_unzoom(
+            features,
+            self.mesh,
+            size,
+            tile=self.tile,
+            mode=mode,
+            antialias=antialias,
+            padding_mode=padding_mode,
+            valid=valid,
+            source_valid=source_valid,
+            image_size=image_size,
+            strides=strides,
+            phase=phase,
+            outside=outside,
+        )
 
     def zoom_labels(
         self,

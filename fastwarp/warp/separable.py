@@ -194,13 +194,17 @@ class SeparableWarp(Points):
         source_valid: Tensor | None = None,
     ) -> Tensor:
         """Zooms `[B, C, H, W]` to `[B, C, *size]`; see `fastwarp.functional.separable_zoom`."""
-        options: dict[str, Any] = {
-            "mode": mode,
-            "antialias": antialias,
-            "valid": valid,
-            "source_valid": source_valid,
-        }
-        return F.separable_zoom(image, *self._knots, size, **options)
+        y, x = self._knots
+        return F.separable_zoom(
+            image,
+            y,
+            x,
+            size,
+            mode=mode,
+            antialias=antialias,
+            valid=valid,
+            source_valid=source_valid,
+        )
 
     def unzoom(
         self,
@@ -223,18 +227,22 @@ class SeparableWarp(Points):
         says otherwise. Give `image_size`, that of the network's input, for maps of a strided network: they are then
         registered exactly.
         """
-        options: dict[str, Any] = {
-            "mode": mode,
-            "antialias": antialias,
-            "padding_mode": padding_mode,
-            "valid": valid,
-            "source_valid": source_valid,
-            "image_size": image_size,
-            "strides": strides,
-            "phase": phase,
-            "outside": outside,
-        }
-        return F.separable_unzoom(features, *self._knots, size, **options)
+        y, x = self._knots
+        return F.separable_unzoom(
+            features,
+            y,
+            x,
+            size,
+            mode=mode,
+            antialias=antialias,
+            padding_mode=padding_mode,
+            valid=valid,
+            source_valid=source_valid,
+            image_size=image_size,
+            strides=strides,
+            phase=phase,
+            outside=outside,
+        )
 
     def zoom_labels(
         self,
