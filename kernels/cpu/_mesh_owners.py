@@ -105,7 +105,7 @@ ROOM = 14
 
 @exact
 def winding_runs(corners, row, centre, extent, runs):
-    """TileRuns of a row's targets with a winding number that is not 0, for any tile.
+    """Runs of a row's targets with a winding number that is not 0, for any tile.
 
     Returns how many there are, up to two. `runs`, room for `ROOM` numbers, begins with three for each: the first
     target, the one after the last, and the sign of det J for a point that a tile turns around that way.
