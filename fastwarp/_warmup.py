@@ -50,7 +50,8 @@ def warmup(
         backward: also the kernels of the backward pass.
         progress: called before each step with its name, the number of steps done, and that of all; at the end once
             more, with an empty name.
-        processes: how many compile for CPUs at a time: this one and others, which it starts by `sys.executable`.
+        processes: how many compile for CPUs at a time: this one and others, which it starts by `sys.executable`. Only
+            this one where kernels cannot be kept on disk.
 
     Raises:
         FastwarpError: fewer than one process.
@@ -63,8 +64,9 @@ def warmup(
     check_count("warmup", "processes", processes, 1)
     device = torch.device(device)
     steps = [step for dtype in dtypes for step in steps_of(device, dtype, backward)]
-    several = processes > 1 and device.type == "cpu"
-    own, *others = _shares(steps, missing(steps), processes) if several else [list(range(len(steps)))]
+    own, *others = [list(range(len(steps)))]
+    if processes > 1 and device.type == "cpu":
+        own, *others = _shares(steps, missing(steps), processes if _keeps_kernels() else 1)
     done = 0
     with contextlib.ExitStack() as stack:
         started = [stack.enter_context(_compiling_elsewhere(dtypes, backward, share)) for share in others]
@@ -77,6 +79,13 @@ def warmup(
                 done += 1
     if progress is not None:
         progress("", len(steps), len(steps))
+
+
+def _keeps_kernels() -> bool:
+    """Whether a process finds what another has compiled."""
+    from fastwarp.kernels.cpu import _cache
+
+    return any(map(_cache.usable, _cache.directories()))
 
 
 def _shares(steps: list[Step], to_compile: list[Step], processes: int) -> list[list[int]]:

@@ -229,6 +229,14 @@ def test_another_process_compiles(tmp_path):
     assert (compiled >= 2, folders, missing) == (True, 1, [])
 
 
+def test_kernels_that_cannot_be_kept_are_compiled_here(monkeypatch):
+    few_steps(monkeypatch, lambda: None)
+    monkeypatch.setattr(_warmup, "_keeps_kernels", lambda: False)
+    monkeypatch.setattr(_warmup, "missing", lambda steps: steps)
+    monkeypatch.setattr(_warmup, "_compiling_elsewhere", None)  # cannot be called
+    fastwarp.warmup(processes=2, dtypes=[torch.float32, torch.float64])
+
+
 @pytest.mark.parametrize("interpreter", ["/bin/false", "/nowhere/python"])
 def test_without_another_process_all_is_compiled_here(interpreter, monkeypatch):
     ran = []

@@ -448,6 +448,8 @@ REST: list[Row] = [
     ("nn.Unzoom(padding_mode='mirror')", Value, "Unzoom: padding_mode is 'mirror', expected 'zeros' or 'border'"),
     ("fastwarp.backend('cuda').__enter__()", Value, "backend: name is 'cuda', expected one of auto, triton"),
     ("fastwarp.backend(None).__enter__()", Value, "backend: name is None, expected one of auto, triton"),
+    ("fastwarp.warmup(processes=0)", Value, "warmup: processes is 0, expected an integer of at least 1"),
+    ("fastwarp.warmup(processes='2')", Type, "warmup: processes is '2', expected an integer of at least 1"),
     ("fastwarp.warmup(dtypes=[torch.int32])", Type, "image has dtype int32, expected uint8, float16"),
 ]
 
