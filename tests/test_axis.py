@@ -16,20 +16,14 @@ from torch import Tensor
 import fastwarp
 from fastwarp.reference import axis as reference
 
+pytestmark = pytest.mark.usefixtures("poisoned_results")
+
 ops = torch.ops.fastwarp
 
 many = settings(deadline=None, max_examples=60)
 
 backends = pytest.mark.parametrize("backend", ["numba", "reference"])
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
-
-
-@pytest.fixture(autouse=True)
-def poisoned_results():
-    """New tensors hold NaN, so that what a kernel does not write is found."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def arrays(*tensors: Tensor | None) -> list[Any]:

@@ -20,6 +20,8 @@ from fastwarp.kernels.cpu import grid as kernels
 from fastwarp.reference import grid as reference
 from fastwarp.reference import mesh
 
+pytestmark = pytest.mark.usefixtures("poisoned_results")
+
 some = settings(deadline=None, max_examples=40)
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -31,14 +33,6 @@ images_of_all = pytest.mark.parametrize("dtype", [*FLOATS, torch.uint8], ids=NAM
 both_filters = pytest.mark.parametrize("rows", [2, 4], ids=["bilinear", "antialias"])
 both_layouts = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 bad_values = pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-
-
-@pytest.fixture(autouse=True)
-def poisoned_results():
-    """New tensors hold NaN (255 for uint8), so that what a kernel does not write is found."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def geometry(dtype: torch.dtype) -> torch.dtype:

@@ -4,7 +4,7 @@ gradients; and what holds whatever the reference says."""
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,80 +14,32 @@ import torch
 from helpers import assert_bitwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mesh_cases import (
+    ALL,
+    F32,
+    F64,
+    arguments,
+    arrays,
+    both_tiles,
+    both_ways,
+    dtypes,
+    levels,
+    local_positions,
+    made,
+    many,
+    noise,
+    points_like,
+    some,
+    tame,
+    thin,
+)
 from tolerances import assert_close_to
 from torch import Tensor
 
 from fastwarp.kernels.cpu import mesh as kernels
 from fastwarp.reference import mesh as reference
-from fastwarp.reference._mesh_tiles import projective
 
-many = settings(deadline=None, max_examples=120)
-some = settings(deadline=None, max_examples=40)
-
-F32, F64 = torch.float32, torch.float64
-ALL = (*own.MESHES, *own.DEGENERATE)
-SMOOTH = ("identity", "separable", "lz", "lz_smooth", "sheared", "rotated", "mirrored", "trapezoid", "perspective")
-
-dtypes = pytest.mark.parametrize("dtype", [F32, F64], ids=["fp32", "fp64"])
-both_tiles = pytest.mark.parametrize("homography", [False, True], ids=["bilinear", "homography"])
-both_ways = pytest.mark.parametrize("inverse", [False, True], ids=["zoom", "unzoom"])
-
-
-@pytest.fixture(autouse=True)
-def poisoned_results():
-    """New tensors hold NaN (the largest number for integers), so that what a kernel does not write is found."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def arrays(*values: Any) -> list[Any]:
-    return [
-        v.double().numpy()
-        if isinstance(v, Tensor) and v.is_floating_point()
-        else np.asarray(v)
-        if isinstance(v, Tensor)
-        else v
-        for v in values
-    ]
-
-
-def noise(seed: int, like: Tensor) -> Tensor:
-    return own.values(seed, tuple(like.shape), like.dtype)
-
-
-def made(kind: str, seed: int, shape: tuple[int, int], dtype: torch.dtype, batch: int = 1) -> Tensor:
-    return torch.from_numpy(own.mesh(kind, seed, batch, *shape)).to(dtype)
-
-
-def flat(sizes: Any) -> list[int]:
-    return [side for size in sizes for side in size]
-
-
-@st.composite
-def arguments(draw: Any, dtype: torch.dtype, kinds: tuple[str, ...] = ALL, sides: Any = own.sides) -> tuple[Any, ...]:
-    """mesh, sizes, source_sizes, valid, source_valid."""
-    batch = draw(st.integers(1, 3))
-    mesh = draw(own.meshes(batch, dtype, kinds))
-    shapes = st.tuples(sides, sides)
-    sizes = draw(st.lists(shapes, min_size=1, max_size=3))
-    sources = [draw(shapes) for _ in sizes]
-    valid, source_valid = draw(own.extents(batch, sizes, 0)), draw(own.extents(batch, sources, 0))
-    return mesh, flat(sizes), flat(sources), valid, source_valid
-
-
-def levels(args: tuple[Any, ...]) -> Iterator[tuple[int, slice, tuple[int, ...]]]:
-    mesh, sizes, sources, valid, source_valid = args
-    batch = reference._common(*arrays(mesh, valid, source_valid))
-    return reference._each_level(batch, sizes, sources, *arrays(valid, source_valid))
-
-
-def local_positions(windows: np.ndarray, tiles: np.ndarray, source: tuple[int, int], mesh: np.ndarray) -> np.ndarray:
-    """(f, g) `[N, 2]` of windows `[2, N]` in their tiles."""
-    cells = np.array(mesh.shape[1::-1]) - 1
-    span = np.array([source[1] - 1, source[0] - 1], np.float64)
-    zoomed = np.divide(windows.T, span, out=np.full(windows.T.shape, np.nan), where=span > 0)
-    return zoomed * cells - np.stack(np.divmod(tiles, cells[0])[::-1], -1)
+pytestmark = pytest.mark.usefixtures("poisoned_results")
 
 
 def in_targets(mesh: np.ndarray, extents: tuple[int, int]) -> np.ndarray:
@@ -145,25 +97,6 @@ def test_degenerate_saliency(dtype, anti_crop):
     by_saliency = kernels.lz_mesh_backward(torch.ones_like(mesh), maps, 3.0, anti_crop)
     assert torch.isfinite(by_saliency[:5]).all()
     assert (by_saliency[[0, 4]] == 0).all()
-
-
-def tame(corners: np.ndarray, homography: bool) -> np.ndarray:
-    """Tiles but for homographies whose corners have too different weights: rounding a position moves T~ far there."""
-    if not homography:
-        return np.full(len(corners), True)
-    p, q, has_one = projective(corners)
-    with np.errstate(invalid="ignore"):
-        weights = np.stack([np.ones(len(p)), 1 + p, 1 + q, 1 + p + q])
-    return ~has_one | (weights.min(0) > 2**-8 * weights.max(0))
-
-
-def thin(corners: np.ndarray) -> np.ndarray:
-    """Tiles that are all but a line at some corner."""
-    ring = corners[:, [0, 1, 3, 2]]
-    sides = np.roll(ring, -1, 1) - ring
-    lengths = np.linalg.norm(sides, axis=2)
-    turns = np.abs(reference.cross(sides, np.roll(sides, -1, 1)))
-    return (turns <= 1e-3 * lengths.max(1, keepdims=True) ** 2).any(1)
 
 
 # --- on grids of targets ----------------------------------------------------------------------------------------------
@@ -386,251 +319,6 @@ def test_unzoom_of_cropping_meshes_is_exact_where_there_is_something(dtype, seed
     right, _ = reference.positions(*arrays(mesh[:1]), list(size), list(size), True, False, False, None, None)
     misses = [missed(mesh[0], torch.as_tensor(w), tiles[0], size, False, True) for w in (windows[0], right[0])]
     assert (misses[0] - misses[1]).max() <= 2e-3
-
-
-# --- gradients --------------------------------------------------------------------------------------------------------
-
-
-def regular(
-    grad: Tensor, windows: Tensor, tiles: Tensor, args: tuple[Any, ...], inverse: bool, homography: bool
-) -> Tensor:
-    """`grad` with zeros where the derivative hangs on rounding: at a clamp, in a tile that has nearly no area, and in
-    sources of one column or row, which tell nothing of the position."""
-    result, mesh = grad.clone(), args[0].double().numpy()
-    for b, at, (th, tw, eh, ew, sh, sw) in levels(args):
-        array, owner = mesh[b % len(mesh)], tiles[b, at].numpy()
-        owned = np.flatnonzero(owner >= 0)
-        keep = np.zeros((2, th * tw), bool)
-        corners = reference.corners_of(array, owner[owned])
-        if inverse and min(sh, sw) > 1:
-            local = local_positions(windows[b, :, at].double().numpy()[:, owned], owner[owned], (sh, sw), array)
-            jacobian, _ = reference.derivatives(corners, *local.T, homography)
-            sizes = np.sqrt((jacobian**2).sum(-2).prod(-1))
-            with np.errstate(all="ignore"):
-                keep[:, owned] = np.abs(reference.cross(jacobian[..., 0], jacobian[..., 1])) > 1e-5 * sizes
-        elif not inverse:
-            rows, columns = np.divmod(owned, tw)
-            (_, g), (_, f) = (reference._zoomed_targets(e, n) for e, n in zip((eh, ew), array.shape[:2], strict=True))
-            value = reference.patch(corners, f[columns], g[rows], homography)
-            clamp = np.minimum(np.abs(value), np.abs(value - 1)) < 1e-9
-            keep[:, owned] = ~clamp.T
-        result[b, :, at] *= torch.from_numpy(keep)
-    return result
-
-
-def check_backward(args: tuple[Any, ...], inverse: bool, homography: bool, seed: int) -> None:
-    mesh, sizes, sources, valid, source_valid = args
-    windows, tiles = kernels.positions(mesh, sizes, sources, inverse, homography, False, valid, source_valid)
-    grad = regular(noise(seed, windows), windows, tiles, args, inverse, homography)
-    rest = (sizes, sources, inverse, homography)
-    ours = kernels.positions_backward(grad, mesh, windows, tiles, *rest, valid, source_valid)
-    assert ours.dtype == mesh.dtype
-    assert ours.shape == mesh.shape
-    right = reference.positions_backward(*arrays(grad, mesh, windows, tiles), *rest, *arrays(valid, source_valid))
-    assert_close_to(right, ours, mesh.dtype, "mesh_grad")
-
-
-@dtypes
-@both_tiles
-@both_ways
-@many
-@given(data=st.data(), seed=own.seeds)
-def test_gradient_to_the_mesh(dtype, homography, inverse, data, seed):
-    args = data.draw(arguments(dtype, (*own.MESHES, "zero_area", "nonconvex")))
-    check_backward(args, inverse, homography, seed)
-
-
-@pytest.mark.parametrize("kind", ["lz", "cropping", "rotated", "mirrored", "trapezoid", "folded", "nonconvex"])
-@dtypes
-@both_tiles
-@both_ways
-def test_gradient_of_many_targets(dtype, homography, inverse, kind):
-    for seed, shape, size, batch in ((1, (31, 51), (150, 240), 2), (2, (3, 4), (257, 131), 1)):
-        mesh = made(kind, seed, shape, dtype, batch)
-        check_backward((mesh, [*size, 19, 30], [*size, 20, 31], None, None), inverse, homography, seed)
-
-
-@both_tiles
-@both_ways
-def test_a_shared_mesh_sums_over_its_images(homography, inverse):
-    mesh = made("lz", 1, (7, 9), F64)
-    valid = torch.tensor([[[20, 30]], [[11, 29]], [[5, 1]]])
-    check_backward((mesh, [20, 30], [20, 30], valid, None), inverse, homography, 3)
-
-
-@dtypes
-@both_tiles
-@both_ways
-@pytest.mark.parametrize("kind", ALL[:-2])
-@pytest.mark.parametrize("size", [(1, 1), (5, 8), (10, 15), (1, 8)])
-def test_gradients_are_finite_at_every_level(dtype, homography, inverse, kind, size):
-    """Published code gives NaN at coarse ones."""
-    for seed in range(3):
-        mesh = made(kind, seed, (5, 8), dtype, 2)
-        for source in (size, (1, 1), (7, 1)):
-            args = (list(size), list(source), inverse, homography)
-            windows, tiles = kernels.positions(mesh, *args, True, None, None)
-            assert torch.isfinite(windows).all()
-            by_mesh = kernels.positions_backward(torch.ones_like(windows), mesh, windows, tiles, *args, None, None)
-            assert torch.isfinite(by_mesh).all()
-
-
-@dtypes
-def test_a_zoom_has_no_gradient_where_it_is_clamped(dtype):
-    """Exactly 0 or 1 counts as not clamped."""
-    mesh = made("identity", 0, (3, 3), dtype) * 1.5 - 0.25
-    args = (mesh, [5, 5], [9, 9], None, None)
-    windows, tiles = kernels.positions(*args[:3], False, False, False, None, None)
-    by_mesh = kernels.positions_backward(
-        torch.ones_like(windows), mesh, windows, tiles, [5, 5], [9, 9], False, False, None, None
-    )
-    assert by_mesh[0, :, :, 0].sum(0).tolist() == [20, 80, 20]
-    mesh = made("identity", 0, (3, 3), dtype).clamp(0.5)
-    windows, tiles = kernels.positions(mesh, [5, 5], [9, 9], False, False, False, None, None)
-    by_mesh = kernels.positions_backward(
-        torch.ones_like(windows), mesh, windows, tiles, [5, 5], [9, 9], False, False, None, None
-    )
-    assert by_mesh[0, :, :, 0].sum(0).tolist() == [60, 80, 60]
-
-
-@dtypes
-@both_tiles
-def test_singular_tiles_have_no_gradient(dtype, homography):
-    mesh = made("point", 0, (4, 5), dtype)
-    windows = torch.full((1, 2, 35), 3.0, dtype=dtype)
-    tiles = torch.full((1, 35), 6, dtype=torch.int32)
-    ones = torch.ones_like(windows)
-    by_mesh = kernels.positions_backward(ones, mesh, windows, tiles, [5, 7], [9, 9], True, homography, None, None)
-    assert (by_mesh == 0).all()
-
-
-# --- at points --------------------------------------------------------------------------------------------------------
-
-
-def points_like(seed: int, mesh: Tensor, batch: int, n: int, inverse: bool, low: float, high: float) -> Tensor:
-    """Positions `[batch, n, 2]`: anywhere, and some on vertices, where up to four tiles meet."""
-    points = torch.from_numpy(own.uniform(seed, batch, n, 2, low=low, high=high)).to(mesh.dtype)
-    h, w = mesh.shape[1:3]
-    vertices = mesh[0] if inverse else made("identity", 0, (h, w), mesh.dtype)[0]
-    some_ = vertices.reshape(-1, 2)[: n // 3]
-    points[:, : len(some_)] = torch.where(torch.isfinite(some_), some_, 0.3)
-    return points
-
-
-@dtypes
-@both_tiles
-@many
-@given(data=st.data(), batch=st.integers(1, 3), outside=st.booleans(), seed=own.seeds)
-def test_map(dtype, homography, data, batch, outside, seed):
-    mesh = data.draw(own.meshes(batch, dtype, ALL))
-    low, high = (-0.5, 1.5) if outside and not homography else (0, 1)
-    points = points_like(seed, mesh, data.draw(st.sampled_from((1, batch))), 60, False, low, high)
-    mapped, tiles = kernels.map(mesh, points, False, homography)
-    right, owners = reference.map(*arrays(mesh, points), False, homography)
-    assert mapped.dtype == dtype
-    assert tiles.dtype == torch.int32
-    np.testing.assert_array_equal(tiles.numpy(), owners)
-    assert_close_to(right, mapped, dtype, "mesh_map")
-
-
-def owned_points(mesh: np.ndarray, points: np.ndarray) -> np.ndarray:
-    tiles, _ = reference.owners(mesh, points[:, 1], points[:, :1])
-    return tiles[:, 0]
-
-
-@dtypes
-@both_tiles
-@many
-@given(data=st.data(), batch=st.integers(1, 3), seed=own.seeds)
-def test_inverse_map_within_the_mesh(dtype, homography, data, batch, seed):
-    mesh = data.draw(own.meshes(batch, dtype, ALL))
-    points = points_like(seed, mesh, data.draw(st.sampled_from((1, batch))), 60, True, 0, 1)
-    mapped, tiles = kernels.map(mesh, points, True, homography)
-    right, _ = reference.map(*arrays(mesh, points), True, homography)
-    assert mapped.dtype == dtype
-    for b in range(len(mapped)):
-        array = mesh[b % len(mesh)].double().numpy()
-        owner = owned_points(array, points[b % len(points)].double().numpy())
-        owned = np.flatnonzero(owner >= 0)
-        np.testing.assert_array_equal(tiles[b].numpy()[owned], owner[owned])
-        corners, local = reference.corners_of(array, owner[owned]), []
-        for positions in (mapped[b].double().numpy(), right[b]):
-            cells = np.array(array.shape[1::-1]) - 1
-            local.append(positions[owned] * cells - np.stack(np.divmod(owner[owned], cells[0])[::-1], -1))
-        # In a tile without area a solution can be anywhere along it.
-        simple = (np.abs(local[1] - 0.5).max(1, initial=0) <= 0.51) & ~thin(corners) & tame(corners, homography)
-        # A position is rounded, and a steep T~ multiplies that.
-        jacobian, _ = reference.derivatives(corners, *local[1].T, homography)
-        slope = np.maximum(np.abs(jacobian * cells).sum(-1), 1)
-        ours, expected = ((reference.patch(corners, *l.T, homography) / slope)[simple] for l in local)
-        assert_close_to(expected, ours, dtype, "mesh_map")
-        assert np.isfinite(mapped[b].numpy()[owned][simple]).all()
-
-
-@dtypes
-@both_tiles
-@some
-@given(seed=own.seeds, kind=st.sampled_from(SMOOTH), shape=st.tuples(own.mesh_sides, own.mesh_sides))
-def test_inverse_map_outside_the_mesh(dtype, homography, seed, kind, shape):
-    """Where one tile continues best by far: the same tile, the same place."""
-    mesh = made(kind, seed, shape, dtype)
-    points = points_like(seed, mesh, 1, 200, True, -0.2, 1.2)
-    mapped, tiles = kernels.map(mesh, points, True, homography)
-    right, owners = reference.map(*arrays(mesh, points), True, homography)
-    same = (tiles.numpy() == owners) & (owners >= 0)
-    assert (tiles.numpy() == owners).mean() > 0.9  # but for ties on the continued edges
-    again = kernels.map(mesh, mapped, False, homography)[0]
-    assert torch.equal(torch.isfinite(mapped), torch.from_numpy(np.isfinite(right)))
-    slope = np.abs(right[same]).max(initial=1)
-    if not homography:
-        assert np.abs(mapped.double().numpy() - right)[same].max(initial=0) <= slope**2 * (
-            1e-3 if dtype == F32 else 1e-9
-        )
-    assert np.isfinite(again.numpy()[same]).all()
-
-
-@dtypes
-@both_ways
-def test_points_that_are_nan(dtype, inverse):
-    mesh = made("jittered", 3, (4, 5), dtype, 2)
-    points = torch.full((2, 5, 2), 0.4, dtype=dtype)
-    points[0, 1, 0] = points[1, 2, 1] = float("nan")
-    mapped, _ = kernels.map(mesh, points, inverse, False)
-    lost = torch.zeros(2, 5, 2, dtype=torch.bool)
-    lost[0, 1] = lost[1, 2] = True
-    if inverse:
-        assert torch.equal(torch.isnan(mapped), lost)
-    else:
-        assert torch.isfinite(mapped[~lost]).all()
-        assert torch.isnan(mapped[lost]).any()
-
-
-@dtypes
-@both_tiles
-@both_ways
-@many
-@given(data=st.data(), batch=st.integers(1, 3), seed=own.seeds)
-def test_gradients_of_points(dtype, homography, inverse, data, batch, seed):
-    mesh = data.draw(own.meshes(batch, dtype))
-    points = points_like(seed, mesh, data.draw(st.sampled_from((1, batch))), 40, inverse, 0.0, 1.0)
-    mapped, tiles = kernels.map(mesh, points, inverse, homography)
-    grad = noise(seed + 1, mapped)
-    cells = np.array(mesh.shape[2:0:-1]) - 1
-    for b in range(len(mapped)):
-        if inverse:
-            local = mapped[b].double().numpy() * cells - np.stack(np.divmod(tiles[b].numpy(), cells[0])[::-1], -1)
-            corners = reference.corners_of(mesh[b % len(mesh)].double().numpy(), tiles[b].numpy())
-            jacobian, _ = reference.derivatives(corners, *local.T, homography)
-            sizes = np.sqrt((jacobian**2).sum(-2).prod(-1))
-            with np.errstate(all="ignore"):
-                keep = np.abs(reference.cross(jacobian[..., 0], jacobian[..., 1])) > 1e-5 * sizes
-            grad[b] *= torch.from_numpy(keep)[:, None]
-    ours = kernels.map_backward(grad, mesh, points, mapped, tiles, inverse, homography)
-    right = reference.map_backward(*arrays(grad, mesh, points, mapped, tiles), inverse, homography)
-    for a, b, like in zip(ours, right, (mesh, points), strict=True):
-        assert a.dtype == like.dtype
-        assert a.shape == like.shape
-        assert_close_to(b, a, dtype, "mesh_grad")
 
 
 # --- what must hold whatever the reference says -----------------------------------------------------------------------

@@ -5,44 +5,18 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import tracemalloc
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from saliency_file_cases import ARGOVERSE_HD, edited, write
 
 from fastwarp._files import write_whole
 from fastwarp.errors import FastwarpError
 from fastwarp.saliency import _records, box_density
-from fastwarp.saliency._records import Meter, read
 from fastwarp.saliency.coco import coco_prior
 from fastwarp.saliency.files import Prior, load_prior, save_prior
-
-# As in Argoverse-HD/annotations/train.json: images without file names, tracks, and lists that are no records.
-ARGOVERSE_HD = {
-    "categories": [{"id": 0, "name": "person"}, {"id": 2, "name": "car"}, {"id": 6, "name": "traffic_light"}],
-    "images": [
-        {"id": 0, "sid": 0, "fid": 0, "name": "ring_front_center_31596.jpg", "width": 1920, "height": 1200},
-        {"id": 1, "sid": 0, "fid": 1, "name": "ring_front_center_31597.jpg", "width": 1920, "height": 1200},
-        {"id": 2, "sid": 1, "fid": 0, "name": "ring_front_center_31598.jpg", "width": 1920, "height": 1200},
-    ],
-    "annotations": [
-        {"id": 0, "image_id": 2, "category_id": 2, "bbox": [900.5, 500.25, 60.0, 40.5], "area": 2430.0,
-         "iscrowd": False, "ignore": False, "track": 7},
-        {"id": 1, "image_id": 0, "category_id": 0, "bbox": [100, 640, 30, 90], "area": 2700, "iscrowd": False,
-         "ignore": False, "track": 3},
-        {"id": 2, "image_id": 2, "category_id": 6, "bbox": [0.0, 0.0, 20.0, 50.0], "area": 1000.0, "iscrowd": False,
-         "ignore": False, "track": 1},
-    ],
-    "sequences": ["00c561b9", "033669d3"],
-    "seq_dirs": ["train/00c561b9/ring_front_center", "train/033669d3/ring_front_center"],
-    "coco_subset": [0, 1, 2, 3, 5, 7, 9, 11],
-    "n_tracks": [],
-}  # fmt: skip
 
 # As scalabel's to_coco writes BDD100K: ignored regions are crowds, ids count from 1.
 BDD100K = {
@@ -64,11 +38,6 @@ BDD100K = {
          "bbox": [0, 336.893592, 52.40567, 66.130964], "area": 3465.63},
     ],
 }  # fmt: skip
-
-
-def write(path: Path, data: object, **options) -> Path:
-    path.write_text(json.dumps(data, **options))
-    return path
 
 
 def mean(images: list[list[list[float]]], size: tuple[int, int], *args) -> np.ndarray:
@@ -187,14 +156,6 @@ def test_progress_reaches_its_total(tmp_path):
     size = path.stat().st_size
     assert told[-1] == (2 * size, 2 * size)
     assert all(a[0] <= b[0] for a, b in itertools.pairwise(told))
-
-
-def edited(**changes) -> dict:
-    """ARGOVERSE_HD whose second annotation is changed; None takes a key out."""
-    data = json.loads(json.dumps(ARGOVERSE_HD))
-    second = data["annotations"][1] | changes
-    data["annotations"][1] = {key: value for key, value in second.items() if value is not None}
-    return data
 
 
 @pytest.mark.parametrize(
@@ -338,144 +299,6 @@ def test_what_is_skipped_is_not_judged(tmp_path):
 def test_bad_arguments_are_found_before_the_file_is_read(tmp_path, arguments, message):
     with pytest.raises(FastwarpError, match=message):
         coco_prior(tmp_path / "missing.json", **arguments)
-
-
-# --- reading JSON in pieces -------------------------------------------------------------------------------------------
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
-    max_leaves=12,
-)
-
-
-def sections(path: Path, *names: str) -> dict[str, list]:
-    found: dict[str, list] = {}
-    for section, start, records in read(path, names, Meter(None, 1)):
-        assert start == len(found.setdefault(section, []))
-        found[section] += records
-    return found
-
-
-@given(
-    data=st.dictionaries(st.text(max_size=5), JSON | st.lists(JSON, max_size=9), max_size=5)
-    | st.lists(JSON, max_size=9),
-    piece=st.integers(1, 40),
-    together=st.integers(1, 5),
-    indent=st.sampled_from([None, 0, 3]),
-    ascii_only=st.booleans(),
-)
-def test_pieces_make_the_whole(tmp_path_factory, data, piece, together, indent, ascii_only):
-    path = tmp_path_factory.mktemp("json") / "data.json"
-    path.write_text(json.dumps(data, indent=indent, ensure_ascii=ascii_only), encoding="utf-8", errors="surrogatepass")
-    expected = {"": data} if isinstance(data, list) else {k: v for k, v in data.items() if isinstance(v, list)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_records, "PIECE", piece)
-        patch.setattr(_records, "TOGETHER", together)
-        try:
-            path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:  # half of a surrogate pair
-            with pytest.raises(FastwarpError, match="is not JSON: it is not in UTF-8"):
-                sections(path, *expected)
-            return
-        assert sections(path, *expected) == {key: value for key, value in expected.items() if value}
-
-
-def test_only_the_sections_asked_for(tmp_path):
-    path = write(tmp_path / "a.json", ARGOVERSE_HD)
-    assert sections(path, "sequences", "none") == {"sequences": ARGOVERSE_HD["sequences"]}
-
-
-def test_every_end_that_comes_too_early_is_an_error(tmp_path, monkeypatch):
-    whole = json.dumps(
-        {"images": [{"id": 12, "name": "\u00fc\\n"}, -1.5e3, True], "n": {"a": [None]}}, ensure_ascii=True
-    )
-    path = tmp_path / "cut.json"
-    for piece in (1, 5, 1 << 20):
-        monkeypatch.setattr(_records, "PIECE", piece)
-        for end in range(len(whole)):
-            path.write_text(whole[:end])
-            with pytest.raises(FastwarpError, match=r"cut.json is not JSON: .*\(line 1, column \d+") as caught:
-                sections(path, "images")
-            assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("piece", [1, 4, 1 << 20])
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "it ends too early, expecting '{' (line 1, column 1)"),
-        ("5", "expecting '{' (line 1, column 1)"),
-        ('{"a": 1} {', "something follows its end (line 1, column 10)"),
-        ("[1] 2", "something follows its end (line 1, column 5, after [0])"),
-        ("{1: 2}", "expecting a key in double quotes (line 1, column 2)"),
-        ('{"a" 2}', "expecting ':' (line 1, column 6)"),
-        ('{"a": 2 "b": 3}', "expecting ',' or '}' (line 1, column 9)"),
-        ('{"a": [{"id": 3},\n\n {"id": x}]}', "expecting value (line 3, column 9, after a[0] (id 3))"),
-        ('{"a": [{"id": 3}\n{"id": 4}]}', "expecting ',' or ']' (line 2, column 1, after a[0] (id 3))"),
-        (
-            '{"a": [{"id": 3},\n{"id": 4,\n   "b": "x\ny"}]}',
-            "invalid control character (line 3, column 11, after a[0] (id 3))",
-        ),
-        ('{"a": [1,]}', "expecting value (line 1, column 10, after a[0])"),
-        ('{"a": [' + "[" * 100_000, "nested too deeply"),
-        ('{"a": ' + '{"b": ' * 100_000, "nested too deeply"),
-        ('{"a": [1, ' + "9" * 5000 + "]}", "an integer of thousands of digits (line 1, column 11, after a[0])"),
-        ('{"b": ' + "9" * 5000 + "}", "an integer of thousands of digits (line 1, column 7)"),
-    ],
-)
-def test_broken_json_says_where(tmp_path, monkeypatch, text, message, piece):
-    monkeypatch.setattr(_records, "PIECE", piece if len(text) < 1000 else 1 << 20)
-    path = tmp_path / "a.json"
-    path.write_text(text)
-    with pytest.raises(FastwarpError) as caught:
-        sections(path, "a")
-    assert str(caught.value).startswith(f"{path} is not JSON: {message}")
-
-
-def test_values_that_are_too_long(tmp_path, monkeypatch):
-    monkeypatch.setattr(_records, "LONGEST", 1000)
-    monkeypatch.setattr(_records, "PIECE", 300)
-    path = tmp_path / "a.json"
-    path.write_text(json.dumps({"a": ["x" * 100, "x" * 4000]}))
-    with pytest.raises(FastwarpError, match=r"a value of more than 1000 characters \(line 1, column 112, after a\[0\]"):
-        sections(path, "a")
-    path.write_text(json.dumps({"a": ["x" * 100] * 4000}))
-    assert len(sections(path, "a")["a"]) == 4000
-
-
-def test_deep_values_are_named(tmp_path):
-    deep: list = []
-    for _ in range(900):
-        deep = [deep]
-    with pytest.raises(FastwarpError, match=r"annotations\[1\] \(id 1\) has bbox \[\[\[.*, expected four numbers"):
-        coco_prior(write(tmp_path / "train.json", edited(bbox=deep)))
-
-
-def test_files_that_cannot_be_read(tmp_path):
-    with pytest.raises(FastwarpError, match=r"^cannot read .*none.json: No such file or directory$"):
-        coco_prior(tmp_path / "none.json")
-    with pytest.raises(FastwarpError, match=r"^cannot read .*: Is a directory$"):
-        coco_prior(tmp_path)
-    (tmp_path / "latin.json").write_bytes('{"images": [{"id": "\xfc"}]}'.encode("latin-1"))
-    with pytest.raises(FastwarpError, match="is not JSON: it is not in UTF-8"):
-        coco_prior(tmp_path / "latin.json")
-
-
-def test_little_of_a_file_is_in_memory(tmp_path):
-    images = [{"id": i, "height": 720, "width": 1280} for i in range(100)]
-    boxes = [
-        {"id": i, "image_id": i % 100, "bbox": [1.5, 2, 3, 4], "segmentation": [[0.5] * 200]} for i in range(12_000)
-    ]
-    path = write(tmp_path / "large.json", {"images": images, "annotations": boxes})
-    del boxes
-    assert path.stat().st_size > 12_000_000
-    coco_prior(write(tmp_path / "small.json", ARGOVERSE_HD))  # imports and kernels
-    tracemalloc.start()
-    coco_prior(path)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 8_000_000  # a piece and its text, a few hundred records, and 56 bytes for each box, twice
 
 
 # --- the files of priors ----------------------------------------------------------------------------------------------
