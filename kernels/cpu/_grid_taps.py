@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastwarp.kernels.cpu._memory import doubles, extent, integers, numbers
+from fastwarp.kernels.cpu._levels import level_count, shape_of
+from fastwarp.kernels.cpu._memory import doubles, integers, numbers
 from fastwarp.kernels.cpu._parallel import inline, parallel
 from fastwarp.kernels.cpu._rows import LANES, eight
 from fastwarp.kernels.cpu._separable_taps import Windows
@@ -302,27 +303,24 @@ def _through(values, xs, grads, at, shape, extents, alone, axis):
 
 
 @inline
-def _geometry(b, level, component, sizes, source_sizes, valid, source_valid):
-    """Shape, valid extents, and the spacings of a single row or column, for x (component 0) or y (1)."""
-    height, width = sizes[2 * level], sizes[2 * level + 1]
-    extents = (extent(valid, b, level, 0, height), extent(valid, b, level, 1, width))
-    other = 1 - component
-    source = extent(source_valid, b, level, other, source_sizes[2 * level + other]) - 1.0
-    alone = (source, 0.0) if component == 1 else (0.0, source)
-    return (height, width), extents, alone
+def _geometry(shape, component):
+    """Size, valid extents, and the spacings of a single row or column, for x (component 0) or y (1)."""
+    alone = (shape.source_y - 1.0, 0.0) if component == 1 else (0.0, shape.source_x - 1.0)
+    return (shape.height, shape.width), (shape.extent_y, shape.extent_x), alone
 
 
 @inline
-def _for_axes(work, centres, sizes, source_sizes, valid, source_valid, windows, result, part, parts):
+def _for_axes(work, centres, shapes, windows, result, part, parts):
     """Does `work(values, xs, about, some, b, component, first, windows, result)` for the x and for the y of each level
     of each image: centres along the axis, and along x; the `_geometry`; the part's targets; and where they lie."""
     for b in range(len(windows)):
         first = 0
-        for level in range(len(sizes) // 2):
-            count = sizes[2 * level] * sizes[2 * level + 1]
+        for level in range(level_count(shapes)):
+            shape = shape_of(b, level, shapes)
+            count = shape.height * shape.width
             some, entry = (part * count // parts, (part + 1) * count // parts), b if len(centres) > 1 else 0
             for component in range(2):
-                about = _geometry(b, level, component, sizes, source_sizes, valid, source_valid)
+                about = _geometry(shape, component)
                 values, xs = row_of_batch(centres, entry, component, first), row_of_batch(centres, entry, 0, first)
                 work(values, xs, about, some, b, component, first, windows, result)
             first += count
@@ -358,12 +356,12 @@ def _pull_axis(values, xs, about, some, b, component, first, grad, result):
 
 
 @parallel
-def widen_windows(centres, sizes, source_sizes, valid, source_valid, windows, part, parts):
+def widen_windows(centres, shapes, windows, part, parts):
     """Fills windows `[B, 4, P]` from centres `[1 or B, 2, P]`."""
-    _for_axes(_widen_axis, centres, sizes, source_sizes, valid, source_valid, windows, None, part, parts)
+    _for_axes(_widen_axis, centres, shapes, windows, None, part, parts)
 
 
 @parallel
-def widen_windows_backward(grad, centres, sizes, source_sizes, valid, source_valid, result, part, parts):
+def widen_windows_backward(grad, centres, shapes, result, part, parts):
     """Fills the gradient `[B, 2, P]` to the centres from that of the windows `[B, 4, P]`."""
-    _for_axes(_pull_axis, centres, sizes, source_sizes, valid, source_valid, grad, result, part, parts)
+    _for_axes(_pull_axis, centres, shapes, grad, result, part, parts)

@@ -1,5 +1,5 @@
-"""The levels of a pyramid on their way to the kernels: room for results, addresses and sizes, and which kernel makes
-which level.
+"""The levels of a pyramid on their way to the kernels: room for results, addresses and sizes, which kernel makes which
+level; and what kernels that make windows know of them.
 
 An image is seen as `[images, planes, height, width, channels]`: contiguous has one channel and many planes,
 channels_last one plane.
@@ -7,7 +7,7 @@ channels_last one plane.
 
 from array import array as packed
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastwarp.kernels.cpu._memory import array, empty, extent, extents_array, shares_windows
 from fastwarp.kernels.cpu._parallel import inline, run
+from fastwarp.kernels.cpu._vector import elements, tail
 from fastwarp.kernels.layout import common_batch, memory_format
 
 LEVEL = np.dtype(
@@ -130,3 +131,48 @@ def size_of(level, extents, image):
 def source_plane(level, image, plane):
     """The number of the plane that a plane of a target reads, among those of all sources."""
     return (image if level.sources > 1 else 0) * level.planes + plane
+
+
+# --- what kernels that make windows get of the levels -----------------------------------------------------------------
+
+Shapes = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Sizes `[2, 2 L]` of targets and of sources, and the extents of both."""
+
+
+def shapes_of(sizes: list[int], source_sizes: list[int], valid: Tensor | None, source_valid: Tensor | None) -> Shapes:
+    """The `Shapes` of a call."""
+    return np.array((sizes, source_sizes), np.int64), extents_array(valid), extents_array(source_valid)
+
+
+class Shape(NamedTuple):
+    """Rows and columns of a level of an image: all targets, those that are no padding, and those of the source."""
+
+    height: Any
+    width: Any
+    extent_y: Any
+    extent_x: Any
+    source_y: Any
+    source_x: Any
+
+
+@inline
+def level_count(shapes):
+    """How many levels there are."""
+    return shapes[0].shape[1] // 2
+
+
+@inline
+def axis_of(b, i, shapes):
+    """Of axis i of image b, y and x of the levels in turn: targets, those that are no padding, and those of the
+    source."""
+    sizes, valid, source_valid = shapes
+    size, source_size = elements(sizes)[i], tail(sizes, sizes.shape[1])[i]
+    return size, extent(valid, b, i // 2, i % 2, size), extent(source_valid, b, i // 2, i % 2, source_size)
+
+
+@inline
+def shape_of(b, level, shapes):
+    """The `Shape` of a level of image b."""
+    height, extent_y, source_y = axis_of(b, 2 * level, shapes)
+    width, extent_x, source_x = axis_of(b, 2 * level + 1, shapes)
+    return Shape(height, width, extent_y, extent_x, source_y, source_x)

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastwarp.kernels.cpu._levels import level_count, shape_of
 from fastwarp.kernels.cpu._memory import doubles, integers
 from fastwarp.kernels.cpu._mesh_forward import Columns, blend, find_columns, line, local
 from fastwarp.kernels.cpu._mesh_owners import ROOM, TileRuns, convex_runs, units, vertices, winding_runs
@@ -13,7 +14,6 @@ from fastwarp.kernels.cpu._mesh_tile import (
     Mesh,
     add,
     is_lost,
-    level_of,
     load_sums,
     longest,
     mesh_of,
@@ -140,15 +140,14 @@ def _pull_unzoom(grads, windows, mesh, i, homography, level, at, room):
 
 
 @inline
-def _sum_tiles(grad, meshes, windows, tiles, shapes, options, extents, m, i, room):
+def _sum_tiles(grad, meshes, windows, tiles, shapes, options, m, i, room):
     """Adds all levels of all images of a mesh to the sums of a row of tiles."""
-    (sizes, source_sizes), (inverse, homography), (valid, source_valid) = shapes, options, extents
-    mesh, count = mesh_of(meshes, m), tiles.shape[1]
+    mesh, count, (inverse, homography) = mesh_of(meshes, m), tiles.shape[1], options
     for b in range(m, len(tiles), len(meshes)):
         at = 0
         grads = Grads(tail(grad, 2 * b * count), tail(grad, (2 * b + 1) * count))
-        for n in range(len(sizes) // 2):
-            level = level_of(b, n, sizes, source_sizes, valid, source_valid)
+        for n in range(level_count(shapes)):
+            level = shape_of(b, n, shapes)
             if min(level.extent_y, level.extent_x) > 0 and min(level.source_y, level.source_x) > 0:
                 if inverse:
                     _pull_unzoom(grads, mesh_windows_of(windows, tiles, b), mesh, i, homography, level, at, room)
@@ -158,7 +157,7 @@ def _sum_tiles(grad, meshes, windows, tiles, shapes, options, extents, m, i, roo
 
 
 @inline
-def _sum_meshes(grad, meshes, windows, tiles, shapes, options, extents, room, by_tile, part, parts):
+def _sum_meshes(grad, meshes, windows, tiles, shapes, options, room, by_tile, part, parts):
     """What a part does: rows of tiles in turn, because their heights differ ten times, and near ones are alike."""
     h, w = meshes.shape[1], meshes.shape[2]
     for unit in range(part, len(meshes) * (h - 1), parts):
@@ -170,18 +169,16 @@ def _sum_meshes(grad, meshes, windows, tiles, shapes, options, extents, room, by
             continue
         for n in range(8 * (w - 1)):
             room.sums[n] = 0
-        _sum_tiles(grad, meshes, windows, tiles, shapes, options, extents, m, i, room)
+        _sum_tiles(grad, meshes, windows, tiles, shapes, options, m, i, room)
         for j in range(w - 1):
             to_corners(load_sums(room.sums, j), quad(mesh, i, j), options[1], tail(result, 8 * j))
 
 
 @parallel
-def backward(
-    grad, meshes, windows, tiles, sizes, source_sizes, inverse, homography, valid, source_valid, by_tile, part, parts
-):
+def backward(grad, meshes, windows, tiles, shapes, inverse, homography, by_tile, part, parts):
     """Fills `by_tile` `[meshes, h - 1, w - 1, 4, 2]` with the gradients of every tile's corners."""
     h, w = meshes.shape[1], meshes.shape[2]
-    longest_row, count = longest(sizes, 1), (w - 1) * longest(sizes, 0)
+    longest_row, count = longest(shapes, 1), (w - 1) * longest(shapes, 0)
     memory, counts = doubles(longest_row + 2 * h * w + 2 * count + ROOM + 8 * (w - 1)), integers(w + 3 * (w - 1))
     fraction, first = elements(memory), elements(counts)
     widened = tail(fraction, longest_row)
@@ -189,8 +186,8 @@ def backward(
     winding = tail(left, 2 * count)
     runs = TileRuns(tail(first, w), left, tail(left, count))
     room = GradientRoom(Columns(fraction, first), Mesh(widened, h, w), runs, winding, tail(winding, ROOM))
-    about = ((sizes, source_sizes), (inverse, homography), (valid, source_valid))
-    _sum_meshes(grad, meshes, windows, tiles, *about, room, elements(by_tile), part, parts)
+    options = inverse, homography
+    _sum_meshes(grad, meshes, windows, tiles, shapes, options, room, elements(by_tile), part, parts)
     hold(memory)
     hold(counts)
 

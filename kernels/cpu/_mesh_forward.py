@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastwarp.kernels.cpu._levels import level_count, shape_of
 from fastwarp.kernels.cpu._memory import doubles, integers
-from fastwarp.kernels.cpu._mesh_tile import is_lost, level_of, longest, mesh_of, mesh_windows_of, perspective, quad
+from fastwarp.kernels.cpu._mesh_tile import is_lost, longest, mesh_of, mesh_windows_of, perspective, quad
 from fastwarp.kernels.cpu._parallel import exact, inline, parallel
 from fastwarp.kernels.cpu._vector import elements, hold
 
@@ -110,11 +111,11 @@ def _fill_zoom_level(mesh, lost, homography, level, columns, first, begin, end, 
 
 
 @parallel
-def zoom_positions(meshes, sizes, source_sizes, homography, valid, source_valid, windows, tiles, part, parts):
+def zoom_positions(meshes, shapes, homography, windows, tiles, part, parts):
     """Fills windows `[B, 2, P]` and tiles `[B, P]`. A row belongs to the part that has its first target."""
     count, w = tiles.shape[1], meshes.shape[2]
     begin, end = part * tiles.size // parts, (part + 1) * tiles.size // parts
-    fraction, first_of_tile = doubles(longest(sizes, 1)), integers(w)
+    fraction, first_of_tile = doubles(longest(shapes, 1)), integers(w)
     columns = Columns(elements(fraction), elements(first_of_tile))
     for b in range(len(tiles)):
         start = b * count
@@ -122,8 +123,8 @@ def zoom_positions(meshes, sizes, source_sizes, homography, valid, source_valid,
             continue
         mesh = mesh_of(meshes, b)
         lost, at = is_lost(mesh), 0
-        for n in range(len(sizes) // 2):
-            level = level_of(b, n, sizes, source_sizes, valid, source_valid)
+        for n in range(level_count(shapes)):
+            level = shape_of(b, n, shapes)
             some = (begin - start, end - start)
             _fill_zoom_level(mesh, lost, homography, level, columns, at, *some, mesh_windows_of(windows, tiles, b))
             at += level.height * level.width

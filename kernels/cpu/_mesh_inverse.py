@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastwarp.kernels.cpu._levels import shape_of
 from fastwarp.kernels.cpu._memory import doubles, integers
 from fastwarp.kernels.cpu._mesh_forward import fill_value
 from fastwarp.kernels.cpu._mesh_owners import ROOM, TileRuns, convex_runs, units, vertices, winding_runs
@@ -16,7 +17,6 @@ from fastwarp.kernels.cpu._mesh_tile import (
     Mesh,
     cross,
     is_lost,
-    level_of,
     longest,
     mesh_of,
     mesh_windows_of,
@@ -273,9 +273,9 @@ def _first_row_from(cost, of_level, height):
 
 
 @inline
-def _fill_images(meshes, shapes, costs, options, extents, room, real, windows, tiles, part, parts):
+def _fill_images(meshes, shapes, costs, options, room, real, windows, tiles, part, parts):
     """What a part does: rows of levels, shared out by `costs`, those of whole levels."""
-    (sizes, source_sizes), (homography, border), (valid, source_valid) = shapes, options, extents
+    homography, border = options
     total = 0
     for n in range(len(costs)):
         total += len(tiles) * costs[n]
@@ -284,7 +284,7 @@ def _fill_images(meshes, shapes, costs, options, extents, room, real, windows, t
     for b in range(len(tiles)):
         at, mesh = 0, mesh_of(meshes, b)
         for n in range(len(costs)):
-            level = level_of(b, n, sizes, source_sizes, valid, source_valid)
+            level = shape_of(b, n, shapes)
             low = _first_row_from(begin - cost, costs[n], level.height)
             high = _first_row_from(end - cost, costs[n], level.height)
             cost += costs[n]
@@ -297,17 +297,14 @@ def _fill_images(meshes, shapes, costs, options, extents, room, real, windows, t
 
 
 @parallel
-def inverse(
-    meshes, sizes, source_sizes, costs, homography, border, valid, source_valid, real, windows, tiles, part, parts
-):
+def inverse(meshes, shapes, costs, homography, border, real, windows, tiles, part, parts):
     """Fills windows `[B, 2, P]` and tiles `[B, P]`. `real` has the type of the mesh."""
     h, w = meshes.shape[1], meshes.shape[2]
-    count = (w - 1) * longest(sizes, 0)
+    count = (w - 1) * longest(shapes, 0)
     numbers, spans = doubles(2 * h * w + 2 * count + ROOM), integers(3 * (w - 1))
     vertices_at, left = elements(numbers), tail(numbers, 2 * h * w)
     runs = TileRuns(elements(spans), left, tail(left, count))
     room = InverseRoom(Mesh(vertices_at, h, w), runs, tail(left, 2 * count))
-    options = ((sizes, source_sizes), costs, (homography, border), (valid, source_valid))
-    _fill_images(meshes, *options, room, real, windows, tiles, part, parts)
+    _fill_images(meshes, shapes, costs, (homography, border), room, real, windows, tiles, part, parts)
     hold(numbers)
     hold(spans)

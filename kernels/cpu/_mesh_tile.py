@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastwarp.kernels.cpu._memory import extent
+from fastwarp.kernels.cpu._levels import level_count
 from fastwarp.kernels.cpu._parallel import exact, inline
-from fastwarp.kernels.cpu._vector import tail
+from fastwarp.kernels.cpu._vector import elements, tail
 
 RIM = 1.0 / 64
 """A preimage may lie this far out of its tile, in tiles."""
@@ -49,17 +49,6 @@ class Tile(NamedTuple):
     has_homography: Any
 
 
-class Level(NamedTuple):
-    """A grid of targets: its rows and columns, those that are no padding, and those of its source."""
-
-    height: Any
-    width: Any
-    extent_y: Any
-    extent_x: Any
-    source_y: Any
-    source_x: Any
-
-
 class MeshWindows(NamedTuple):
     """What the targets of an image read, x and y, and their tiles, as pointers."""
 
@@ -76,15 +65,6 @@ def mesh_of(meshes, b):
 
 
 @inline
-def level_of(b, level, sizes, source_sizes, valid, source_valid):
-    """The `Level` of entry b of a batch."""
-    height, width = sizes[2 * level], sizes[2 * level + 1]
-    of_targets = (height, width, extent(valid, b, level, 0, height), extent(valid, b, level, 1, width))
-    rows = extent(source_valid, b, level, 0, source_sizes[2 * level])
-    return Level(*of_targets, rows, extent(source_valid, b, level, 1, source_sizes[2 * level + 1]))
-
-
-@inline
 def mesh_windows_of(windows, tiles, b):
     """The `MeshWindows` of entry b of a batch: `[B, 2, P]` and `[B, P]`."""
     count = tiles.shape[1]
@@ -92,11 +72,11 @@ def mesh_windows_of(windows, tiles, b):
 
 
 @inline
-def longest(sizes, axis):
-    """The most rows (axis 0) or columns of all levels, 1 at least."""
-    most = 1
-    for n in range(axis, len(sizes), 2):
-        most = max(most, sizes[n])
+def longest(shapes, axis):
+    """The most rows (axis 0) or columns of targets of all levels, 1 at least."""
+    most, sizes = 1, elements(shapes[0])
+    for n in range(level_count(shapes)):
+        most = max(most, sizes[2 * n + axis])
     return most
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from fastwarp.errors import FastwarpError
+from fastwarp.kernels.cpu._levels import axis_of, level_count, shapes_of
 from fastwarp.kernels.cpu._lz import lz_knots, lz_knots_backward
-from fastwarp.kernels.cpu._memory import array, clear, doubles, extent, extents_array
+from fastwarp.kernels.cpu._memory import array, clear, doubles
 from fastwarp.kernels.cpu._parallel import inline, jit
 from fastwarp.kernels.cpu._vector import elements, hold, tail
 from fastwarp.kernels.layout import common_batch
@@ -267,39 +268,26 @@ def _lose(row, knots):
         row[i] = math.nan
 
 
-@inline
-def _axis_of(b, i, shapes, options, extents):
-    """Axis i of entry b of a batch: y and x of the levels in turn. `shapes` are the sizes of targets and of sources."""
-    (inverse, antialias, border), (valid, source_valid) = options, extents
-    size, source_size = elements(shapes)[i], tail(shapes, shapes.shape[1])[i]
-    targets, source = extent(valid, b, i // 2, i % 2, size), extent(source_valid, b, i // 2, i % 2, source_size)
-    return Axis(size, targets, source, inverse, antialias, border)
-
-
 @jit
-def _windows(knots_y, knots_x, shapes, inverse, antialias, border, valid, source_valid, windows):
+def _windows(knots_y, knots_x, shapes, inverse, antialias, border, windows):
     if _decreases(knots_y) or _decreases(knots_x):
         return True
-    sizes, about = elements(shapes), (shapes, (inverse, antialias, border), (valid, source_valid))
     count = windows.shape[2]
     room = doubles(count)
     for b in range(len(windows)):
         y, x = _knots_of(knots_y, b), _knots_of(knots_x, b)
         is_lost, first = y.is_lost or x.is_lost, 2 * b * count
-        for i in range(shapes.shape[1]):
-            of_axis = x if i % 2 else y
+        for i in range(2 * level_count(shapes)):
+            of_axis, axis = (x if i % 2 else y), Axis(*axis_of(b, i, shapes), inverse, antialias, border)
             knots = Knots(of_axis.values, of_axis.n, is_lost)
-            _fill_windows(
-                knots, _axis_of(b, i, *about), elements(room), tail(windows, first), tail(windows, first + count)
-            )
-            first += sizes[i]
+            _fill_windows(knots, axis, elements(room), tail(windows, first), tail(windows, first + count))
+            first += axis.size
     hold(room)
     return False
 
 
 @jit
-def _windows_backward(grad, knots_y, knots_x, shapes, inverse, antialias, border, valid, source_valid, grad_y, grad_x):
-    sizes, about = elements(shapes), (shapes, (inverse, antialias, border), (valid, source_valid))
+def _windows_backward(grad, knots_y, knots_x, shapes, inverse, antialias, border, grad_y, grad_x):
     count = grad.shape[2]
     of_y, of_x = grad_y.size, grad_x.size
     memory = doubles(of_y + of_x + 2 * count)
@@ -309,13 +297,14 @@ def _windows_backward(grad, knots_y, knots_x, shapes, inverse, antialias, border
         y, x = _knots_of(knots_y, b), _knots_of(knots_x, b)
         row_y, row_x = y.n * (b if len(grad_y) > 1 else 0), of_y + x.n * (b if len(grad_x) > 1 else 0)
         is_lost, first = y.is_lost or x.is_lost, 2 * b * count
-        for i in range(shapes.shape[1]):
+        for i in range(2 * level_count(shapes)):
             of_axis, row = (x if i % 2 else y), tail(memory, row_x if i % 2 else row_y)
+            axis = Axis(*axis_of(b, i, shapes), inverse, antialias, border)
             knots = Knots(of_axis.values, of_axis.n, is_lost)
             by_centre, by_width = tail(grad, first), tail(grad, first + count)
-            _pull_windows(by_centre, by_width, knots, _axis_of(b, i, *about), room, row)
+            _pull_windows(by_centre, by_width, knots, axis, room, row)
             _lose(row, knots)
-            first += sizes[i]
+            first += axis.size
     to_y, to_x = elements(grad_y), elements(grad_x)
     for i in range(of_y):
         to_y[i] = memory[i]
@@ -339,12 +328,12 @@ def windows_to_resample(
 
     An array, which `resample` takes: to become a tensor and an array again would take as long as a small level.
     """
-    arrays = array(knots_y), array(knots_x), np.array((sizes, source_sizes), np.int64)
+    y, x = array(knots_y), array(knots_x)
     batch = common_batch(knots_y, knots_x, valid, source_valid)
-    windows = np.empty((batch, 2, sum(sizes)), arrays[0].dtype)
+    windows = np.empty((batch, 2, sum(sizes)), y.dtype)
     if batch:
-        extents = (extents_array(valid), extents_array(source_valid))
-        _require_order(_windows(*arrays, inverse, antialias, border, *extents, windows))
+        shapes = shapes_of(sizes, source_sizes, valid, source_valid)
+        _require_order(_windows(y, x, shapes, inverse, antialias, border, windows))
     return windows
 
 
@@ -368,7 +357,6 @@ def axis_windows_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients to the knots of both axes."""
     grad_y, grad_x = grad.new_empty(knots_y.shape), grad.new_empty(knots_x.shape)
-    arrays = array(grad), array(knots_y), array(knots_x), np.array((sizes, source_sizes), np.int64)
-    options = (inverse, antialias, border, extents_array(valid), extents_array(source_valid))
-    _windows_backward(*arrays, *options, array(grad_y), array(grad_x))
+    args = (array(grad), array(knots_y), array(knots_x), shapes_of(sizes, source_sizes, valid, source_valid))
+    _windows_backward(*args, inverse, antialias, border, array(grad_y), array(grad_x))
     return grad_y, grad_x

@@ -12,8 +12,8 @@ from fastwarp.kernels.cpu._grid_adjoint import spread_footprints, spread_pixels,
 from fastwarp.kernels.cpu._grid_resample import resample_footprints, resample_pixels, resample_planes
 from fastwarp.kernels.cpu._grid_taps import widen_windows, widen_windows_backward
 from fastwarp.kernels.cpu._grid_windows_gradient import gradient_of_footprints, gradient_of_pixels, gradient_of_planes
-from fastwarp.kernels.cpu._levels import Call, Formats, dense, run_levels, with_results
-from fastwarp.kernels.cpu._memory import array, empty, extents_array, like, real, tensor
+from fastwarp.kernels.cpu._levels import Call, Formats, dense, run_levels, shapes_of, with_results
+from fastwarp.kernels.cpu._memory import array, empty, like, real, tensor
 from fastwarp.kernels.cpu._parallel import run
 from fastwarp.kernels.layout import common_batch, memory_format
 
@@ -120,8 +120,7 @@ def widen(
     batch = next((len(t) for t in (centres, valid, source_valid) if t is not None and len(t) != 1), 1)
     windows = empty((batch, 4, centres.shape[2]), centres.dtype, torch.contiguous_format)
     if windows.numel():
-        shapes = (np.array(sizes, np.int64), np.array(source_sizes, np.int64))
-        args = (array(centres), *shapes, extents_array(valid), extents_array(source_valid), array(windows))
+        args = (array(centres), shapes_of(sizes, source_sizes, valid, source_valid), array(windows))
         run(widen_windows, args, _WIDEN_WORK * windows.numel())
     return windows
 
@@ -137,7 +136,6 @@ def widen_backward(
     """Gradient to the centres of `widen`; summed over the images where they share their centres."""
     result = empty((len(grad), 2, centres.shape[2]), centres.dtype, torch.contiguous_format)
     if result.numel():
-        shapes = (np.array(sizes, np.int64), np.array(source_sizes, np.int64))
-        args = (*(array(t) for t in (grad, centres)), *shapes, extents_array(valid), extents_array(source_valid))
-        run(widen_windows_backward, (*args, array(result)), 4 * _WIDEN_WORK * result.numel())
+        args = (array(grad), array(centres), shapes_of(sizes, source_sizes, valid, source_valid), array(result))
+        run(widen_windows_backward, args, 4 * _WIDEN_WORK * result.numel())
     return result if len(grad) == len(centres) else result.sum(0, keepdim=True)

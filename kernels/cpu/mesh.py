@@ -8,8 +8,9 @@ from fastwarp.kernels.cpu import _mesh_backward as backward
 from fastwarp.kernels.cpu import _mesh_forward as zoom
 from fastwarp.kernels.cpu import _mesh_inverse as unzoom
 from fastwarp.kernels.cpu import _mesh_points as at_points
+from fastwarp.kernels.cpu._levels import shapes_of
 from fastwarp.kernels.cpu._lz import lz_mesh, lz_mesh_backward
-from fastwarp.kernels.cpu._memory import array, empty, extents_array
+from fastwarp.kernels.cpu._memory import array, empty
 from fastwarp.kernels.cpu._parallel import run
 from fastwarp.kernels.layout import common_batch
 
@@ -44,17 +45,15 @@ def positions(
     tiles = empty((batch, count), torch.int32, torch.contiguous_format)
     if not tiles.numel():
         return windows, tiles
-    shapes = (np.array(sizes, np.int64), np.array(source_sizes, np.int64))
-    extents = (extents_array(valid), extents_array(source_valid))
-    results = (array(windows), array(tiles))
+    shapes, results = shapes_of(sizes, source_sizes, valid, source_valid), (array(windows), array(tiles))
     if inverse:
         count = (mesh.shape[1] - 1) * (mesh.shape[2] - 1)
         areas = (h * w for h, w in zip(sizes[::2], sizes[1::2], strict=True))
         costs = np.array([_INVERSE_WORK * area + _TILE_WORK * min(area, count) + 1 for area in areas])
-        options = (costs, homography, border, *extents, _real(mesh.dtype))
-        run(unzoom.inverse, (array(mesh), *shapes, *options, *results), batch * int(costs.sum()))
+        options = (costs, homography, border, _real(mesh.dtype))
+        run(unzoom.inverse, (array(mesh), shapes, *options, *results), batch * int(costs.sum()))
     else:
-        run(zoom.zoom_positions, (array(mesh), *shapes, homography, *extents, *results), _WORK * tiles.numel())
+        run(zoom.zoom_positions, (array(mesh), shapes, homography, *results), _WORK * tiles.numel())
     return windows, tiles
 
 
@@ -75,9 +74,8 @@ def positions_backward(
     by_tile = np.zeros((len(mesh), mesh.shape[1] - 1, mesh.shape[2] - 1, 4, 2))
     if tiles.numel():
         tensors = (array(t) for t in (grad, mesh, windows, tiles))
-        shapes = (np.array(sizes, np.int64), np.array(source_sizes, np.int64))
-        options = (inverse, homography, extents_array(valid), extents_array(source_valid))
-        run(backward.backward, (*tensors, *shapes, *options, by_tile), _BACKWARD_WORK * tiles.numel())
+        shapes = shapes_of(sizes, source_sizes, valid, source_valid)
+        run(backward.backward, (*tensors, shapes, inverse, homography, by_tile), _BACKWARD_WORK * tiles.numel())
     backward.sum_vertices(by_tile, array(result))
     return result
 
