@@ -4,7 +4,7 @@ import math
 import numbers
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -129,8 +129,15 @@ def check_together(function: str, *, batch: int | None = None, **tensors: Tensor
                 raise fail(function, name, f"a batch of {size}", expected)
 
 
-without_derivative: dict[Callable[..., Any], Callable[..., Any]] = {}
-"""The op without a derivative of each op that has both, see `fastwarp.ops._no_grad`."""
+class WithoutDerivative(NamedTuple):
+    """The twin of an op that has no derivative, and which arguments of both are tensors or lists of them."""
+
+    op: Callable[..., Any]
+    tensors: Sequence[int]
+
+
+without_derivative: dict[Callable[..., Any], WithoutDerivative] = {}
+"""The twins of the ops that have one, see `fastwarp.ops._no_grad`."""
 
 
 def call(function: str, op: Callable[..., Any], *args: Any) -> Any:
@@ -141,20 +148,23 @@ def call(function: str, op: Callable[..., Any], *args: Any) -> Any:
         return op(*args)
     if torch.jit.is_tracing():  # type: ignore[attr-defined]
         args = tuple([_traced(item) for item in arg] if isinstance(arg, list) else arg for arg in args)
-    elif op in without_derivative and not (torch.is_grad_enabled() and _requires_grad(args)):
-        op = without_derivative[op]
+    elif (twin := without_derivative.get(op)) and not (
+        torch.is_grad_enabled() and _any_requires_grad(args, twin.tensors)
+    ):
+        op = twin.op
     try:
         return op(*args)
     except FastwarpError as error:
         raise FastwarpError(f"{function}: {error}") from None
 
 
-def _requires_grad(args: Sequence[Any]) -> bool:
-    for arg in args:
-        if isinstance(arg, Tensor):
-            if arg.requires_grad:
-                return True
-        elif isinstance(arg, list) and arg and isinstance(arg[0], Tensor) and _requires_grad(arg):
+_requires_grad = operator.attrgetter("requires_grad")
+
+
+def _any_requires_grad(args: Sequence[Any], tensors: Sequence[int]) -> bool:
+    for number in tensors:
+        arg = args[number]
+        if any(map(_requires_grad, arg)) if isinstance(arg, list) else arg is not None and arg.requires_grad:
             return True
     return False
 

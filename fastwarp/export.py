@@ -72,7 +72,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         ops.label_majority: _label_majority,
         ops.downsize: _downsize,
     }
-    has_both = {without_derivative[op]: function for op, function in table.items() if op in without_derivative}
+    has_both = {without_derivative[op].op: function for op, function in table.items() if op in without_derivative}
     return {op.default: function for op, function in table.items()} | has_both
 
 

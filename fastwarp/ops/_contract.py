@@ -31,7 +31,7 @@ INTEGER = INT32 | INT64
 MOST = 2**30
 """Most pixels along a side: kernels count them in 32 bits, and windows in float32 round them."""
 _MOST_VALUES = 2**31 - 1
-_MOST_KINDS = 4096  # kinds of calls of an op that are remembered, see `_kind`
+_MOST_KINDS = 4096  # kinds of calls of an op that are remembered, see `_kind_of`
 _MOST_IMAGES = 65535
 """On a GPU: they are a dimension of the grid of programs, which has no more."""
 
@@ -103,13 +103,14 @@ def _symbolic(value: Any) -> bool:
 def _checks(
     op: str, also: Callable[[Known], str] | None, rules: dict[str, Rule]
 ) -> Callable[[Sequence[Any], Known], None]:
-    names = [argument.name for argument in getattr(torch.ops.fastwarp, op).default._schema.arguments]
+    arguments = getattr(torch.ops.fastwarp, op).default._schema.arguments
+    names, kind_of = [argument.name for argument in arguments], _kind_of(arguments)
     numbered = sorted((names.index(name), rule) for name, rule in rules.items())
     reads_values = any(hasattr(rule, "reads_values") for rule in rules.values())
     passed: set[tuple[Any, ...]] = set()
 
     def check(args: Sequence[Any], known: Known) -> None:
-        kind = _kind(args)
+        kind = kind_of(args)
         if kind in passed:
             return
         try:
@@ -126,17 +127,29 @@ def _checks(
     return check
 
 
-def _kind(args: Sequence[Any]) -> tuple[Any, ...]:
-    """All that rules look at but for values of tensors. Checks take several times as long as making this."""
-    kind: list[Any] = []
-    for arg in args:
-        if isinstance(arg, Tensor):
-            kind += (arg.dtype, arg.shape, arg.device)
-        elif isinstance(arg, list):
-            kind += (len(arg), *(_kind(arg) if arg and isinstance(arg[0], Tensor) else arg))
-        else:
-            kind.append(arg)
-    return tuple(kind)
+def _kind_of(arguments: Sequence[Any]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    """The function that says of which kind a call is: all that rules look at but for values of tensors. Checks take
+    several times as long. `arguments` are those of the op's schema."""
+    types = [str(argument.type) for argument in arguments]
+    tensors = [i for i, type_ in enumerate(types) if type_ in ("Tensor", "Optional[Tensor]")]
+    levels = [i for i, type_ in enumerate(types) if type_ == "List[Tensor]"]
+    lists = [i for i, type_ in enumerate(types) if type_.startswith("List[") and i not in levels]
+    others = [i for i in range(len(types)) if i not in (*tensors, *levels, *lists)]
+
+    def kind(args: Sequence[Any]) -> tuple[Any, ...]:
+        found = [args[i] for i in others]
+        for i in lists:
+            found.append(tuple(args[i]))
+        for i in levels:
+            found.append(len(args[i]))
+            for one in args[i]:
+                found += (one.dtype, one.shape, one.device)
+        for i in tensors:
+            one = args[i]
+            found += (None,) if one is None else (one.dtype, one.shape, one.device)
+        return tuple(found)
+
+    return kind
 
 
 def _beyond_gpus(known: Known) -> str:

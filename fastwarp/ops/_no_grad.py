@@ -6,7 +6,7 @@ call of a small map takes. `fastwarp.errors.call` picks the op without, so that 
 
 import torch
 
-from fastwarp.errors import without_derivative
+from fastwarp.errors import WithoutDerivative, without_derivative
 from fastwarp.ops._contract import fakes, implementations
 from fastwarp.ops._vmap import rules
 
@@ -20,4 +20,5 @@ def define_without_derivative(name: str) -> None:
     torch.library.register_fake(twin)(fakes[name])
     # The rule goes on with the op that has a derivative: what is mapped over may need one without showing it.
     torch.library.register_vmap(twin, rules[name])
-    without_derivative[op] = getattr(torch.ops.fastwarp, f"{name}_no_grad").default
+    tensors = [i for i, argument in enumerate(op.default._schema.arguments) if "Tensor" in str(argument.type)]
+    without_derivative[op] = WithoutDerivative(getattr(torch.ops.fastwarp, f"{name}_no_grad").default, tensors)

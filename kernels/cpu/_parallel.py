@@ -64,7 +64,8 @@ def run(kernel: Callable[..., Any], args: tuple[Any, ...], work: int) -> None:
         args: its arguments, without part and parts.
         work: size of the whole job in values.
     """
-    parts = min(torch.get_num_threads(), work // SMALL, _thread_pool.MOST)
-    address, parts = _thread_pool.pool.with_threads(parts) if parts > 1 else (0, 1)
+    address, parts = 0, 1
+    if work >= 2 * SMALL and (threads := torch.get_num_threads()) > 1:
+        address, parts = _thread_pool.pool.with_threads(min(threads, work // SMALL, _thread_pool.MOST))
     if kernel(address, parts, *args):
         raise MemoryError("a kernel found no memory for its working arrays")

@@ -3,6 +3,7 @@
 Which kernel makes a level follows from its shape alone, so that a program compiles the kernels that its shapes need.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -45,6 +46,11 @@ def _chooser(source: torch.dtype, result: torch.dtype, affine: Any, antialias: b
     return choose
 
 
+@functools.cache
+def _plain_chooser(dtype: torch.dtype, antialias: bool) -> Callable[[int, int, int], Call]:
+    return _chooser(dtype, dtype, None, antialias)
+
+
 def resample(
     images: list[Tensor], windows: Tensor | np.ndarray, sizes: list[int], source_valid: Tensor | None, antialias: bool
 ) -> list[Tensor]:
@@ -58,7 +64,7 @@ def resample(
         antialias: half-widths can be above 1.
     """
     images, results, formats = with_results(images, sizes)
-    choose = _chooser(images[0].dtype, images[0].dtype, None, antialias)
+    choose = _plain_chooser(images[0].dtype, antialias)
     run_levels(images, results, formats, windows, source_valid, choose, separable=True)
     return results
 
