@@ -257,7 +257,7 @@ class SeparableWarp(Points):
         """Zooms class ids `[B, H, W]`, `[H, W]` or `[B, C, H, W]`: the nearest pixel's, or that of most pixels; see
         `fastwarp.functional.separable_zoom_labels`."""
         extents = {"valid": valid, "source_valid": source_valid}
-        return F.separable_zoom_labels(labels, *self._knots, size, ignore_index, reduce, **extents)
+        return F.separable_zoom_labels(labels, self.knots_y, self.knots_x, size, ignore_index, reduce, **extents)
 
     def unzoom_labels(
         self,
@@ -285,7 +285,7 @@ class SeparableWarp(Points):
             "strides": strides,
             "phase": phase,
         }
-        return F.separable_unzoom_labels(labels, *self._knots, size, ignore_index, reduce, **options)
+        return F.separable_unzoom_labels(labels, self.knots_y, self.knots_x, size, ignore_index, reduce, **options)
 
     def zoom_soft_labels(
         self, labels: Tensor, size: Size, *, valid: Tensor | None = None, source_valid: Tensor | None = None
@@ -293,7 +293,7 @@ class SeparableWarp(Points):
         """Zooms probabilities of classes `[B, K, H, W]`, averaged, so that they still sum to one; see
         `fastwarp.functional.separable_zoom_soft_labels`."""
         extents = {"valid": valid, "source_valid": source_valid}
-        return F.separable_zoom_soft_labels(labels, *self._knots, size, **extents)
+        return F.separable_zoom_soft_labels(labels, self.knots_y, self.knots_x, size, **extents)
 
     def unzoom_soft_labels(
         self,
@@ -315,7 +315,7 @@ class SeparableWarp(Points):
             "strides": strides,
             "phase": phase,
         }
-        return F.separable_unzoom_soft_labels(labels, *self._knots, size, **options)
+        return F.separable_unzoom_soft_labels(labels, self.knots_y, self.knots_x, size, **options)
 
     def zoom_frame(self, frame: Tensor, size: Size, **options: Any) -> Tensor:
         """Zooms and normalises uint8 `[H, W, C]` or `[B, H, W, C]` in one pass; see

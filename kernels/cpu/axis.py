@@ -268,6 +268,13 @@ def _lose(row, knots):
         row[i] = math.nan
 
 
+@inline
+def _axis(b, i, shapes, inverse, antialias, border):
+    """The `Axis` of entry b of a batch: y and x of the levels in turn."""
+    size, reads, source = axis_of(b, i, shapes)
+    return Axis(size, reads, source, inverse, antialias, border)
+
+
 @jit
 def _windows(knots_y, knots_x, shapes, inverse, antialias, border, windows):
     if _decreases(knots_y) or _decreases(knots_x):
@@ -278,7 +285,7 @@ def _windows(knots_y, knots_x, shapes, inverse, antialias, border, windows):
         y, x = _knots_of(knots_y, b), _knots_of(knots_x, b)
         is_lost, first = y.is_lost or x.is_lost, 2 * b * count
         for i in range(2 * level_count(shapes)):
-            of_axis, axis = (x if i % 2 else y), Axis(*axis_of(b, i, shapes), inverse, antialias, border)
+            of_axis, axis = (x if i % 2 else y), _axis(b, i, shapes, inverse, antialias, border)
             knots = Knots(of_axis.values, of_axis.n, is_lost)
             _fill_windows(knots, axis, elements(room), tail(windows, first), tail(windows, first + count))
             first += axis.size
@@ -299,7 +306,7 @@ def _windows_backward(grad, knots_y, knots_x, shapes, inverse, antialias, border
         is_lost, first = y.is_lost or x.is_lost, 2 * b * count
         for i in range(2 * level_count(shapes)):
             of_axis, row = (x if i % 2 else y), tail(memory, row_x if i % 2 else row_y)
-            axis = Axis(*axis_of(b, i, shapes), inverse, antialias, border)
+            axis = _axis(b, i, shapes, inverse, antialias, border)
             knots = Knots(of_axis.values, of_axis.n, is_lost)
             by_centre, by_width = tail(grad, first), tail(grad, first + count)
             _pull_windows(by_centre, by_width, knots, axis, room, row)
