@@ -91,11 +91,11 @@ def run_levels(
         formats: memory format of each level.
         windows: `[1 or B, 2, sum(sizes)]` of rows and columns, or `[1 or B, 2 or 4, P]` of pixels.
         source_valid: int64 `[1 or B, levels, 2]` or None; pixels of the sources from there on are never read.
-        choose: chooses.
+        choose: says which kernel, and what it takes beside levels, windows and extents.
         separable: windows are of rows and columns.
         is_adjoint: the windows are those of the sources, and the extents those of the targets.
     """
-    shared, first, read, written = shares_windows(windows, source_valid), 0, 0, 0
+    shared, first, of_sources, of_targets = shares_windows(windows, source_valid), 0, 0, 0
     chosen: dict[Callable[..., Any], tuple[tuple[Any, ...], list[int]]] = {}
     for number, source in enumerate(sources):
         target = targets[number]
@@ -111,14 +111,15 @@ def run_levels(
         chosen.setdefault(kernel, (args, []))[1].extend(level)
         h, w = (height, width) if is_adjoint else (rows, columns)
         first += h + w if separable else h * w
-        read += images * all_channels * height * width
-        written += batch * all_channels * rows * columns
-    if written == 0:
+        of_sources += images * all_channels * height * width
+        of_targets += batch * all_channels * rows * columns
+    if of_targets == 0:
         return
+    work = of_targets + min(of_sources, 4 * of_targets)
     of_all = windows if isinstance(windows, np.ndarray) else array(windows), extents_array(source_valid)
     for kernel, (args, numbers) in chosen.items():
         # `np.array` of tuples takes twice as long.
-        run(kernel, (np.frombuffer(packed("q", numbers), LEVEL), *of_all, *args), written + min(read, 4 * written))
+        run(kernel, (np.frombuffer(packed("q", numbers), LEVEL), *of_all, *args), work)
 
 
 @inline

@@ -8,7 +8,7 @@ from fastwarp.kernels.cpu._levels import level_count, shape_of
 from fastwarp.kernels.cpu._memory import doubles, integers
 from fastwarp.kernels.cpu._mesh_forward import Columns, blend, find_columns, line, local
 from fastwarp.kernels.cpu._mesh_owners import ROOM, TileRuns, convex_runs, units, vertices, winding_runs
-from fastwarp.kernels.cpu._mesh_rows import LANES, Patch, Rows, sum_tile_rows
+from fastwarp.kernels.cpu._mesh_rows import Patch, Rows, sum_tile_rows
 from fastwarp.kernels.cpu._mesh_tile import (
     UNIT,
     Mesh,
@@ -28,6 +28,7 @@ from fastwarp.kernels.cpu._mesh_tile import (
     value_and_slopes,
 )
 from fastwarp.kernels.cpu._parallel import inline, jit, parallel
+from fastwarp.kernels.cpu._rows import LANES
 from fastwarp.kernels.cpu._vector import elements, hold, tail
 
 

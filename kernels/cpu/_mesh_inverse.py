@@ -12,7 +12,7 @@ from fastwarp.kernels.cpu._levels import shape_of
 from fastwarp.kernels.cpu._memory import doubles, integers
 from fastwarp.kernels.cpu._mesh_forward import fill_value
 from fastwarp.kernels.cpu._mesh_owners import ROOM, TileRuns, convex_runs, units, vertices, winding_runs
-from fastwarp.kernels.cpu._mesh_rows import LANES, Rows, fill_rows, inverse_of
+from fastwarp.kernels.cpu._mesh_rows import Rows, fill_rows, inverse_of
 from fastwarp.kernels.cpu._mesh_tile import (
     Mesh,
     cross,
@@ -25,6 +25,7 @@ from fastwarp.kernels.cpu._mesh_tile import (
     tile_of,
 )
 from fastwarp.kernels.cpu._parallel import inline, parallel
+from fastwarp.kernels.cpu._rows import LANES
 from fastwarp.kernels.cpu._vector import elements, hold, tail
 
 _ERROR = 2.0**-11  # targets: a tile whose inverse could be further off goes to a wider type

@@ -12,9 +12,8 @@ import numpy as np
 
 from fastwarp.kernels.cpu._mesh_tile import RIM, SINGULAR, Tile, add, cross, products, value_and_slopes
 from fastwarp.kernels.cpu._parallel import inline
+from fastwarp.kernels.cpu._rows import LANES
 from fastwarp.kernels.cpu._vector import convert, full, lane, lane_numbers, load, load_as, select, sqrt, store
-
-LANES = 8
 
 
 class Rows(NamedTuple):

@@ -13,10 +13,10 @@ from fastwarp.errors import FastwarpError
 from fastwarp.kernels.cpu._lz import attraction, knots_of, pull_knots
 from fastwarp.kernels.cpu._memory import array, clear, doubles
 from fastwarp.kernels.cpu._parallel import inline, jit, parallel, run
+from fastwarp.kernels.cpu._rows import LANES
 from fastwarp.kernels.cpu._vector import elements, exponential, full, hold, load, store, tail
 from fastwarp.kernels.cpu._vector import total as sum_of_lanes
 
-_LANES = 8
 _SMALLEST = 1e-3  # pixels; thinner boxes count as this thin
 
 _ALL = np.zeros(0, np.int64)  # counts where none are given
@@ -46,7 +46,7 @@ class Side(NamedTuple):
 
 @inline
 def _length(n):
-    return -(-n // _LANES) * _LANES
+    return -(-n // LANES) * LANES
 
 
 @inline
@@ -65,9 +65,9 @@ def _fill_factor(low, high, bandwidth, side):
     cells, factor = side.cells, side.factor
     centre = 0.5 * (low + high)
     extent = _SMALLEST if high - low < _SMALLEST else high - low
-    rate, total = -0.5 / (bandwidth * extent), full(0.0, _LANES)
-    for c in range(0, side.length, _LANES):
-        away = load(cells, c, _LANES) - centre
+    rate, total = -0.5 / (bandwidth * extent), full(0.0, LANES)
+    for c in range(0, side.length, LANES):
+        away = load(cells, c, LANES) - centre
         value = exponential(away * away * rate, False)
         store(value, factor, c)
         total = total + value

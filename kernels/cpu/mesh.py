@@ -10,7 +10,7 @@ from fastwarp.kernels.cpu import _mesh_inverse as unzoom
 from fastwarp.kernels.cpu import _mesh_points as at_points
 from fastwarp.kernels.cpu._levels import shapes_of
 from fastwarp.kernels.cpu._lz import lz_mesh, lz_mesh_backward
-from fastwarp.kernels.cpu._memory import array, empty
+from fastwarp.kernels.cpu._memory import array, empty, real
 from fastwarp.kernels.cpu._parallel import run
 from fastwarp.kernels.layout import common_batch
 
@@ -22,10 +22,6 @@ _INVERSE_WORK = 8
 _TILE_WORK = 300
 _BACKWARD_WORK = 32
 _POINT_WORK = 100
-
-
-def _real(dtype: torch.dtype) -> np.ndarray:
-    return np.zeros(1, np.float64 if dtype == torch.float64 else np.float32)
 
 
 def positions(
@@ -50,7 +46,7 @@ def positions(
         count = (mesh.shape[1] - 1) * (mesh.shape[2] - 1)
         areas = (h * w for h, w in zip(sizes[::2], sizes[1::2], strict=True))
         costs = np.array([_INVERSE_WORK * area + _TILE_WORK * min(area, count) + 1 for area in areas])
-        options = (costs, homography, border, _real(mesh.dtype))
+        options = (costs, homography, border, real(mesh.dtype))
         run(unzoom.inverse, (array(mesh), shapes, *options, *results), batch * int(costs.sum()))
     else:
         run(zoom.zoom_positions, (array(mesh), shapes, homography, *results), _WORK * tiles.numel())
