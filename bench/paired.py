@@ -24,7 +24,7 @@ Calls = dict[str, list[Callable[[], Any]]]
 
 OURS = "fastwarp"
 SECONDS = {"cpu": 1.2, "cuda": 1.0}  # of rounds, for a case
-ROUNDS = (5, 300)
+ROUNDS = (11, 300)
 UNTIMED = (5, 0.02)  # calls before a timed one, or seconds of them: until caches are those of a loop
 ROTATED = 256 << 20  # bytes of inputs to rotate through on a GPU: several times its L2
 
