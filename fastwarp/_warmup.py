@@ -103,6 +103,7 @@ def _shares(steps: list[Step], to_compile: list[Step], processes: int) -> list[l
     ]
 
 
+_COMPILED = "fastwarp compiled "
 _ELSEWHERE = """
 import json, sys
 sys.path[:], *call = json.loads(sys.argv[1])
@@ -118,7 +119,7 @@ def _compiling_elsewhere(
     """Another process that runs these steps of a warm-up; gives a function that waits for it. Whatever goes wrong there
     is left to compile here."""
     names = [str(dtype).removeprefix("torch.") for dtype in dtypes]
-    command = [sys.executable, "-c", _ELSEWHERE, json.dumps([sys.path, names, backward, numbers])]
+    command = [sys.executable, "-c", _ELSEWHERE, json.dumps([[*map(str, sys.path)], names, backward, numbers])]
     try:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     except OSError:  # no interpreter, no memory
@@ -127,8 +128,9 @@ def _compiling_elsewhere(
 
     def wait() -> None:
         for line in process.stdout or ():
-            kernel, seconds = line.split()
-            _compiling.tell(kernel, float(seconds))
+            if line.startswith(_COMPILED):  # other libraries may print, too
+                kernel, seconds = line.removeprefix(_COMPILED).split()
+                _compiling.tell(kernel, float(seconds))
 
     with process:
         try:
@@ -142,7 +144,7 @@ def run_steps(dtypes: list[str], backward: bool, numbers: list[int]) -> None:
 
     def show(kernel: str, seconds: float | None) -> None:
         if seconds is not None:
-            sys.stdout.write(f"{kernel} {seconds}\n")
+            sys.stdout.write(f"{_COMPILED}{kernel} {seconds}\n")
 
     steps = [s for name in dtypes for s in steps_of(torch.device("cpu"), getattr(torch, name), backward)]
     with _compiling.observed(show):
