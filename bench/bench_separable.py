@@ -85,6 +85,7 @@ def test_zoom(benchmark: Any, name: str, batch: int, layout: str, dtype: torch.d
     if device == "cpu" and name == "zoom" and layout == "contiguous" and batch == 1 and dtype == FLOAT:
         planes, (x, y) = source[0].numpy(), (m.astype("float64") for m in maps)
         contenders["scipy"] = lambda _: peers.map_coordinates(planes, [y, x])
+        contenders |= peers.of_libraries(source, grids[0], maps)
         targets["scipy"] = BEST
     moved = read_by_zoom(source, made, shape.size) + batch * 3 * shape.size[0] * shape.size[1] * source.itemsize
     paired(
@@ -351,12 +352,15 @@ def test_antialias_uniform(benchmark: Any, layout: str, dtype: torch.dtype, devi
     shape = SHAPES["zoom"]
     made = uniform_warp(shape.source, shape.size, device)
     source = image((1, 3, *shape.source), dtype, layout, device)
+    contenders: dict[str, Any] = {
+        "fastwarp": functools.partial(_antialiased, made, shape.size),
+        "F.interpolate": lambda x: peers.interpolate(x, shape.size),
+    }
+    if resizing := peers.installed("torchvision.transforms.v2.functional"):
+        contenders["torchvision resize"] = lambda x: [resizing.resize(x, list(shape.size), antialias=True)]
     paired(
         benchmark,
-        {
-            "fastwarp": functools.partial(_antialiased, made, shape.size),
-            "F.interpolate": lambda x: peers.interpolate(x, shape.size),
-        },
+        contenders,
         lambda: [source.clone()],
         moved=size_in_bytes([source]) + 3 * shape.size[0] * shape.size[1] * source.itemsize,
         tolerance=TOLERANCES[dtype],

@@ -1,4 +1,4 @@
-"""What fastwarp is compared with: plain torch as published, OpenCV, SciPy.
+"""What fastwarp is compared with: plain torch as published, OpenCV, SciPy; other libraries where they are installed.
 
 Every function returns tensors `[B, C, H, W]`, without copying, so that results can be compared as they are. Grids, maps
 and weights that a peer can keep between calls are made outside the timed region.
@@ -7,6 +7,7 @@ and weights that a peer can keep between calls are made outside the timed region
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -166,3 +167,49 @@ def map_coordinates(image: np.ndarray, coordinates: np.ndarray) -> list[Tensor]:
 
     channels = [ndimage.map_coordinates(channel, coordinates, order=1, mode="nearest") for channel in image]
     return [torch.from_numpy(np.stack(channels))[None]]
+
+
+# --- libraries that are compared where they are installed -------------------------------------------------------------
+
+
+def installed(name: str) -> Any:
+    """The module, or None where it is not installed or does not go with this torch."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, RuntimeError):
+        return None
+
+
+def of_libraries(image: Tensor, grid: Tensor, maps: Sequence[np.ndarray]) -> dict[str, Callable[..., list[Tensor]]]:
+    """Sampling of a contiguous float32 image at a grid, or at its maps in pixels, by each library that is there."""
+    found: dict[str, Callable[..., list[Tensor]]] = {}
+    if kornia := installed("kornia"):
+        x, y = (torch.from_numpy(m)[None] for m in maps)
+        options = {"padding_mode": "border", "align_corners": True}
+        found["kornia remap"] = lambda i: [kornia.geometry.transform.remap(i, x, y, **options)]
+    onnx, runtime, openvino = installed("onnx"), installed("onnxruntime"), installed("openvino")
+    model = _grid_sample_model(onnx) if onnx and (runtime or openvino) else b""
+    inputs = {"image": image.numpy(), "grid": grid.numpy()}
+    if onnx and runtime:
+        settings = runtime.SessionOptions()
+        settings.intra_op_num_threads = torch.get_num_threads()
+        session = runtime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        found["ONNX Runtime GridSample"] = lambda _: [torch.from_numpy(session.run(None, inputs)[0])]
+    if onnx and openvino:
+        core = openvino.Core()
+        hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        network = core.compile_model(core.read_model(model), "CPU", hints)
+        found["OpenVINO GridSample"] = lambda _: [torch.from_numpy(network(inputs)[0].copy())]
+    return found
+
+
+def _grid_sample_model(onnx: Any) -> bytes:
+    """A graph of one GridSample, which does what `grid_sample` does here."""
+    number = onnx.TensorProto.FLOAT
+    shapes = {"image": ["B", "C", "H", "W"], "grid": ["B", "h", "w", 2], "result": ["B", "C", "h", "w"]}
+    values = [onnx.helper.make_tensor_value_info(name, number, shape) for name, shape in shapes.items()]
+    options = {"mode": "linear", "padding_mode": "border", "align_corners": 1}
+    node = onnx.helper.make_node("GridSample", ["image", "grid"], ["result"], **options)
+    graph = onnx.helper.make_graph([node], "grid_sample", values[:2], values[2:])
+    version = [onnx.helper.make_opsetid("", 20)]
+    return onnx.helper.make_model(graph, opset_imports=version, ir_version=9).SerializeToString()
