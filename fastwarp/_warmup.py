@@ -145,6 +145,7 @@ def run_steps(dtypes: list[str], backward: bool, numbers: list[int]) -> None:
     def show(kernel: str, seconds: float | None) -> None:
         if seconds is not None:
             sys.stdout.write(f"{_COMPILED}{kernel} {seconds}\n")
+            sys.stdout.flush()
 
     steps = [s for name in dtypes for s in steps_of(torch.device("cpu"), getattr(torch, name), backward)]
     with _compiling.observed(show):

@@ -3,7 +3,7 @@
 import math
 import numbers
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,6 +88,10 @@ def check_size(function: str, argument: str, value: Any) -> tuple[int, int]:
 
 def check_devices(function: str, **tensors: Tensor | None) -> None:
     """Raises FastwarpError unless all tensors are on one device."""
+    _check_devices(function, tensors)
+
+
+def _check_devices(function: str, tensors: Mapping[str, Tensor | None]) -> None:
     first, device = "", None
     for name, tensor in tensors.items():
         if tensor is None:
@@ -95,12 +99,8 @@ def check_devices(function: str, **tensors: Tensor | None) -> None:
         if device is None:
             first, device = name, tensor.device
         elif tensor.device != device:
-            raise _on_devices(function, first, device, name, tensor)
-
-
-def _on_devices(function: str, first: str, device: torch.device, name: str, tensor: Tensor) -> FastwarpError:
-    got = f"{first} on {device}, {name} on {tensor.device}"
-    return FastwarpError(f"{function}: got {got}, expected all on one device")
+            got = f"{first} on {device}, {name} on {tensor.device}"
+            raise FastwarpError(f"{function}: got {got}, expected all on one device")
 
 
 def check_together(function: str, *, batch: int | None = None, **tensors: Tensor | None) -> None:
@@ -112,15 +112,9 @@ def check_together(function: str, *, batch: int | None = None, **tensors: Tensor
         batch: what the images say; None: any, but one.
         tensors: by the names of the arguments.
     """
-    first, device = "", None
+    _check_devices(function, tensors)
     for name, tensor in tensors.items():
-        if tensor is None:
-            continue
-        if device is None:
-            first, device = name, tensor.device
-        elif tensor.device != device:
-            raise _on_devices(function, first, device, name, tensor)
-        size = tensor.shape[0]
+        size = 1 if tensor is None else tensor.shape[0]
         if size != 1:
             if batch is None:
                 batch = size

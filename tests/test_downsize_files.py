@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from downsize_net_cases import Encoding, trained
-from helpers import assert_bitwise, run_python
+from helpers import assert_bitwise
 from safetensors.torch import load_file, save_file
 
 from fastwarp import FastwarpError
@@ -96,23 +96,3 @@ def test_broken_files(tmp_path):
             call(tmp_path / "net.pt")
     with pytest.raises(FastwarpError, match=r"DownsizeNet\.save: encoding is a function, which no file holds"):
         DownsizeNet((4, 4), encoding=Encoding()).save(path)
-
-
-def test_warmup_compiles_what_is_used_later():
-    script = """
-import numba, torch, fastwarp
-fastwarp.warmup()
-compiled = []
-original = numba.core.dispatcher.Dispatcher.compile
-def compile(self, signature):
-    if signature not in self.overloads:
-        compiled.append((self.py_func.__name__, signature))
-    return original(self, signature)
-numba.core.dispatcher.Dispatcher.compile = compile
-for channels_last in (False, True):
-    image = torch.rand(2, 3, 40, 50)
-    image = image.to(memory_format=torch.channels_last) if channels_last else image
-    fastwarp.nn.DownsizeNet((20, 19))(image.requires_grad_()).sum().backward()
-print(compiled)
-"""
-    assert run_python(script).strip() == "[]"

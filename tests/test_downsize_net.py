@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as TF
 from downsize_net_cases import IMAGE, Encoding, trained
-from helpers import assert_bitwise, forward_backward
+from helpers import assert_bitwise, forward_backward, run_python
 
 from fastwarp import FastwarpError
 from fastwarp import functional as F
@@ -337,3 +337,23 @@ def test_pool_boxes():
     torch.testing.assert_close(scaled, got)
     got.square().sum().backward()
     assert all(parameter.grad.any() for parameter in net.parameters())
+
+
+def test_warmup_compiles_what_is_used_later():
+    script = """
+import numba, torch, fastwarp
+fastwarp.warmup()
+compiled = []
+original = numba.core.dispatcher.Dispatcher.compile
+def compile(self, signature):
+    if signature not in self.overloads:
+        compiled.append((self.py_func.__name__, signature))
+    return original(self, signature)
+numba.core.dispatcher.Dispatcher.compile = compile
+for channels_last in (False, True):
+    image = torch.rand(2, 3, 40, 50)
+    image = image.to(memory_format=torch.channels_last) if channels_last else image
+    fastwarp.nn.DownsizeNet((20, 19))(image.requires_grad_()).sum().backward()
+print(compiled)
+"""
+    assert run_python(script).strip() == "[]"

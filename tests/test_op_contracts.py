@@ -9,6 +9,8 @@ from op_arguments import BATCH, OPS, SHARED, op_arguments
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
+from fastwarp import FastwarpError
+
 NO_EXTENTS = dict.fromkeys(("valid", "source_valid", "counts"))
 ALL_SHARED = dict.fromkeys(SHARED, 1)
 CASES = {
@@ -85,3 +87,10 @@ def test_vmap_equals_a_loop(name, case):
             rows.append(tensors(op(*pytree.tree_unflatten(row, spec))))
         expected = [torch.stack(column).detach() for column in zip(*rows, strict=True)]
         assert_near([g.detach() for g in tensors(got)], expected, f"in_dims={in_dims}")
+
+
+def test_a_kind_of_call_that_passed_is_not_taken_for_another():
+    knots, options = torch.linspace(0, 1, 3)[None], (False, False, False, None, None)
+    OPS.axis_windows(knots, knots, [4, 5, 6, 7], [8, 9, 10, 11], *options)
+    with pytest.raises(FastwarpError, match="source_sizes"):  # the same numbers, of other levels
+        OPS.axis_windows(knots, knots, [4, 5], [6, 7, 8, 9, 10, 11], *options)

@@ -15,7 +15,7 @@ from fastwarp._files import unreadable
 from fastwarp.errors import FastwarpError
 
 Progress = Callable[[int, int], None]
-"""Is told how much is done, and of how much."""
+"""Gets the amount that is done and the whole amount."""
 
 PIECE = 1 << 20
 """Bytes read at a time."""

@@ -37,7 +37,7 @@ from fastwarp.kernels.cpu._vector import (
 
 _CHUNK = 64  # targets that are taken or left together
 _SUMS = 1 << 17  # sums that a unit owns: they stay in L2
-_ROWS = 4  # but at least so many rows: a target between two units is looked at by both
+_ROWS = 4  # of a unit, at least: the units above and below a target both read it
 _FOOTPRINTS = 1 << 15  # targets for which there is a unit
 
 

@@ -164,7 +164,7 @@ def _grid_records_kernel(
 
 
 class Sorted(NamedTuple):
-    """The sorted targets, as the kernels describe them: see there."""
+    """The sorted targets, as the kernels describe them."""
 
     records: Tensor
     offsets: Tensor

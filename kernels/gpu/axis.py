@@ -24,7 +24,7 @@ __all__ = [
     "windows_to_resample",
 ]
 
-windows_to_resample = axis_windows
+windows_to_resample = axis_windows  # kernels of CPUs hand arrays on
 
 
 @triton.jit(do_not_specialize=["stride_kb", "n", "m"])

@@ -92,17 +92,17 @@ def downsize_backward(
     Args:
         grad: `[B, C, h, w]`, any strides.
         image: this and all to `normalise` as in `downsize`.
-        weights: see there.
-        biases: see there.
-        texture: see there.
-        logits: see there.
-        rows: see there.
-        columns: see there.
-        anchor_rows: see there.
-        anchor_columns: see there.
-        mean: see there.
-        scale: see there.
-        normalise: see there.
+        weights: as in `downsize`.
+        biases: as in `downsize`.
+        texture: as in `downsize`.
+        logits: as in `downsize`.
+        rows: as in `downsize`.
+        columns: as in `downsize`.
+        anchor_rows: as in `downsize`.
+        anchor_columns: as in `downsize`.
+        mean: as in `downsize`.
+        scale: as in `downsize`.
+        normalise: as in `downsize`.
         texture_gradient: the image also moves what the layers read.
         need_image: the gradient of the image is wanted.
         need_parameters: all others are.

@@ -51,4 +51,4 @@ def axis_windows_backward(grad: Tensor, knots_y: Tensor, knots_x: Tensor, *args:
     return _pair(call(axis.axis_windows_backward, grad, knots_y, knots_x, *args), knots_y, knots_x)
 
 
-windows_to_resample = axis_windows
+windows_to_resample = axis_windows  # kernels of CPUs hand arrays on
